@@ -1,1 +1,29 @@
+"""inferometer: a streaming inference-telemetry agent.
+
+The flow, and the folder or module that owns each step. A stage imports the shared modules (`types`,
+`config`, `errors`), never a neighbour's insides; `pipeline` alone knows them all.
+
+    Kafka, files                                          model servers publish inference events
+        |  records: value, key, headers, timestamp, offset
+        v
+    ingest/    bytes in; group membership, the fence, positions, back-pressure, dead letters
+        |
+        v      one kernel thread per group of partitions
+    decode/    bytes -> rows -> Block (columnar; drops counted by reason)
+        |
+        v
+    sketch/    Block -> Delta: cells of flat arrays, one per (stream, window, column, JSON type)
+        |
+        |      cut (by offset): the Delta is frozen into a Chunk                        state/
+        v
+    fold/      Chunk -> base: kinds, admission, overflow, windows, watermarks, seal -> Profile
+        |
+        v      one fold thread; only folded state leaves the process
+    emit/      OTLP metrics and traces, Prometheus, console
+    web/       /livez /readyz /metrics /v1/state
+
+A chunk counts when the consumer group's committed offsets cover it. In memory mode the fold comes
+first, and the commit follows the collector's acceptance of an export that holds the chunk.
+"""
+
 __version__ = "0.1.0"

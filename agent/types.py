@@ -50,7 +50,9 @@ class JsonType(enum.IntEnum):
     NUMBER = 0
     BOOLEAN = 1  # a numeric lane holding 0.0 or 1.0
     STRING = 2
-    VECTOR = 3  # a numeric lane holding the Euclidean norm; an array with anything but numbers is OTHER
+    VECTOR = (
+        3  # a numeric lane holding the Euclidean norm; an array with anything but numbers is OTHER
+    )
     OTHER = 4  # arrays of non-numbers: a numeric lane, always non-finite; only ever a violation
 
 
@@ -78,7 +80,9 @@ class Drop(enum.StrEnum):
     NOT_AN_EVENT = "not_an_event"  # JSON, but not an object (or an array of them)
     NO_MODEL = "no_model"  # no model name, and no default
     NO_CONTENT = "no_content"  # none of features, prediction, usage, label
-    BAD_FIELD = "bad_field"  # a field of the event model has the wrong type (ts, model, features ...)
+    BAD_FIELD = (
+        "bad_field"  # a field of the event model has the wrong type (ts, model, features ...)
+    )
     TOO_WIDE = "too_wide"  # more values than decode.max_features
     CORRUPT_BATCH = "corrupt_batch"  # checksum or framing of a Kafka batch
 
@@ -113,7 +117,9 @@ class Tally:
     rows_by_tier: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)  # by Drop
     irregular: Counter[str] = field(default_factory=Counter)  # by Irregular, rows
-    labels_by_model: Counter[str] = field(default_factory=Counter)  # "" = label without model; bounded
+    labels_by_model: Counter[str] = field(
+        default_factory=Counter
+    )  # "" = label without model; bounded
 
     def add(self, other: Tally) -> None:
         """Add `other`, in place."""
@@ -199,7 +205,7 @@ class Block:
 
 
 WINDOW_LATE = -(1 << 62)
-WINDOW_FUTURE = (1 << 62)
+WINDOW_FUTURE = 1 << 62
 
 
 class SpanWhy(enum.StrEnum):

@@ -1,0 +1,71 @@
+"""Fixtures for real components. Each starts when the first test asks for it and ends with the run.
+
+Fetching and building (Kafka's jars, the Collector) happens after collection, outside of any test's
+time limit, and only when a selected test needs it. What could not be had is said by `unavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.real import unavailable
+
+if TYPE_CHECKING:
+    from tests.support.kafka_real import RealKafka
+
+_broker: RealKafka | None = None
+_missing: dict[str, str] = {}
+
+
+def _prepare_kafka() -> None:
+    from tests.support.kafka_real import KafkaUnavailable, kafka_jars
+
+    try:
+        kafka_jars()
+    except KafkaUnavailable as reason:
+        _missing["real_kafka"] = str(reason)
+
+
+_PREPARATIONS: dict[str, Callable[[], None]] = {"real_kafka": _prepare_kafka}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that ask for a real component carry its marker, so `-m "not kafka"` leaves them out."""
+    for item in items:
+        if "real_kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kafka)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for fixture, prepare in _PREPARATIONS.items():
+        if fixture in wanted:
+            prepare()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that stopped the shared broker does not take it from the next one."""
+    if _broker is not None and "real_kafka" in getattr(item, "fixturenames", ()):
+        _broker.start()
+
+
+@pytest.fixture(scope="session")
+def real_kafka() -> Iterator[RealKafka]:
+    """One Apache Kafka for the whole run. Take topics from `real_kafka.fresh_topic()`."""
+    global _broker
+    from tests.support.kafka_real import RealKafka
+
+    if reason := _missing.get("real_kafka"):
+        unavailable(reason)
+    broker = RealKafka()
+    try:
+        _broker = broker.start()
+        yield broker
+    finally:
+        _broker = None
+        broker.close()

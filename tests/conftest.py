@@ -14,6 +14,7 @@ import pytest
 from tests.support.real import unavailable
 
 if TYPE_CHECKING:
+    from agent.demo.broker import EmbeddedBroker
     from tests.support.kafka_real import RealKafka
 
 _broker: RealKafka | None = None
@@ -69,3 +70,12 @@ def real_kafka() -> Iterator[RealKafka]:
     finally:
         _broker = None
         broker.close()
+
+
+@pytest.fixture
+def embedded_kafka() -> Iterator[EmbeddedBroker]:
+    """One embedded broker per test; needs neither Java nor Maven."""
+    from agent.demo.broker import EmbeddedBroker
+
+    with EmbeddedBroker() as broker:
+        yield broker

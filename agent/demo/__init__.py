@@ -1,0 +1,1 @@
+"""`inferometer demo`: an embedded broker, real flights, a real model, a live view."""

@@ -1,0 +1,312 @@
+"""A kernel thread: decodes and sketches its partitions, and hands over its delta at a cut.
+
+Invariants
+ 1. It alone touches its stream table, decoder, sampler and delta.
+ 2. A fetch of another epoch than the open one is dropped unread; its bytes are given back.
+ 3. Offsets extend only after the rows up to them are in the delta, or counted as dropped.
+ 4. Control messages (open, cut, hints, stop) overtake fetches that still wait, and are obeyed
+    between two slices of a fetch. A cut is by offset, so it may fall inside a fetch.
+ 5. A full delta stops decoding until the next cut; the fetches that wait are bounded by the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.config import Config
+from agent.decode.events import Decoded, JsonDecoder
+from agent.decode.lanes import StreamTable
+from agent.decode.spans import SpanSampler
+from agent.sketch.delta import Delta
+from agent.types import (
+    Drop,
+    Exemplar,
+    Fetch,
+    Group,
+    Partition,
+    PartitionRange,
+    Record,
+    RequestSpan,
+    StreamKey,
+    Tally,
+)
+
+log = logging.getLogger(__name__)
+
+#: Stream tables past this many keys start afresh at a cut: they are caches, not state.
+MAX_KNOWN_STREAMS = 4096
+
+
+@dataclass(slots=True)
+class Part:
+    """What one kernel thread contributes to a chunk."""
+
+    groups: list[Group]
+    numeric: NDArray[np.uint8]
+    strings: NDArray[np.uint8]
+    ranges: list[PartitionRange]
+    tally: Tally
+    spans: list[RequestSpan]
+    exemplars: list[Exemplar]
+
+
+@dataclass(slots=True)
+class _Open:
+    epoch: int
+    offsets: dict[Partition, int]
+    lineages: dict[Partition, str]
+
+
+@dataclass(slots=True)
+class _Close:
+    pass
+
+
+@dataclass(slots=True)
+class _Cut:
+    future: asyncio.Future[Part]
+
+
+@dataclass(slots=True)
+class _Hints:
+    sealed_until: int
+    slow_above_s: dict[StreamKey, float]
+
+
+@dataclass(slots=True)
+class _Stop:
+    pass
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where one owned partition stands since the last cut."""
+
+    from_offset: int
+    to_offset: int
+    lineage: str
+    prev: str = ""
+    max_event_time_ms: int = -1
+    high_watermark: int = -1
+    last_row_ns: int = 0
+
+
+@dataclass(slots=True)
+class Callbacks:
+    """Called on the kernel thread; each must be thread-safe and must not block."""
+
+    on_sketched: Callable[[int], None]  # bytes to give back
+    on_full: Callable[[], None]  # the delta is at its limit: cut soon
+    on_dead: Callable[[Partition, list[tuple[Record, Drop]]], None]
+    on_failure: Callable[[BaseException], None]
+
+
+_Message = Fetch | _Open | _Close | _Cut | _Hints | _Stop
+
+
+@dataclass(slots=True)
+class _Owned:
+    """Everything that only the thread touches."""
+
+    table: StreamTable
+    decoder: JsonDecoder
+    sampler: SpanSampler | None
+    delta: Delta
+    epoch: int = 0  # 0: closed
+    progress: dict[Partition, _Progress] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    spans: list[RequestSpan] = field(default_factory=list)
+    exemplars: list[Exemplar] = field(default_factory=list)
+
+
+class KernelThread:
+    """Start with `start()`; talk by `put`, `open`, `close_epoch`, `cut`, `hint`; end with `stop()`."""
+
+    def __init__(self, index: int, config: Config, callbacks: Callbacks) -> None:
+        self._config = config
+        self._callbacks = callbacks
+        self._loop = asyncio.get_running_loop()
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._waiting: deque[Fetch] = deque()
+        self._current: tuple[Fetch, Iterator[Decoded]] | None = None
+        table = StreamTable()
+        traces = config.traces
+        sampler = SpanSampler(traces, config.features) if traces.enabled else None
+        self._own = _Owned(
+            table=table,
+            decoder=JsonDecoder(config, table, sampler),
+            sampler=sampler,
+            delta=Delta(table),
+        )
+        self._full_reported = False
+        self._thread = threading.Thread(target=self._run, name=f"kernel-{index}", daemon=True)
+
+    # -- called by the loop
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, fetch: Fetch) -> None:
+        self._inbox.put(fetch)
+
+    def open(self, epoch: int, offsets: dict[Partition, int], lineages: dict[Partition, str]) -> None:
+        """Begin an epoch: own these partitions from these offsets; forget what came before."""
+        self._inbox.put(_Open(epoch, offsets, lineages))
+
+    def close_epoch(self) -> None:
+        """Own nothing from here on; what was not cut is forgotten."""
+        self._inbox.put(_Close())
+
+    def cut(self) -> asyncio.Future[Part]:
+        """Freeze the delta; resolves on the loop."""
+        future: asyncio.Future[Part] = self._loop.create_future()
+        self._inbox.put(_Cut(future))
+        return future
+
+    def hint(self, sealed_until: int, slow_above_s: dict[StreamKey, float]) -> None:
+        """What the fold has sealed, and which latencies are slow by now."""
+        self._inbox.put(_Hints(sealed_until, slow_above_s))
+
+    def stop(self, timeout_s: float) -> None:
+        self._inbox.put(_Stop())
+        self._thread.join(timeout_s)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            while True:
+                # Sleep only when there is nothing to decode, or no room to decode into.
+                idle = self._is_full() or not (self._current or self._waiting)
+                try:
+                    message = self._inbox.get(block=idle)
+                except queue.Empty:
+                    self._step()
+                    continue
+                if isinstance(message, _Stop):
+                    return
+                self._obey(message)
+        except BaseException as error:
+            log.exception("kernel thread failed")
+            self._callbacks.on_failure(error)
+
+    def _obey(self, message: _Message) -> None:
+        own = self._own
+        match message:
+            case Fetch():
+                self._waiting.append(message)
+            case _Open():
+                self._forget()
+                own.epoch = message.epoch
+                own.progress = {
+                    partition: _Progress(offset, offset, message.lineages.get(partition, ""))
+                    for partition, offset in message.offsets.items()
+                }
+            case _Close():
+                self._forget()
+                own.epoch = 0
+                own.progress = {}
+            case _Cut():
+                self._answer_cut(message.future)
+            case _Hints():
+                own.decoder.sealed_until = message.sealed_until
+                if own.sampler is not None:
+                    own.sampler.slow_above_s = message.slow_above_s
+
+    def _forget(self) -> None:
+        """Drop the delta and what was read under the old epoch (invariant 5 of state.md)."""
+        own = self._own
+        own.delta.freeze()
+        own.tally = Tally()
+        own.spans = []
+        own.exemplars = []
+        self._full_reported = False
+        if self._current is not None:
+            self._callbacks.on_sketched(self._current[0].size_bytes)
+            self._current = None
+
+    def _step(self) -> None:
+        """Decode and sketch one slice of the current fetch."""
+        own = self._own
+        if self._current is None:
+            fetch = self._waiting.popleft()
+            progress = own.progress.get(fetch.partition)
+            if fetch.epoch != own.epoch or progress is None:
+                self._callbacks.on_sketched(fetch.size_bytes)
+                return
+            self._current = (fetch, own.decoder.decode(fetch, progress.lineage))
+        fetch, slices = self._current
+        progress = own.progress[fetch.partition]
+        decoded = next(slices, None)
+        if decoded is None:
+            progress.to_offset = fetch.to_offset
+            progress.high_watermark = fetch.high_watermark
+            self._current = None
+            self._callbacks.on_sketched(fetch.size_bytes)
+            return
+        for block in decoded.blocks:
+            own.delta.add(block)
+        own.tally.add(decoded.tally)
+        own.spans.extend(decoded.spans)
+        own.exemplars.extend(decoded.exemplars)
+        progress.to_offset = decoded.to_offset
+        if decoded.tally.rows:
+            progress.last_row_ns = time.time_ns()
+        if not fetch.is_label_topic:
+            progress.max_event_time_ms = max(
+                progress.max_event_time_ms, decoded.max_event_time_ms
+            )
+        if decoded.dead:
+            self._callbacks.on_dead(fetch.partition, decoded.dead)
+
+    def _is_full(self) -> bool:
+        limits = self._config.delivery
+        delta = self._own.delta
+        full = (
+            delta.size_bytes >= limits.cut_max_bytes or delta.n_windows >= limits.cut_max_windows
+        )
+        if full and not self._full_reported:
+            self._full_reported = True
+            self._callbacks.on_full()
+        return full
+
+    def _answer_cut(self, future: asyncio.Future[Part]) -> None:
+        own = self._own
+        groups, numeric, strings = own.delta.freeze()
+        ranges = []
+        for partition, at in own.progress.items():
+            ranges.append(
+                PartitionRange(
+                    partition=partition,
+                    from_offset=at.from_offset,
+                    to_offset=at.to_offset,
+                    lineage=at.lineage,
+                    prev=at.prev,
+                    max_event_time_ms=at.max_event_time_ms,
+                    high_watermark=at.high_watermark,
+                    caught_up=at.high_watermark >= 0 and at.to_offset >= at.high_watermark,
+                    last_row_ns=at.last_row_ns,
+                )
+            )
+            at.from_offset = at.to_offset
+        part = Part(groups, numeric, strings, ranges, own.tally, own.spans, own.exemplars)
+        own.tally, own.spans, own.exemplars = Tally(), [], []
+        self._full_reported = False
+        if len(own.table.keys) > MAX_KNOWN_STREAMS and self._current is None:
+            own.table.clear()
+        self._loop.call_soon_threadsafe(_resolve, future, part)
+
+
+def _resolve(future: asyncio.Future[Part], part: Part) -> None:
+    if not future.done():
+        future.set_result(part)

@@ -1,0 +1,1 @@
+"""What leaves the process: OTLP metrics and traces, Prometheus, console."""

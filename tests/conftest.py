@@ -16,6 +16,7 @@ from tests.support.real import unavailable
 if TYPE_CHECKING:
     from agent.demo.broker import EmbeddedBroker
     from tests.support.kafka_real import RealKafka
+    from tests.support.otlp_receiver import OtlpReceiver
 
 _broker: RealKafka | None = None
 _missing: dict[str, str] = {}
@@ -79,3 +80,12 @@ def embedded_kafka() -> Iterator[EmbeddedBroker]:
 
     with EmbeddedBroker() as broker:
         yield broker
+
+
+@pytest.fixture
+def otlp_receiver() -> Iterator[OtlpReceiver]:
+    """An OTLP receiver on both transports, in threads of its own; accepts until told otherwise."""
+    from tests.support.otlp_receiver import OtlpReceiver
+
+    with OtlpReceiver() as receiver:
+        yield receiver

@@ -1,0 +1,1 @@
+"""Judging sketches: what has changed between two of them, and whether that is noise."""

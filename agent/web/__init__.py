@@ -1,0 +1,1 @@
+"""Health, scrape and state pages."""

@@ -1,0 +1,68 @@
+"""Byte layout of the two cell records: the one place where sizes and offsets are written down.
+
+A record of zero bytes is an empty cell. All fields are little-endian and naturally aligned.
+
+Numeric cell (narrow: uint32 buckets; wide: uint64 buckets; everything before the buckets is the same)
+
+    0    sums        float64[4]  sums of d, d^2, d^3, d^4, d = value - pivot
+    32   rests       float64[4]  what the sums are too large by (Kahan)
+    64   pivot       float64     mean of the first n/8 values or more (see `moments`)
+    72   n           uint64      values inside the domain: zeros and buckets without over-range
+    80   threshold   uint64      at this n the pivot moves to the mean
+    88   min, max    float64[2]  of all finite values, over-range included
+    104  extents     int32[2][2] lowest bucket index and number of buckets spanned, for + and -
+    120  shift       int32       MAX_SCALE - scale, both signs
+    128  nulls, non_finite, zeros, over_positive, over_negative   uint64 each
+    192  registers   uint8[512]  UltraLogLog, p = 9, of the values' bits
+    704  buckets     uint32 or uint64 [2][1024]: + then -; bucket i lies at i & 1023
+
+String cell
+
+    0     count, nulls, length_sum  uint64; length_min, length_max  uint32 (bytes)
+    64    keys       uint64[16][8]   hash, 0 = free
+    1088  counts     uint64[16][8]   count << 1 | text is kept
+    2112  overs      uint64[16][8]   overestimate
+    3136  hashed     uint64[256]     counts by hash bits 4..11
+    5184  registers  uint8[2048]     UltraLogLog, p = 11, of the hashes
+    7232  texts      128 x (uint32 full length, uint32 kept length, 56 bytes of UTF-8)
+"""
+
+from __future__ import annotations
+
+# ---------------------------------------------------------------- histogram
+MAX_SCALE = 5  #: base 2^(1/32), relative error 1.08 %
+RING = 1024  #: buckets a sign; a power of two
+MIN_SCALE = 3  #: 128 octaves at 8 buckets each = RING: everything in the domain always fits
+DOMAIN_EXPONENT = 64  #: domain 2^-64 < |x| <= 2^64
+assert 2 * DOMAIN_EXPONENT * 2**MIN_SCALE <= RING
+
+# ---------------------------------------------------------------- numeric cell
+SUMS, RESTS, PIVOT, N, THRESHOLD, MIN, MAX = 0, 32, 64, 72, 80, 88, 96
+EXTENTS, SHIFT = 104, 120
+NULLS, NON_FINITE, ZEROS, OVER_POSITIVE, OVER_NEGATIVE = 128, 136, 144, 152, 160
+NUMERIC_PRECISION = 9  #: p of the UltraLogLog
+NUMERIC_REGISTERS = 192
+BUCKETS = NUMERIC_REGISTERS + (1 << NUMERIC_PRECISION)
+NUMERIC_CELL_BYTES = BUCKETS + 2 * RING * 4
+NUMERIC_WIDE_CELL_BYTES = BUCKETS + 2 * RING * 8
+
+# ---------------------------------------------------------------- string cell
+COUNT, STRING_NULLS, LENGTH_SUM, LENGTH_MIN, LENGTH_MAX = 0, 8, 16, 24, 28
+SETS, WAYS = 16, 8
+KEYS = 64
+COUNTS = KEYS + SETS * WAYS * 8
+OVERS = COUNTS + SETS * WAYS * 8
+HASHED = OVERS + SETS * WAYS * 8
+HASHED_BUCKETS = 256
+STRING_REGISTERS = HASHED + HASHED_BUCKETS * 8
+STRING_PRECISION = 11
+TEXTS = STRING_REGISTERS + (1 << STRING_PRECISION)
+TEXT_BYTES, TEXT_SLOT = 56, 64
+STRING_CELL_BYTES = TEXTS + SETS * WAYS * TEXT_SLOT
+
+# ---------------------------------------------------------------- absence
+ABSENT_BITS = 0x7FF8000000000001  #: float64 lane: the field was not in the event
+NULL_BITS = 0x7FF8000000000002  #: float64 lane: the field was null
+HASH_ABSENT, HASH_NULL = 0, 1  #: string lane
+HASH_VERSION = 1
+PADDING = 64  #: readable bytes behind the last string of a text

@@ -1,0 +1,191 @@
+"""Rows into cells: one compiled call per block and kind. The GIL is free while it runs.
+
+Arrays are checked here, once per block; the kernels check nothing.
+
+    pairs = missing_numbers(numbers, group, lane_cell)      # unique (group, lane) without a cell
+    lane_cell[pairs[:, 0], pairs[:, 1]] = pages.alloc_many(len(pairs))
+    update_numbers(numbers, group, lane_cell, pages.addresses)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.sketch.kernels import layout
+from agent.sketch.kernels.bucket_index import MAGNITUDE_MASK, MANTISSA_MASK
+from agent.sketch.kernels.missing import find_missing
+from agent.sketch.kernels.numbers import PENDING
+from agent.sketch.kernels.numbers import update_numbers as _update_numbers
+from agent.sketch.kernels.strings import update_strings as _update_strings
+
+#: A narrow cell that reaches this many values is full: half of what uint32 holds, so that a block
+#: (at most MAX_BLOCK_ROWS) and over-range values can never make a count wrap around.
+FULL: Final = 1 << 31
+MAX_BLOCK_ROWS: Final = 1 << 24
+
+_ABSENT = np.uint64(layout.ABSENT_BITS)
+_HASH_ABSENT = np.uint64(layout.HASH_ABSENT)
+
+
+def _check(array: NDArray[Any], name: str, dtype: type, shape: tuple[int | None, ...]) -> None:
+    if (
+        array.dtype != dtype
+        or array.ndim != len(shape)
+        or any(
+            want is not None and want != have for want, have in zip(shape, array.shape, strict=True)
+        )
+        or not array.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"{name} is {array.dtype}{list(array.shape)}; must be C-ordered {np.dtype(dtype)}{list(shape)}"
+        )
+
+
+def _check_routing(
+    group: NDArray[np.int32],
+    lane_cell: NDArray[np.int32],
+    n: int,
+    lanes: int,
+    addresses: NDArray[np.int64] | None,
+) -> None:
+    _check(group, "group", np.int32, (n,))
+    _check(lane_cell, "lane_cell", np.int32, (None, lanes))
+    if n and int(group.max()) >= len(lane_cell):
+        raise ValueError(f"group has {int(group.max())}; lane_cell has {len(lane_cell)} rows")
+    if n > MAX_BLOCK_ROWS:
+        raise ValueError(f"a block has {n} rows; at most {MAX_BLOCK_ROWS}")
+    if addresses is not None:
+        _check(addresses, "addresses", np.int64, (None,))
+        if lane_cell.size and int(lane_cell.max()) >= len(addresses):
+            raise ValueError(
+                f"lane_cell has cell {int(lane_cell.max())}; there are {len(addresses)} cells"
+            )
+
+
+def update_numbers(
+    numbers: NDArray[np.float64],
+    group: NDArray[np.int32],
+    lane_cell: NDArray[np.int32],
+    addresses: NDArray[np.int64],
+) -> int:
+    """Count a block's numbers in their narrow numeric cells, in place.
+
+    numbers    float64[n, lanes]; ABSENT_BITS is skipped, NULL_BITS counts as null, other NaN and infinity
+               as non-finite
+    group      int32[n], row of lane_cell; -1 skips the row
+    lane_cell  int32[groups, lanes], cell id or -1: values without a cell are not counted anywhere
+    addresses  int64[cells], `CellPages.addresses` of narrow numeric cells
+
+    Returns the number of values in the fullest cell touched. A cell must be cut and emptied before it
+    holds FULL (2^31) values. Raises OverflowError once a cell has reached that (the block is counted, and
+    no count has wrapped around), ValueError for a wrong shape, dtype or index.
+    """
+    n, lanes = numbers.shape
+    _check(numbers, "numbers", np.float64, (n, lanes))
+    _check_routing(group, lane_cell, n, lanes, addresses)
+    pending = np.empty(PENDING + lanes, np.int64)
+    peak = int(
+        _update_numbers(
+            numbers.ctypes.data,
+            n,
+            lanes,
+            group.ctypes.data,
+            lane_cell.ctypes.data,
+            addresses.ctypes.data,
+            pending.ctypes.data,
+            MAGNITUDE_MASK,
+            MANTISSA_MASK,
+        )
+    )
+    if peak >= FULL:
+        raise OverflowError(f"a cell holds {peak} values; it must be cut before {FULL}")
+    return peak
+
+
+def update_strings(
+    string_hash: NDArray[np.uint64],
+    start: NDArray[np.int64],
+    length: NDArray[np.int32],
+    text: NDArray[np.uint8],
+    group: NDArray[np.int32],
+    lane_cell: NDArray[np.int32],
+    addresses: NDArray[np.int64],
+) -> None:
+    """Count a block's strings in their string cells, in place.
+
+    string_hash  uint64[n, lanes]: HASH_ABSENT, HASH_NULL or `merge_hash` of the text
+    start        int64[n, lanes], length int32[n, lanes]: where the text lies in `text`, uint8[...];
+                 not looked at where the hash is HASH_ABSENT or HASH_NULL
+    group, lane_cell, addresses: as in `update_numbers`, of string cells
+
+    Raises ValueError for a wrong shape, dtype or index, or a span outside `text`.
+    """
+    n, lanes = string_hash.shape
+    _check(string_hash, "string_hash", np.uint64, (n, lanes))
+    _check(start, "start", np.int64, (n, lanes))
+    _check(length, "length", np.int32, (n, lanes))
+    _check(text, "text", np.uint8, (None,))
+    _check_routing(group, lane_cell, n, lanes, addresses)
+    _update_strings(
+        string_hash.ctypes.data,
+        start.ctypes.data,
+        length.ctypes.data,
+        text.ctypes.data,
+        n,
+        lanes,
+        group.ctypes.data,
+        lane_cell.ctypes.data,
+        addresses.ctypes.data,
+    )
+
+
+def _missing(
+    values: NDArray[Any],
+    group: NDArray[np.int32],
+    lane_cell: NDArray[np.int32],
+    absent: np.uint64,
+) -> NDArray[np.int64]:
+    n, lanes = values.shape
+    _check_routing(group, lane_cell, n, lanes, None)
+    if not n or not lanes:
+        return np.empty((0, 2), np.int64)
+    pairs = np.empty(min(lane_cell.size, values.size), np.int64)
+    state = np.zeros(len(lane_cell), np.uint8)
+    found = int(
+        find_missing(
+            values.ctypes.data,
+            n,
+            lanes,
+            group.ctypes.data,
+            lane_cell.ctypes.data,
+            state.ctypes.data,
+            pairs.ctypes.data,
+            len(pairs),
+            absent,
+        )
+    )
+    out = np.empty((found, 2), np.int64)
+    out[:, 0] = pairs[:found] >> 32
+    out[:, 1] = pairs[:found] & 0xFFFFFFFF
+    lane_cell[out[:, 0], out[:, 1]] = -1  # the kernel's marks
+    return out
+
+
+def missing_numbers(
+    numbers: NDArray[np.float64], group: NDArray[np.int32], lane_cell: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """(group, lane) pairs, int64[k, 2], that have a value (null counts as one) but no cell; each once,
+    in order of appearance. `lane_cell` is unchanged on return."""
+    _check(numbers, "numbers", np.float64, (None, None))
+    return _missing(numbers, group, lane_cell, _ABSENT)
+
+
+def missing_strings(
+    string_hash: NDArray[np.uint64], group: NDArray[np.int32], lane_cell: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """As `missing_numbers`, for string lanes."""
+    _check(string_hash, "string_hash", np.uint64, (None, None))
+    return _missing(string_hash, group, lane_cell, _HASH_ABSENT)

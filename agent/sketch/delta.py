@@ -127,9 +127,7 @@ class Delta:
                 self._numeric.give(pairs)
                 cells = self._numeric.fit(self.n_groups, lanes)
             try:
-                update_numbers(
-                    block.numbers, group_of_row, cells, self._numeric.pages.addresses
-                )
+                update_numbers(block.numbers, group_of_row, cells, self._numeric.pages.addresses)
             except OverflowError:  # the block is counted; the next 2^31 values would not be
                 self._is_full = True
         lanes = block.string_hash.shape[1]

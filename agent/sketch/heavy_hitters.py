@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,23 +12,18 @@ from agent.sketch.kernels import layout
 SLOTS = layout.SETS * layout.WAYS
 
 
-class Hitter(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hitter:
     """count - overestimate <= true count <= count."""
 
-    text: str
+    text: str  # cut at 56 bytes, between characters
     count: int
     overestimate: int
-
-
-class Named(NamedTuple):
-    """A hitter with what only some readers want."""
-
-    hitter: Hitter
     key: int  # merge_hash of the full text
-    length: int  # bytes of the full text; the text is cut at 56
+    length: int  # bytes of the full text
 
 
-def read_table(record: Bytes) -> list[Named]:
+def read_table(record: Bytes) -> list[Hitter]:
     """All keys whose text is known, largest guaranteed count (count - overestimate) first.
 
     Ties: larger count, then smaller hash; so the order does not depend on how the cell came about.
@@ -36,14 +31,13 @@ def read_table(record: Bytes) -> list[Named]:
     words = record[layout.COUNTS : layout.OVERS].view(np.uint64)
     keys = record[layout.KEYS : layout.COUNTS].view(np.uint64)
     overs = record[layout.OVERS : layout.HASHED].view(np.uint64)
-    found: list[Named] = []
+    found: list[Hitter] = []
     for way in np.flatnonzero(words & np.uint64(1)).tolist():
         slot = record[layout.TEXTS + way * layout.TEXT_SLOT :][: layout.TEXT_SLOT]
         length, kept = slot[:8].view(np.uint32).tolist()
         text = slot[8 : 8 + kept].tobytes().decode("utf-8", "replace")
-        hitter = Hitter(text, int(words[way]) >> 1, int(overs[way]))
-        found.append(Named(hitter, int(keys[way]), length))
-    found.sort(key=lambda n: (n.hitter.overestimate - n.hitter.count, -n.hitter.count, n.key))
+        found.append(Hitter(text, int(words[way]) >> 1, int(overs[way]), int(keys[way]), length))
+    found.sort(key=lambda h: (h.overestimate - h.count, -h.count, h.key))
     return found
 
 

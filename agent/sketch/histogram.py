@@ -39,7 +39,8 @@ def representatives(scale: int, offset: int, n: int) -> NDArray[np.float64]:
     """float64[n]: the answer for a value in bucket offset, offset + 1, ..."""
     base = base_of(scale)
     upper = np.exp2((np.arange(n) + (offset + 1)) * 2.0**-scale)
-    return upper * (2.0 / (1.0 + base))
+    answer: NDArray[np.float64] = upper * (2.0 / (1.0 + base))
+    return answer
 
 
 def lowered(counts: Counts, offset: int, steps: int) -> tuple[Counts, int]:

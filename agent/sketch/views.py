@@ -17,7 +17,7 @@ from agent.sketch.cells import (
     STRING_CELL_BYTES,
     Bytes,
 )
-from agent.sketch.heavy_hitters import Hitter, Named, read_table, unlisted_bound
+from agent.sketch.heavy_hitters import Hitter, read_table, unlisted_bound
 from agent.sketch.kernels import layout
 from agent.sketch.moments import central
 
@@ -156,7 +156,7 @@ def _contiguous(record: Bytes, sizes: tuple[int, ...]) -> Bytes:
 def numeric_view(record: Bytes) -> NumericView:
     """Read a narrow or wide numeric record, uint8[...]. Raises ValueError for another size."""
     data = _contiguous(record, (NUMERIC_CELL_BYTES, NUMERIC_WIDE_CELL_BYTES))
-    head = _NUMERIC_HEAD.unpack_from(data)
+    head = _NUMERIC_HEAD.unpack(data[: _NUMERIC_HEAD.size].tobytes())
     pivot, n, _, low, high = head[8:13]
     lows, spans, shift = (head[13], head[15]), (head[14], head[16]), head[17]
     nulls, non_finite, zeros, over_positive, over_negative = head[19:24]
@@ -209,7 +209,7 @@ class StringView:
     length_min: int
     length_max: int
     hashed_buckets: NDArray[np.uint64] = field(repr=False)
-    named: tuple[Named, ...]
+    named: tuple[Hitter, ...]
     unlisted_bound: int
     registers: NDArray[np.uint8] = field(repr=False)
 
@@ -217,19 +217,21 @@ class StringView:
         """Estimated number of distinct texts; standard error 1.68 %."""
         return cardinality.estimate(self.registers)
 
-    def top(self, k: int) -> list[Hitter]:
+    def top(self, k: int) -> list[tuple[str, int, int]]:
         """Up to k (text, count, overestimate), largest count - overestimate first.
 
         count - overestimate <= true count <= count. Texts are cut at 56 bytes, between characters. A
         high-cardinality column fills up with keys of small count - overestimate: chance, not heavy.
         """
-        return [entry.hitter for entry in self.named[:k]]
+        return [(h.text, h.count, h.overestimate) for h in self.named[:k]]
 
 
 def string_view(record: Bytes) -> StringView:
     """Read a string record, uint8[STRING_CELL_BYTES]. Raises ValueError for another size."""
     data = _contiguous(record, (STRING_CELL_BYTES,))
-    count, nulls, length_sum, length_min, length_max = _STRING_HEAD.unpack_from(data)
+    count, nulls, length_sum, length_min, length_max = _STRING_HEAD.unpack(
+        data[: _STRING_HEAD.size].tobytes()
+    )
     return StringView(
         count=count,
         nulls=nulls,

@@ -19,12 +19,14 @@ import platform
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba import njit
-from numba.core import config
+from numba.core import config as numba_config
 
 CACHE_VARIABLE = "INFEROMETER_KERNEL_CACHE"
+config: Any = numba_config
 log = logging.getLogger(__name__)
 
 _AGENT = Path(__file__).resolve().parents[2]
@@ -98,7 +100,7 @@ if CACHE_FOLDER is not None:
     config.CACHE_DIR = str(CACHE_FOLDER)
 
 #: Every kernel that is called from Python: name -> (dispatcher, its one signature).
-KERNELS: dict = {}
+KERNELS: dict[str, tuple[Any, str]] = {}
 
 
 def kernel(signature):

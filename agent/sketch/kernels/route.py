@@ -32,9 +32,7 @@ def slot_of(stream, window, mask):
     return np.int64(multiply_fold(U(stream) ^ K0, U(window) ^ K1)) & mask
 
 
-@kernel(
-    "int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
-)
+@kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def route_rows(
     stream, window, event_time, is_error, first, n, slots, mask, groups, n_groups, group_of_row
 ):
@@ -81,9 +79,7 @@ def route_rows(
             last_stream, last_window = s, w
         fields = groups + 8 * FIELDS * g
         store_i64(fields + 8 * ROWS, load_i64(fields + 8 * ROWS) + 1)
-        store_i64(
-            fields + 8 * ERRORS, load_i64(fields + 8 * ERRORS) + load_u8(is_error + r)
-        )
+        store_i64(fields + 8 * ERRORS, load_i64(fields + 8 * ERRORS) + load_u8(is_error + r))
         t = load_i64(event_time + 8 * r)
         if t < load_i64(fields + 8 * MIN_TIME):
             store_i64(fields + 8 * MIN_TIME, t)

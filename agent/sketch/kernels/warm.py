@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from agent.sketch.kernels import (  # noqa: F401  (importing registers the kernels)
     hashing,
@@ -15,7 +16,7 @@ from agent.sketch.kernels import (  # noqa: F401  (importing registers the kerne
 from agent.sketch.kernels.compile import KERNELS
 
 
-def warm(progress=None) -> dict:
+def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
     """Make every registered kernel ready to run; returns its name -> seconds taken.
 
     progress  called as progress(name, number done, number of all) before each one
@@ -23,7 +24,7 @@ def warm(progress=None) -> dict:
     A stage with kernels of its own registers them by importing `compile.kernel`; they are warmed too
     when its modules have been imported.
     """
-    took = {}
+    took: dict[str, float] = {}
     for done, (name, (dispatcher, signature)) in enumerate(sorted(KERNELS.items())):
         if progress is not None:
             progress(name, done, len(KERNELS))

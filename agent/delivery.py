@@ -1,0 +1,250 @@
+"""Delivery in memory mode: cut -> chunk -> fold -> export -> the collector's acceptance -> commit.
+
+Invariants
+ 1. One task cuts and folds, one task exports and commits. Others only ask them.
+ 2. Offsets are committed only for rows that an accepted export holds, and only under the epoch in
+    which they were read. With no OTLP receiver configured, the fold stands for the acceptance.
+ 3. What was folded under an epoch that ended stays in the base; its uncommitted rows are read again
+    by whoever owns the partition next. That is what memory mode repeats, and all it repeats.
+ 4. A collector that is slow or away delays commits, never cuts: the base keeps accumulating in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from agent.config import Config
+from agent.errors import FencedError, SourceError
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.kernel_thread import KernelThread, Part
+from agent.owner_thread import OwnerThread
+from agent.sketch.delta import concat
+from agent.state.chunk import merge_digest
+from agent.telemetry import Telemetry
+from agent.types import Chunk, Partition, Snapshot
+
+log = logging.getLogger(__name__)
+
+Position = tuple[int, int]  # epoch, offset up to which rows are folded (exclusive)
+
+
+@dataclass(slots=True)
+class Folded:
+    """What the loop remembers of the fold: enough to commit, to pause and to report."""
+
+    positions: dict[Partition, Position] = field(default_factory=dict)
+    committed: dict[Partition, Position] = field(default_factory=dict)
+    n_chunks: int = 0
+    newest_event_ms: int = -1
+
+
+class CutAndFold:
+    """The one task that cuts kernel threads and hands chunks to the fold.
+
+    `on_effects` gets what each fold brought about; `on_ahead` the partitions that are further ahead
+    of the slowest than `windows.align_span_s`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        kernels: list[KernelThread],
+        fold: OwnerThread[Fold],
+        telemetry: Telemetry,
+        *,
+        run_id: str,
+        on_effects: Callable[[Effects], None],
+        on_ahead: Callable[[set[Partition]], None],
+    ) -> None:
+        self._config = config
+        self._kernels = kernels
+        self._fold = fold
+        self._telemetry = telemetry
+        self._run_id = run_id
+        self._digest = merge_digest(config)
+        self._on_effects = on_effects
+        self._on_ahead = on_ahead
+        self._requests: asyncio.Queue[asyncio.Future[None] | None] = asyncio.Queue()
+        self._hinted: tuple[int, int] = (-1, -1)
+        self.epoch = 0
+        self.folded = Folded()
+
+    def cut_soon(self) -> None:
+        """A delta is full. Called on the loop."""
+        if self._requests.empty():
+            self._requests.put_nowait(None)
+
+    async def cut_now(self) -> None:
+        """Everything sketched before this call is folded when it returns."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait(future)
+        await future
+
+    async def run(self) -> None:
+        """Cut on the timer and on request, until cancelled."""
+        interval_s = self._config.delivery.cut_interval_s
+        next_at = time.monotonic() + interval_s
+        waiting: list[asyncio.Future[None]] = []
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, next_at - time.monotonic())):
+                    request = await self._requests.get()
+                    if request is not None:
+                        waiting.append(request)
+            while not self._requests.empty():
+                if (request := self._requests.get_nowait()) is not None:
+                    waiting.append(request)
+            next_at = time.monotonic() + interval_s
+            await self._cut_and_fold()
+            for request in waiting:
+                if not request.done():
+                    request.set_result(None)
+            waiting.clear()
+
+    async def _cut_and_fold(self) -> None:
+        epoch = self.epoch
+        futures = [kernel.cut() for kernel in self._kernels]
+        parts = [await future for future in futures]
+        if epoch != self.epoch:
+            return  # the epoch ended while the threads answered: forget (state.md, invariant 5)
+        chunk = self._chunk(epoch, parts)
+        effects = await self._fold.call(lambda fold: _apply(fold, chunk))
+        self.folded.n_chunks += 1
+        for at in chunk.ranges:
+            self.folded.positions[at.partition] = (epoch, at.to_offset)
+            self.folded.newest_event_ms = max(self.folded.newest_event_ms, at.max_event_time_ms)
+        self._count(chunk)
+        self._hint(effects)
+        self._on_ahead(self._ahead(chunk))
+        self._on_effects(effects)
+
+    def _chunk(self, epoch: int, parts: list[Part]) -> Chunk:
+        self._telemetry.add("inferometer.cuts")
+        return concat(
+            parts,
+            run_id=self._run_id,
+            number=self.folded.n_chunks + 1,
+            epoch=epoch,
+            digest=self._digest,
+        )
+
+    def _count(self, chunk: Chunk) -> None:
+        count = self._telemetry
+        tally = chunk.tally
+        count.add("inferometer.chunks")
+        count.add("inferometer.records", tally.records)
+        count.add("inferometer.events", tally.events)
+        for tier, n in tally.rows_by_tier.items():
+            count.add("inferometer.rows", n, tier=tier)
+        for reason, n in tally.dropped.items():
+            count.add("inferometer.dropped", n, reason=reason)
+        for reason, n in tally.irregular.items():
+            count.add("inferometer.irregular", n, reason=reason)
+
+    def _hint(self, effects: Effects) -> None:
+        if effects.sealed:
+            for kernel in self._kernels:
+                kernel.hint(effects.sealed_until, effects.slow_above_s)
+
+    def _ahead(self, chunk: Chunk) -> set[Partition]:
+        """Partitions whose event time runs ahead of the slowest one that still has rows to read."""
+        clocks = {
+            at.partition: at.max_event_time_ms
+            for at in chunk.ranges
+            if at.max_event_time_ms >= 0 and not at.caught_up
+        }
+        if not clocks:
+            return set()
+        limit_ms = min(clocks.values()) + self._config.windows.align_span_s * 1000
+        return {partition for partition, clock in clocks.items() if clock > limit_ms}
+
+
+def _apply(fold: Fold, chunk: Chunk) -> Effects:
+    """Fold a chunk, then let the clock do what it must: idle partitions, waits that are over."""
+    now_ns = time.time_ns()
+    effects = fold.apply(chunk, now_ns)
+    effects.add(fold.tick(now_ns))
+    return effects
+
+
+class ExportAndCommit:
+    """The one task that exports snapshots and commits what an accepted one holds.
+
+    `export(snapshot) -> accepted` delivers to the collector; None when no receiver is configured.
+    """
+
+    def __init__(
+        self,
+        interval_s: float,
+        folded: Folded,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        export: Callable[[Snapshot], Awaitable[bool]] | None,
+        commit: Callable[[int, dict[Partition, int]], Awaitable[None]],
+        telemetry: Telemetry,
+    ) -> None:
+        self._interval_s = interval_s
+        self._folded = folded
+        self._snapshot = snapshot
+        self._export = export
+        self._commit = commit
+        self._telemetry = telemetry
+        self._requests: asyncio.Queue[asyncio.Future[bool]] = asyncio.Queue()
+        self.epoch = 0
+
+    async def export_now(self) -> bool:
+        """Export what is folded now and commit it; True when the collector took it."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait(future)
+        return await future
+
+    async def run(self) -> None:
+        """Export on the timer and on request, until cancelled."""
+        while True:
+            waiting: list[asyncio.Future[bool]] = []
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    waiting.append(await self._requests.get())
+            while not self._requests.empty():
+                waiting.append(self._requests.get_nowait())
+            accepted = await self.once()
+            for request in waiting:
+                if not request.done():
+                    request.set_result(accepted)
+
+    async def once(self) -> bool:
+        """One export and the commit that follows it."""
+        # Positions first: the snapshot is taken later, so it holds at least these.
+        positions = dict(self._folded.positions)
+        if self._export is not None:
+            snapshot = await self._snapshot()
+            if not await self._export(snapshot):
+                return False
+        await self._commit_accepted(positions)
+        return True
+
+    async def _commit_accepted(self, positions: dict[Partition, Position]) -> None:
+        epoch = self.epoch
+        due = {
+            partition: position
+            for partition, position in positions.items()
+            if position[0] == epoch and self._folded.committed.get(partition) != position
+        }
+        if not due:
+            return
+        try:
+            await self._commit(epoch, {partition: at[1] for partition, at in due.items()})
+        except FencedError as error:
+            self._telemetry.add("inferometer.commits", outcome="fenced")
+            log.warning("commit refused, the group has moved on: %s", error)
+        except SourceError as error:
+            self._telemetry.add("inferometer.commits", outcome="failed")
+            log.warning("commit failed, will be tried with the next export: %s", error)
+        else:
+            self._telemetry.add("inferometer.commits", outcome="accepted")
+            self._folded.committed.update(due)

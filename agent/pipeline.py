@@ -1,0 +1,379 @@
+"""Wires the stages in one TaskGroup; the only module that knows them all.
+
+Tasks
+  consume    the source's fetch loop: Kafka -> kernel threads
+  deliver    cut -> chunk -> fold -> tick, on a timer, when a delta is full, and when asked
+  export     snapshot -> collector -> fenced commit
+  spans      request spans and own spans -> collector
+  observe    loop lag, memory, freshness, lag
+
+Stop order (SIGTERM, SIGINT), under one deadline: stop fetching, cut, fold, export, commit, spans,
+leave the group. A second signal exits at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import uvloop
+
+from agent import __version__
+from agent.config import Config
+from agent.delivery import CutAndFold, ExportAndCommit
+from agent.emit.console import Console
+from agent.emit.environment import resolve
+from agent.emit.exporter import MetricExporter
+from agent.emit.prometheus import render
+from agent.emit.resource import make_resource
+from agent.emit.spans import SpanExporter
+from agent.emit.transport import OtlpClient
+from agent.errors import InferometerError
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.ingest.dead_letter import DeadLetters
+from agent.ingest.kafka import KafkaSource
+from agent.kernel_thread import Callbacks, KernelThread
+from agent.owner_thread import OwnerThread
+from agent.sketch.kernels.warm import warm
+from agent.telemetry import Telemetry
+from agent.types import Drop, Fetch, Json, Partition, Record, Snapshot
+from agent.web.server import Pages, Readiness, WebServer
+
+log = logging.getLogger(__name__)
+
+#: Lineage of memory mode: span ids then depend on the record's place alone, so re-reads repeat them.
+MEMORY_LINEAGE = "memory"
+
+
+def run(config: Config, environment: Mapping[str, str]) -> int:
+    """Run until a signal or a failure; returns the exit status."""
+    return uvloop.run(_run(config, environment))
+
+
+async def _run(config: Config, environment: Mapping[str, str]) -> int:
+    agent = Agent(config, environment)
+    try:
+        await agent.run()
+    except* InferometerError as group:
+        for error in _leaves(group):
+            log.error("%s", error)
+        return 1
+    return 1 if agent.failure is not None else 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    out: list[BaseException] = []
+    for error in group.exceptions:
+        out.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return out
+
+
+class Agent:
+    """One agent process: make it inside the running loop, then `await run()`."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self.failure: BaseException | None = None
+        self._config = config
+        self._environment = environment
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._warm = False
+        self._started = time.monotonic()
+        self._newest_event_ms = -1
+        self._resource = make_resource(config.service, environment)
+        self.telemetry = Telemetry()
+        self.telemetry.set("inferometer.info", 1, version=__version__)
+        self._fold = OwnerThread("fold", Fold(config, start_ns=self.telemetry.start_ns))
+        self._kernels = [
+            KernelThread(index, config, self._kernel_callbacks())
+            for index in range(kernel_threads(config))
+        ]
+        self._kernel_of: dict[Partition, KernelThread] = {}
+        self._source = KafkaSource(
+            config,
+            on_assigned=self._on_assigned,
+            on_fetch=self._on_fetch,
+            on_revoked=self._on_revoked,
+            telemetry=self.telemetry,
+        )
+        self._dead_letters = (
+            DeadLetters(config, self.telemetry) if config.decode.dead_letter_topic else None
+        )
+        self._deliver = CutAndFold(
+            config,
+            self._kernels,
+            self._fold,
+            self.telemetry,
+            run_id=secrets.token_hex(8),
+            on_effects=self._on_effects,
+            on_ahead=self._source.set_ahead,
+        )
+        settings = resolve(config.export, environment)
+        self._metrics = (
+            MetricExporter(OtlpClient(settings.metrics), settings, self._resource, self.telemetry)
+            if settings.metrics.enabled
+            else None
+        )
+        self._spans = (
+            SpanExporter(OtlpClient(settings.traces), settings, self._resource, self.telemetry)
+            if settings.traces.enabled and config.traces.enabled
+            else None
+        )
+        self._export = ExportAndCommit(
+            settings.interval_s,
+            self._deliver.folded,
+            self._snapshot,
+            self._send if self._metrics is not None else None,
+            self._source.commit,
+            self.telemetry,
+        )
+        self._web = WebServer(
+            config.web,
+            Pages(ready=self._ready, state=self._state, metrics=self._scrape),
+        )
+
+    async def run(self) -> None:
+        """Start, run until a signal or a failure, drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_signal)
+        if self._config.web.enabled:
+            await self._web.start()
+        try:
+            await self._warm_up()
+            await self._run_tasks()
+        finally:
+            for kernel in self._kernels:
+                kernel.stop(timeout_s=2.0)
+            self._fold.close(timeout_s=2.0)
+            await self._web.stop()
+
+    async def _warm_up(self) -> None:
+        """Compile or load every kernel before joining the group: a rebalance does not wait for JIT."""
+        started = time.monotonic()
+        await asyncio.to_thread(warm)
+        self._warm = True
+        log.info("kernels warm after %.1f s", time.monotonic() - started)
+
+    async def _run_tasks(self) -> None:
+        for kernel in self._kernels:
+            kernel.start()
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._observe(), name="observe"),
+                group.create_task(self._deliver.run(), name="deliver"),
+                group.create_task(self._export.run(), name="export"),
+            ]
+            if self._spans is not None:
+                tasks.append(group.create_task(self._spans.run(), name="spans"))
+            if self._dead_letters is not None:
+                tasks.append(group.create_task(self._dead_letters.run(), name="dead-letters"))
+            consume = group.create_task(self._consume(), name="consume")
+            await self._stop.wait()
+            await self._drain(consume)
+            for task in tasks:
+                task.cancel()
+
+    async def _consume(self) -> None:
+        await self._source.start()
+        await self._source.run()
+
+    async def _drain(self, consume: asyncio.Task[None]) -> None:
+        """The stop order, under one deadline. What is not done by then is read again by the next owner."""
+        limit_s = self._config.delivery.drain_timeout_s
+        started = time.monotonic()
+        log.info("stopping: draining for at most %.0f s", limit_s)
+        self._source.stop_fetching()
+        try:
+            async with asyncio.timeout(limit_s):
+                if consume.done() or self._source.joined:
+                    await consume
+                    await self._deliver.cut_now()
+                    await self._export.export_now()
+                    if self._spans is not None:
+                        await self._spans.flush()
+                    if self._dead_letters is not None:
+                        await self._dead_letters.flush()
+        except TimeoutError:
+            log.warning(
+                "drain stopped by delivery.drain_timeout_s (%.0f s): rows since the last commit "
+                "will be read again",
+                limit_s,
+            )
+        consume.cancel()
+        await self._source.stop(max(1.0, started + limit_s - time.monotonic()))
+        log.info("stopped after %.1f s", time.monotonic() - started)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            log.warning("second signal: exiting at once")
+            sys.stderr.flush()
+            os._exit(1)
+        self._stop.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        self._stop.set()
+
+    # -- the source's callbacks, on the loop
+
+    def _on_assigned(self, epoch: int, offsets: dict[Partition, int]) -> None:
+        self._deliver.epoch = epoch
+        self._export.epoch = epoch
+        self._deliver.folded.committed.clear()
+        shares: list[dict[Partition, int]] = [{} for _ in self._kernels]
+        self._kernel_of = {}
+        for index, partition in enumerate(sorted(offsets)):
+            kernel = index % len(self._kernels)
+            shares[kernel][partition] = offsets[partition]
+            self._kernel_of[partition] = self._kernels[kernel]
+        for kernel_thread, share in zip(self._kernels, shares, strict=True):
+            kernel_thread.open(epoch, share, dict.fromkeys(share, MEMORY_LINEAGE))
+
+    def _on_fetch(self, fetch: Fetch) -> None:
+        self._kernel_of[fetch.partition].put(fetch)
+
+    async def _on_revoked(self, epoch: int, budget_s: float) -> None:
+        """Cut, fold, export and commit under the old epoch's fence; it does not seal."""
+        try:
+            async with asyncio.timeout(budget_s):
+                await self._deliver.cut_now()
+                await self._export.export_now()
+        except TimeoutError:
+            log.warning("handing over took longer than %.1f s: the next owner reads again", budget_s)
+        finally:
+            lost = list(self._kernel_of)
+            self._deliver.epoch = self._export.epoch = 0
+            self._kernel_of = {}
+            for kernel in self._kernels:
+                kernel.close_epoch()
+            self._fold.call(lambda fold: fold.forget(lost))
+
+    # -- callbacks of kernel threads and the fold
+
+    def _kernel_callbacks(self) -> Callbacks:
+        soon = self._loop.call_soon_threadsafe
+        return Callbacks(
+            on_sketched=lambda size_bytes: _ignore(soon(self._source.release, size_bytes)),
+            on_full=lambda: _ignore(soon(self._deliver.cut_soon)),
+            on_dead=lambda partition, dead: _ignore(soon(self._on_dead, partition, dead)),
+            on_failure=lambda error: _ignore(soon(self._fail, error)),
+        )
+
+    def _on_dead(self, partition: Partition, dead: list[tuple[Record, Drop]]) -> None:
+        if self._dead_letters is not None:
+            for record, reason in dead:
+                self._dead_letters.put(partition, record, reason)
+
+    def _on_effects(self, effects: Effects) -> None:
+        if self._spans is not None and effects.spans:
+            self._spans.put(effects.spans)
+
+    # -- what leaves
+
+    async def _snapshot(self) -> Snapshot:
+        now_ns = time.time_ns()
+        snapshot = await self._fold.call(lambda fold: fold.snapshot(now_ns))
+        snapshot.metrics.extend(self.telemetry.metrics(now_ns))
+        return snapshot
+
+    async def _send(self, snapshot: Snapshot) -> bool:
+        assert self._metrics is not None
+        return (await self._metrics.export(snapshot)).accepted
+
+    async def _scrape(self, openmetrics: bool) -> bytes:
+        snapshot = await self._snapshot()
+        return await self._fold.call(
+            lambda _: render(snapshot.metrics, self._resource, openmetrics=openmetrics)
+        )
+
+    async def _ready(self) -> Readiness:
+        reasons = []
+        if not self._warm:
+            reasons.append("kernels are being compiled")
+        elif not self._source.joined:
+            reasons.append(f"not yet a member of group {self._config.kafka.group_id}")
+        return Readiness(not reasons, standby=self._source.standby, reasons=reasons)
+
+    async def _state(self) -> Json:
+        now_ns = time.time_ns()
+        state = await self._fold.call(lambda fold: fold.state(now_ns))
+        ready = await self._ready()
+        positions = self._source.positions()
+        lags = [at["lag"] for at in positions if at["lag"] is not None]
+        return {
+            "service": self._resource.describe(),
+            "ready": ready.ready,
+            "standby": ready.standby,
+            "mode": self._config.delivery.mode,
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "kafka": {
+                "group": self._config.kafka.group_id,
+                "epoch": self._source.epoch,
+                "partitions": positions,
+            },
+            "lag": {"records": sum(lags), "freshness_s": self._freshness_s()},
+            **state,
+        }
+
+    def _freshness_s(self) -> float | None:
+        newest = self._deliver.folded.newest_event_ms
+        return round(time.time() - newest / 1000, 3) if newest >= 0 else None
+
+    # -- observe
+
+    async def _observe(self) -> None:
+        """Loop lag (the worst of each second), memory, freshness and lag per partition."""
+        step_s, worst_s = 0.05, 0.0
+        next_report = time.monotonic() + 1.0
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(step_s)
+            worst_s = max(worst_s, time.monotonic() - before - step_s)
+            if time.monotonic() >= next_report:
+                next_report += 1.0
+                self._report(worst_s)
+                worst_s = 0.0
+
+    def _report(self, loop_lag_s: float) -> None:
+        gauge = self.telemetry.set
+        gauge("inferometer.loop.lag", loop_lag_s)
+        gauge("inferometer.rss", resident_bytes())
+        freshness = self._freshness_s()
+        if freshness is not None:
+            gauge("inferometer.freshness", freshness)
+        for at in self._source.positions():
+            if at["lag"] is not None:
+                gauge(
+                    "messaging.kafka.consumer.lag",
+                    at["lag"],
+                    topic=at["topic"],
+                    partition=at["partition"],
+                    group=self._config.kafka.group_id,
+                )
+
+
+def kernel_threads(config: Config) -> int:
+    """Threads for decode and sketch: CPUs allowed minus one for the loop, 1 to 4."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return config.runtime.kernel_threads or min(4, max(1, (allowed or 2) - 1))
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _ignore(handle: object) -> None:
+    """A callback that returns nothing."""

@@ -497,9 +497,11 @@ class Export(Options, frozen=True, kw_only=True):
         Seconds, Meta(description="Unchanged series are sent again after this long, rotating.")
     ] = 60.0
     temporality: Annotated[
-        Literal["cumulative", "delta"],
-        Meta(description="`delta` is at least once: a retry after a lost answer repeats values."),
-    ] = "cumulative"
+        Literal["cumulative", "delta"] | None,
+        Meta(
+            description="`delta` is at least once: a retry after a lost answer repeats values. Default: OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, else cumulative."
+        ),
+    ] = None
     max_buckets: Annotated[
         int,
         Meta(

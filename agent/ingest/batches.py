@@ -1,0 +1,181 @@
+"""A consumer that survives damaged record batches and hands over `Record`s: the seam in aiokafka 0.14.
+
+Stock aiokafka raises from `getmany` at a damaged batch. That loses what the same call had drained
+from other partitions, and the next call meets the same batch. Here the batch becomes a
+`CorruptRange` in the list of records, in its place, and reading goes on behind it.
+
+How: two names that `Fetcher._proc_fetch_request` sees are replaced in a private copy of its globals
+(nothing is patched for other users of aiokafka). Import fails when aiokafka no longer has them.
+
+What is damaged: a checksum that does not match, a record structure or codec that cannot be read, an
+unknown format version (magic, not covered by the checksum), a length that cannot be (framing).
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer import fetcher as _stock
+from aiokafka.record.memory_records import MemoryRecords
+
+from agent.types import Record
+
+# Start of a batch, the same in all versions up to the magic; what follows is version 2.
+_HEAD = Struct(">qiib")  # base offset, length of what follows, (leader epoch or checksum), magic
+_LOG_OVERHEAD = 12  # base offset and length: not counted in the length
+_LAST_OFFSET_DELTA = Struct(">i")
+_LAST_OFFSET_DELTA_AT = 23
+_HEADER_V2 = 61
+_MIN_BATCH = {0: 26, 1: 34, 2: _HEADER_V2}  # smallest batch of each magic, bytes
+#: A batch that claims more records than this has a damaged header.
+_MAX_DELTA = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptRange:
+    """Offsets [offset, to_offset) that could not be read. At most that many records: compaction
+    may have removed some, and the end is a guess when the header itself is damaged."""
+
+    offset: int
+    to_offset: int
+    why: str
+
+
+class Frame:
+    """One batch inside a fetched buffer, found by its length field; `damage` says why it is none."""
+
+    __slots__ = ("base_offset", "damage", "data", "next_offset")
+
+    def __init__(self, data: memoryview, damage: str, following: int | None) -> None:
+        """`following` is the base offset of the batch behind, when there is one."""
+        base_offset, _, _, magic = _HEAD.unpack_from(data)
+        self.data = data
+        self.damage = damage
+        self.base_offset: int = base_offset
+        delta = -1
+        if magic >= 2 and len(data) >= _LAST_OFFSET_DELTA_AT + 4:
+            (delta,) = _LAST_OFFSET_DELTA.unpack_from(data, _LAST_OFFSET_DELTA_AT)
+        self.next_offset: int = base_offset + (delta if 0 <= delta < _MAX_DELTA else 0) + 1
+        # The batch behind bounds this one, whatever its header says.
+        if following is not None and (delta < 0 or following < self.next_offset):
+            self.next_offset = following
+
+
+class FramedRecords:
+    """The batches of a fetched buffer, framed but not parsed. O(1) a batch; copies nothing.
+
+    Has the methods that the fetcher asks of aiokafka's `MemoryRecords`. A batch cut short at the end
+    of the buffer is the tail of a fetch, unless it is the only one: brokers send the first whole.
+    """
+
+    def __init__(self, buffer: bytes) -> None:
+        self._buffer = memoryview(buffer)
+        self._at = 0
+
+    def size_in_bytes(self) -> int:
+        """0 for a buffer too short for any batch: the fetcher then asks again, instead of skipping."""
+        return len(self._buffer) if len(self._buffer) >= _HEAD.size else 0
+
+    def has_next(self) -> bool:
+        remaining = len(self._buffer) - self._at
+        if remaining < _HEAD.size:
+            return False
+        return self._at == 0 or self._length(self._at) <= remaining
+
+    def next_frame(self) -> Frame:
+        at, remaining = self._at, len(self._buffer) - self._at
+        length = self._length(at)
+        magic = _HEAD.unpack_from(self._buffer, at)[3]
+        damage = ""
+        if magic not in _MIN_BATCH:
+            damage = f"unknown format version {magic}"
+        if length < _MIN_BATCH.get(magic, _HEAD.size) or length > remaining:
+            # Where the next batch begins is not known: nothing else of this buffer can be used.
+            self._at = len(self._buffer)
+            return Frame(self._buffer[at:], f"impossible batch length {length}", None)
+        self._at = at + length
+        following = self._base_offset() if self.has_next() else None
+        return Frame(self._buffer[at : at + length], damage, following)
+
+    def _length(self, at: int) -> int:
+        return _LOG_OVERHEAD + int(_HEAD.unpack_from(self._buffer, at)[1])
+
+    def _base_offset(self) -> int:
+        return int(_HEAD.unpack_from(self._buffer, self._at)[0])
+
+
+class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
+    """Iterates `Record`s and, in the place of a damaged batch, one `CorruptRange`.
+
+    Aborted transactions, control batches and offsets below the position are the stock iterator's
+    work: each sound frame is given to it alone.
+    """
+
+    _records: Any
+    next_fetch_offset: int
+
+    def _unpack_records(self) -> Iterator[Record | CorruptRange]:
+        frames = self._records
+        while frames.has_next():
+            frame = frames.next_frame()
+            why = frame.damage
+            if not why:
+                self._records = MemoryRecords(frame.data)
+                try:
+                    yield from super()._unpack_records()
+                except Exception as error:
+                    why = str(error) or type(error).__name__
+            if why:
+                begin = max(self.next_fetch_offset, 0)
+                self.next_fetch_offset = max(frame.next_offset, begin + 1)
+                yield CorruptRange(begin, self.next_fetch_offset, why)
+
+    def _consumer_record(self, tp: Any, record: Any) -> Record:
+        timestamp = record.timestamp
+        return Record(
+            record.offset,
+            -1 if timestamp is None else timestamp,
+            record.key,
+            record.value,
+            tuple(record.headers),
+        )
+
+
+def _with_globals(function: Any, **names: Any) -> Any:
+    """A copy of `function` that sees other objects under some global names; the original is left alone."""
+    missing = names.keys() - set(function.__code__.co_names)
+    if missing:
+        raise ImportError(
+            f"aiokafka's {function.__qualname__} no longer uses {sorted(missing)}; "
+            "install aiokafka==0.14.0"
+        )
+    copy = types.FunctionType(
+        function.__code__,
+        {**function.__globals__, **names},
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+class ToleratingFetcher(_stock.Fetcher):  # type: ignore[misc]
+    """A fetcher whose buffers are framed here."""
+
+    _proc_fetch_request = _with_globals(
+        _stock.Fetcher._proc_fetch_request,
+        MemoryRecords=FramedRecords,
+        PartitionRecords=ToleratedRecords,
+    )
+
+
+class ToleratingConsumer(AIOKafkaConsumer):  # type: ignore[misc]
+    """An AIOKafkaConsumer whose `getmany` yields `Record` and `CorruptRange`."""
+
+    start = _with_globals(AIOKafkaConsumer.start, Fetcher=ToleratingFetcher)

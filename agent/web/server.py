@@ -23,6 +23,7 @@ from agent import __version__
 from agent.config import Web
 from agent.errors import ConfigError
 from agent.types import Json
+from agent.web.health import local_url
 
 log = logging.getLogger(__name__)
 
@@ -145,12 +146,6 @@ class WebServer:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
         body = await _bounded(self._pages.metrics(openmetrics), "the metrics")
         return _compressed(body, OPENMETRICS if openmetrics else PROMETHEUS, request)
-
-
-def local_url(host: str, port: int) -> str:
-    """The address of a server bound to `host`, as this machine reaches it."""
-    reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 async def _bounded(work: Awaitable[T], what: str) -> T:

@@ -10,7 +10,8 @@ import pytest
 from agent.config import Web
 from agent.errors import ConfigError
 from agent.web import server
-from agent.web.server import Pages, Readiness, WebServer, local_url
+from agent.web.health import ask, local_url
+from agent.web.server import Pages, Readiness, WebServer
 
 
 class Answers:
@@ -199,3 +200,25 @@ def test_a_wildcard_address_is_reached_by_loopback() -> None:
     assert local_url("0.0.0.0", 1) == "http://127.0.0.1:1"
     assert local_url("::", 1) == "http://[::1]:1"
     assert local_url("10.0.0.5", 1) == "http://10.0.0.5:1"
+
+
+async def test_health_asks_the_page_and_understands_the_answer(served) -> None:
+    answers, _, web_server = served
+    healthy, line = await asyncio.to_thread(ask, web_server.url, "/livez")
+    assert healthy and line == f'{web_server.url}/livez: {{"alive":true,"reasons":[]}}'
+    answers.readiness = Readiness(False, reasons=["group not joined"])
+    healthy, line = await asyncio.to_thread(ask, web_server.url, "/readyz")
+    assert not healthy and ": 503 " in line and "group not joined" in line
+
+
+def test_health_of_nobody_is_no() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, not listening: refuses
+        healthy, line = ask(f"http://127.0.0.1:{unused.getsockname()[1]}", "/livez")
+    assert not healthy and "no answer" in line
+
+
+def test_health_refuses_an_address_that_is_no_url() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ask("localhost:9464", "/livez")
+    assert str(caught.value) == "--url is localhost:9464; must start with http:// or https://"

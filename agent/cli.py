@@ -1,0 +1,355 @@
+"""Every command. Documents and tables go to stdout, everything else to stderr.
+
+Exit status: 0 done, 1 failed at run time, 2 wrong usage or configuration (one line says what),
+130 interrupted. Parts are imported by the command that needs them, so `--help` and `check` are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from agent import __version__
+from agent.errors import ConfigError, InferometerError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+
+INTERRUPTED = 130
+
+_DESCRIPTION = """\
+Reads the inference events that model servers publish to Kafka, keeps fixed-memory
+sketches of every model, version, segment, feature and prediction, and speaks
+OpenTelemetry: metrics, traces and, for Prometheus, a scrape page.
+"""
+
+_EXAMPLES = """\
+a first look, without Kafka:
+  inferometer demo                          a real model, a real stream, a break to be caught
+  inferometer replay events.jsonl           sketches of a file: JSONL (.gz, .zst), CSV, Parquet
+
+on your own topic:
+  inferometer check -c inferometer.yaml     is the configuration right?
+  inferometer plan -c inferometer.yaml      how many series, how much memory?
+  inferometer run -c inferometer.yaml       consume until SIGTERM
+
+the smallest inferometer.yaml:
+  kafka:
+    bootstrap_servers: [localhost:9092]
+    topics: [predictions]
+  export:
+    otlp:
+      endpoint: http://localhost:4317
+
+Any option may come from the environment: INFEROMETER__KAFKA__TOPICS='[predictions]'.
+docs/configuration.md lists all of them.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors are one line, like every other error."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        status = command(options)
+        sys.stdout.flush()
+        return status
+    except InferometerError as error:
+        print(f"inferometer: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout has gone (`| head`): nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="inferometer", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"inferometer {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help: str, text: str) -> _Parser:
+        command: _Parser = commands.add_parser(name, help=help, description=help, epilog=text)
+        command.set_defaults(command=run)
+        command.add_argument(
+            "-c",
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="YAML configuration; without it, defaults and INFEROMETER__... variables",
+        )
+        return command
+
+    add("run", _run, "Consume, sketch and export until SIGTERM.", _RUN)
+    check = add("check", _check, "Validate a configuration without starting anything.", _CHECK)
+    check.add_argument("--show", action="store_true", help="print the effective configuration")
+    _add_json(check)
+    plan = add("plan", _plan, "Print the series and bytes that a configuration can produce.", _PLAN)
+    plan.add_argument("--sample", type=Path, metavar="FILE", help="count exactly, from real events")
+    _add_json(plan)
+    _add_replay(add("replay", _replay, "Sketch files instead of a topic.", _REPLAY))
+    warmup = add("warmup", _warmup, "Compile all kernels into their cache.", _WARMUP)
+    warmup.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    _add_json(warmup)
+    _add_demo(add("demo", _demo, "A whole pipeline on this machine, with real data.", _DEMO))
+    health = add("health", _health, "Ask a running agent whether it lives.", _HEALTH)
+    health.add_argument("--ready", action="store_true", help="ask for readiness instead")
+    health.add_argument("--url", help="address of the agent; default: from the configuration")
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document on stdout, and nothing else"
+    )
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="events, oldest first")
+    parser.add_argument("--model", metavar="NAME", help="model of events that name none")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar on stderr")
+    _add_json(parser)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--headless", action="store_true", help="no live view; a report at the end")
+    parser.add_argument("--duration", type=_seconds, metavar="S", help="seconds to run")
+    parser.add_argument("--rate", type=_rate, metavar="N", help="events a second")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of all random choices")
+    parser.add_argument("--otlp", metavar="ENDPOINT", help="also export there")
+    parser.add_argument("--kafka", metavar="BOOTSTRAP", help="use this broker, not the embedded")
+    _add_json(parser)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 86400 seconds")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000000 events a second")
+    return value
+
+
+_RUN = """\
+example:
+  inferometer run -c inferometer.yaml
+
+SIGTERM and Ctrl-C drain in order: stop fetching, export what is folded, commit, leave the group.
+A second signal exits at once. Pages: /livez, /readyz, /metrics and /v1/state on web.port.
+"""
+_CHECK = """\
+examples:
+  inferometer check -c inferometer.yaml
+  inferometer check -c inferometer.yaml --show      all options with their values, secrets masked
+  INFEROMETER__KAFKA__TOPICS='[predictions]' inferometer check
+
+Also opens the files that the configuration names. Talks to no broker.
+"""
+_PLAN = """\
+examples:
+  inferometer plan -c inferometer.yaml                       from the declared models
+  inferometer plan -c inferometer.yaml --sample day.jsonl    from what the sample really holds
+"""
+_REPLAY = """\
+examples:
+  inferometer replay monday.jsonl.zst tuesday.jsonl.zst
+  inferometer replay scores.parquet --model churn --json | jq '.streams[].features'
+
+The same decode, window and sketch code as `run`, on .jsonl, .csv and .parquet, each also .gz or .zst
+where that makes sense.
+"""
+_WARMUP = """\
+example:
+  INFEROMETER_KERNEL_CACHE=/var/cache/inferometer inferometer warmup
+
+`run` warms up by itself; a container image does it once, when it is built. NUMBA_CPU_NAME and
+NUMBA_CPU_FEATURES fix the CPU that the kernels are made for.
+"""
+_DEMO = """\
+examples:
+  inferometer demo
+  inferometer demo --headless --duration 60 --json
+  inferometer demo --otlp http://localhost:4317
+"""
+_HEALTH = """\
+examples:
+  inferometer health -c inferometer.yaml
+  inferometer health --ready --url http://127.0.0.1:9464
+
+Exit status 0 when the answer is yes. For images without curl; Kubernetes can ask the pages itself.
+"""
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _run(options: argparse.Namespace) -> int:
+    from agent.config_source import check_files, environment, require_topics
+
+    config = _config(options)
+    require_topics(config)
+    check_files(config)
+    _logs(config)
+    from agent import pipeline
+
+    return pipeline.run(config, environment())
+
+
+def _check(options: argparse.Namespace) -> int:
+    from agent.config_source import check_files, environment, masked, masked_yaml, require_topics
+
+    try:
+        config = _config(options)
+        require_topics(config)
+        files = check_files(config)
+        from agent.emit.environment import resolve
+
+        otlp = resolve(config, environment())
+        del otlp
+    except ConfigError as error:
+        if options.json:
+            _print_json({"ok": False, "error": str(error)})
+        raise
+    name = str(options.config) if options.config else "the environment's configuration"
+    if options.json:
+        document: dict[str, Any] = {"ok": True, "files": [str(f) for f in files]}
+        _print_json(document | ({"config": masked(config)} if options.show else {}))
+    elif options.show:
+        print(masked_yaml(config), end="")
+    else:
+        print(f"{name} is valid", file=sys.stderr)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from agent import plan
+
+    config = _config(options)
+    result = plan.predict(config, sample=options.sample)
+    if options.json:
+        _print_json(plan.as_json(result))
+    else:
+        print(plan.as_table(result), end="")
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    config = _config(options)
+    _logs(config)
+    from agent import replay
+
+    return replay.run(
+        options.files,
+        config,
+        json=options.json,
+        quiet=options.quiet,
+        model=options.model,
+    )
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    import time
+
+    _config(options)
+    began = time.monotonic()
+    tty = sys.stderr.isatty()
+
+    def progress(name: str, done: int, total: int) -> None:
+        if not options.quiet and tty:
+            print(f"\r\x1b[Kcompiling {done + 1}/{total} {name}", end="", file=sys.stderr)
+
+    from agent.sketch.kernels import compile as kernels
+    from agent.sketch.kernels.warm import warm
+
+    took = warm(progress)
+    elapsed = time.monotonic() - began
+    folder = kernels.CACHE_FOLDER
+    if not options.quiet:
+        end = "\r\x1b[K" if tty else ""
+        where = f" in {folder}" if folder else "; no folder to keep them in"
+        print(f"{end}{len(took)} kernels ready after {elapsed:.1f} s{where}", file=sys.stderr)
+    if options.json:
+        _print_json(
+            {"kernels": took, "seconds": elapsed, "folder": str(folder) if folder else None}
+        )
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from agent.demo import main as demo
+
+    return demo.run(
+        config=_config(options) if options.config else None,
+        headless=options.headless or options.json,
+        duration_s=options.duration,
+        rate=options.rate,
+        seed=options.seed,
+        otlp=options.otlp,
+        kafka=options.kafka,
+        json=options.json,
+    )
+
+
+def _health(options: argparse.Namespace) -> int:
+    from agent.web.health import ask
+
+    base = options.url
+    if base is None:
+        from agent.web.health import local_url
+
+        web = _config(options).web
+        if not web.enabled or web.port == 0:
+            raise ConfigError(
+                "web.enabled is false or web.port is 0: there is no known page to ask; give --url"
+            )
+        base = local_url(web.host, web.port)
+    healthy, answer = ask(base, "/readyz" if options.ready else "/livez")
+    print(answer, file=sys.stderr)
+    return 0 if healthy else 1
+
+
+# ---------------------------------------------------------------- shared by commands
+
+
+def _config(options: argparse.Namespace) -> Config:
+    from agent.config_source import environment, load_config
+
+    return load_config(options.config, environment())
+
+
+def _logs(config: Config) -> None:
+    from agent import logs
+
+    logs.set_up(config.log)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    import orjson
+
+    sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))

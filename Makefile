@@ -1,0 +1,54 @@
+# One command from a fresh clone: `make demo` or `make test`. Needs Python 3.11 or newer, and make.
+
+# The first that is new enough; PYTHON=/path/to/python3 decides otherwise.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint fmt docs lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Set up .venv from the lock
+
+# The script writes the stamp last, so that a setup that was broken off is done again.
+$(STAMP): requirements-dev.lock pyproject.toml scripts/make_venv.py
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "make: no Python 3.11 or newer with venv on the PATH;" \
+			"install python3 (on Debian also python3-venv), or give PYTHON=/path/to/python3" >&2; exit 1; fi
+	@$(PYTHON) scripts/make_venv.py $(VENV)
+
+demo: $(STAMP) ## A whole pipeline on this machine, with a live view (ARGS="--headless --duration 60")
+	@$(BIN)/inferometer demo $(ARGS)
+
+test: lint ## Lint, types and all tests (ARGS="tests/unit -k config")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Lint, format check and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+fmt: $(STAMP) ## Format, and fix what can be fixed
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metrics.md
+	@$(BIN)/python -m agent.docs
+
+lock: ## Renew both lock files (needs uv on the PATH)
+	@command -v uv >/dev/null || { echo "make: no uv on the PATH; pip install uv" >&2; exit 1; }
+	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-header --output-file requirements.lock
+	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+		--all-extras --all-groups --constraint requirements.lock \
+		--generate-hashes --no-annotate --no-header --output-file requirements-dev.lock
+
+clean: ## Remove .venv and everything that was built
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .hypothesis build dist

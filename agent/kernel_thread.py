@@ -302,7 +302,8 @@ class KernelThread:
         part = Part(groups, numeric, strings, ranges, own.tally, own.spans, own.exemplars)
         own.tally, own.spans, own.exemplars = Tally(), [], []
         self._full_reported = False
-        if len(own.table.keys) > MAX_KNOWN_STREAMS and self._current is None:
+        # Safe between two slices: the decoder asks the table anew for every row.
+        if len(own.table.keys) > MAX_KNOWN_STREAMS:
             own.table.clear()
         self._loop.call_soon_threadsafe(_resolve, future, part)
 

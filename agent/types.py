@@ -95,7 +95,8 @@ class Irregular(enum.StrEnum):
     DUPLICATE_KEY = "duplicate_key"  # the last value won, as in orjson
     BAD_TRACE_CONTEXT = "bad_trace_context"  # traceparent present, not valid W3C
     BAD_LATENCY = "bad_latency"  # negative or not a number: latency left out
-    LONG_NAME = "long_name"  # a model, version or segment value was cut to decode.max_name_bytes
+    LONG_NAME = "long_name"  # a model, version, segment or feature name was cut to decode.max_name_bytes
+    TOO_MANY_COLUMNS = "too_many_columns"  # the stream has all the columns it may have: value left out
 
 
 class Tier(enum.StrEnum):
@@ -116,7 +117,8 @@ class Tally:
     size_bytes: int = 0  # record values
     rows_by_tier: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)  # by Drop
-    irregular: Counter[str] = field(default_factory=Counter)  # by Irregular, rows
+    # by Irregular: events (duplicate_key in the text: records); late and future: rows, by the fold
+    irregular: Counter[str] = field(default_factory=Counter)
     labels_by_model: Counter[str] = field(
         default_factory=Counter
     )  # "" = label without model; bounded

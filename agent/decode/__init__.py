@@ -1,0 +1,1 @@
+"""Bytes to blocks: JSON and table rows become columnar batches; what cannot is counted by reason."""

@@ -1,0 +1,488 @@
+"""Rows being gathered: values go into flat lists, one pass a row; `blocks()` scatters them into arrays.
+
+Invariants
+ 1. A row has at most one value a column. Names that meet after flattening or cutting: the last wins.
+ 2. `rollback(mark)` takes back all rows and values since `mark()`; lanes learned meanwhile stay, unused.
+ 3. Lanes a stream may have are bounded, and blocks are cut so that their arrays stay below
+    MAX_BLOCK_BYTES, whatever producers invent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.config import Config
+from agent.decode.lanes import ColumnLanes, StreamLanes, StreamTable
+from agent.decode.scalars import cut_name, number_text
+from agent.sketch.cells import ABSENT_BITS, HASH_NULL, NULL_BITS
+from agent.sketch.hash import hash_spans
+from agent.types import (
+    WINDOW_FUTURE,
+    WINDOW_LATE,
+    Block,
+    Column,
+    Drop,
+    Irregular,
+    JsonType,
+    Kind,
+    Role,
+)
+
+#: Bytes of one block's arrays, text left out.
+MAX_BLOCK_BYTES = 8 << 20
+#: Zero bytes at both ends of a block's text.
+TEXT_PADDING = 64
+
+LATENCY = Column(Role.LATENCY, "latency")
+#: Objects nested deeper than this are flattened row by row.
+_MAX_NESTING = 8
+_NUMBER_TYPES = frozenset((int, float))
+
+
+class Rejected(Exception):
+    """An event that cannot become rows."""
+
+    def __init__(self, reason: Drop) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+#: Lengths of the lists of rows, numbers, strings, null numbers, null strings: where to roll back to.
+Mark = tuple[int, int, int, int, int]
+
+
+class RowBuffer:
+    """Rows of one slice. One owner; emptied by `clear()`."""
+
+    def __init__(self, config: Config, table: StreamTable) -> None:
+        self._table = table
+        self._declared = config.features
+        self._max_values = config.decode.max_features
+        self._max_lanes = 2 * config.decode.max_features + 16
+        self._max_name_bytes = config.decode.max_name_bytes
+        self._width_ms = int(config.windows.width_s) * 1000
+        self._max_skew_ms = round(config.windows.max_skew_s * 1000)
+        self._max_jump_ms = round(config.windows.max_jump_s * 1000)
+        #: What was odd about the event in hand; the caller empties and counts it.
+        self.odd: set[Irregular] = set()
+        self._streams: list[StreamLanes] = []
+        self._times: list[int] = []
+        self._timestamps: list[int] = []
+        self._errors: list[bool] = []
+        self._number_ends: list[int] = []  # of each row, in _numbers
+        self._string_ends: list[int] = []
+        self._numbers: list[float] = []
+        self._number_lanes: list[int] = []
+        self._strings: list[str] = []
+        self._string_lanes: list[int] = []
+        self._null_numbers: list[tuple[int, int]] = []  # (row, lane)
+        self._null_strings: list[tuple[int, int]] = []
+        self._n_values = 0  # of all rows that are closed
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._streams)
+
+    def clear(self) -> None:
+        self.rollback((0, 0, 0, 0, 0))
+
+    def mark(self) -> Mark:
+        return (
+            len(self._streams),
+            len(self._numbers),
+            len(self._strings),
+            len(self._null_numbers),
+            len(self._null_strings),
+        )
+
+    def rollback(self, mark: Mark) -> None:
+        """Take back everything since `mark`, which was taken between two rows."""
+        for rows in (
+            self._streams,
+            self._times,
+            self._timestamps,
+            self._errors,
+            self._number_ends,
+            self._string_ends,
+        ):
+            del rows[mark[0] :]
+        self._take_back_values(mark)
+        self._n_values = mark[1] + mark[2] + mark[3] + mark[4]
+
+    def _take_back_values(self, mark: Mark) -> None:
+        del self._numbers[mark[1] :]
+        del self._number_lanes[mark[1] :]
+        del self._strings[mark[2] :]
+        del self._string_lanes[mark[2] :]
+        del self._null_numbers[mark[3] :]
+        del self._null_strings[mark[4] :]
+
+    # ------------------------------------------------------------ writing
+
+    def end_row(self, stream: StreamLanes, time_ms: int, timestamp_ms: int, is_error: bool) -> None:
+        """Close the row made of all values put since the row before.
+
+        Raises Rejected when it has more values than allowed.
+        """
+        n_numbers = len(self._numbers)
+        n_strings = len(self._strings)
+        n_values = n_numbers + n_strings + len(self._null_numbers) + len(self._null_strings)
+        if n_values - self._n_values > self._max_values:
+            raise Rejected(Drop.TOO_WIDE)
+        self._n_values = n_values
+        self._streams.append(stream)
+        self._times.append(time_ms)
+        self._timestamps.append(timestamp_ms)
+        self._errors.append(is_error)
+        self._number_ends.append(n_numbers)
+        self._string_ends.append(n_strings)
+
+    def put(
+        self,
+        stream: StreamLanes,
+        columns: dict[str, ColumnLanes],
+        role: Role,
+        items: dict[str, Any],
+    ) -> None:
+        """Add the values of one object to the row in hand; nested objects are flattened with dots.
+
+        columns: the stream's columns of `role` by wire name. Raises Rejected (TOO_WIDE).
+        """
+        if len(items) > self._max_values:
+            raise Rejected(Drop.TOO_WIDE)
+        start = self.mark()
+        if stream.is_ambiguous or not self._put_as_seen(stream, columns, role, items, ""):
+            # Flattened first, so that no column gets two values.
+            self._take_back_values(start)
+            for name, value in self.flatten(items).items():
+                self.put_one(stream, columns, role, name, value)
+
+    def _put_as_seen(
+        self,
+        stream: StreamLanes,
+        columns: dict[str, ColumnLanes],
+        role: Role,
+        items: dict[str, Any],
+        prefix: str,
+    ) -> bool:
+        """Add values straight to the lanes of their wire names; False when the row must be flattened."""
+        add_number = self._numbers.append
+        add_number_lane = self._number_lanes.append
+        for name, value in items.items():
+            column = columns.get(name)
+            if column is None:
+                found = self._learn(stream, columns, role, prefix, name)
+                if found is None:
+                    return False
+                column = found
+            kind = type(value)
+            if (kind is float or kind is int) and column.number >= 0:
+                add_number(value)
+                add_number_lane(column.number)
+            elif kind is str and column.string >= 0:
+                self._strings.append(value)
+                self._string_lanes.append(column.string)
+            elif kind is dict:
+                below = f"{column.column.name}."
+                if prefix.count(".") >= _MAX_NESTING or not self._put_as_seen(
+                    stream, column.inner, role, value, below
+                ):
+                    return False
+            else:
+                self._put_odd(stream, column, value)
+        return True
+
+    def put_one(
+        self,
+        stream: StreamLanes,
+        columns: dict[str, ColumnLanes],
+        role: Role,
+        name: str,
+        value: Any,
+    ) -> None:
+        """Add one value that is not an object, under a name that needs no cutting."""
+        column = columns.get(name)
+        if column is None:
+            column, is_kept = self._learned(stream, role, name)
+            if is_kept:
+                columns[name] = column
+        kind = type(value)
+        if (kind is float or kind is int) and column.number >= 0:
+            self._numbers.append(value)
+            self._number_lanes.append(column.number)
+        elif kind is str and column.string >= 0:
+            self._strings.append(value)
+            self._string_lanes.append(column.string)
+        else:
+            self._put_odd(stream, column, value)
+
+    def put_latency(self, stream: StreamLanes, latency_s: float) -> None:
+        column = stream.columns.get(LATENCY)
+        if column is None:
+            column = stream.columns[LATENCY] = ColumnLanes(LATENCY)
+            self._table.add_numeric(stream, column, JsonType.NUMBER)
+        self._numbers.append(latency_s)
+        self._number_lanes.append(column.number)
+
+    def flatten(self, items: dict[str, Any]) -> dict[str, Any]:
+        """Leaves by dotted, cut name, in document order. Raises Rejected (TOO_WIDE)."""
+        flat: dict[str, Any] = {}
+        limit = self._max_name_bytes
+        # Iterative: one (prefix, iterator) for each open object.
+        open_objects: list[tuple[str, Iterator[tuple[str, Any]]]] = [("", iter(items.items()))]
+        while open_objects:
+            prefix, rest = open_objects[-1]
+            for key, value in rest:
+                name = prefix + key
+                if type(value) is dict:
+                    # Prefixes of deep objects must not grow without bound. Four bytes more than
+                    # the limit stay, so that the first `limit` bytes of a leaf's name are its own.
+                    open_objects.append((cut_name(name, limit + 4) + ".", iter(value.items())))
+                    break
+                if len(name) * 4 > limit and self._is_long(name):
+                    self.odd.add(Irregular.LONG_NAME)
+                    name = cut_name(name, limit)
+                if name in flat:
+                    self.odd.add(Irregular.DUPLICATE_KEY)
+                flat[name] = value
+                if len(flat) > self._max_values:
+                    raise Rejected(Drop.TOO_WIDE)
+            else:
+                open_objects.pop()
+        return flat
+
+    def _is_long(self, name: str) -> bool:
+        return len(name.encode("utf-8", "replace")) > self._max_name_bytes
+
+    def _learn(
+        self,
+        stream: StreamLanes,
+        columns: dict[str, ColumnLanes],
+        role: Role,
+        prefix: str,
+        name: str,
+    ) -> ColumnLanes | None:
+        """A wire name seen for the first time in this place; None when rows must be flattened for it."""
+        whole = prefix + name
+        if len(whole) * 4 > self._max_name_bytes and self._is_long(whole):
+            return None
+        if Column(role, whole) in stream.columns:
+            stream.is_ambiguous = True
+            return None
+        found, is_kept = self._learned(stream, role, whole)
+        if is_kept:
+            columns[name] = found
+        return found
+
+    def _learned(self, stream: StreamLanes, role: Role, name: str) -> tuple[ColumnLanes, bool]:
+        """The column of this whole name, and whether it is kept: the stream may have no more room.
+
+        Without room `_has_room` leaves its values out.
+        """
+        column = Column(role, name)
+        found = stream.columns.get(column)
+        if found is not None:
+            return found, True
+        found = self._declare(column)
+        is_kept = (
+            self._table.n_lanes(stream) < self._max_lanes
+            and len(stream.columns) < 2 * self._max_lanes
+        )
+        if is_kept:
+            stream.columns[column] = found
+        return found, is_kept
+
+    def _declare(self, column: Column) -> ColumnLanes:
+        declared = self._declared.get(column.name) if column.role is Role.FEATURE else None
+        if declared is None:
+            return ColumnLanes(column)
+        bounds = None
+        if declared.min is not None or declared.max is not None:
+            bounds = (
+                -math.inf if declared.min is None else declared.min,
+                math.inf if declared.max is None else declared.max,
+            )
+        return ColumnLanes(column, declared.kind is Kind.CATEGORICAL, bounds)
+
+    def _put_odd(self, stream: StreamLanes, column: ColumnLanes, value: Any) -> None:
+        """Any value that is not an object: the general path."""
+        kind = type(value)
+        if kind is float or kind is int:
+            if column.is_code:
+                self._put_string(stream, column, number_text(value))
+            else:
+                self._put_number(stream, column, JsonType.NUMBER, column.number, value)
+        elif kind is str:
+            self._put_string(stream, column, value)
+        elif value is None:
+            self._put_null(stream, column)
+        elif kind is bool:
+            if column.is_code:
+                self._put_string(stream, column, number_text(value))
+            else:
+                self._put_number(stream, column, JsonType.BOOLEAN, column.boolean, float(value))
+        elif kind is list and set(map(type, value)) <= _NUMBER_TYPES:
+            # hypot neither overflows nor loses small components
+            self._put_number(stream, column, JsonType.VECTOR, column.vector, math.hypot(*value))
+        else:
+            self._put_number(stream, column, JsonType.OTHER, column.other, math.nan)
+
+    def _put_number(
+        self, stream: StreamLanes, column: ColumnLanes, kind: JsonType, lane: int, value: float
+    ) -> None:
+        if lane < 0:
+            if not self._has_room(stream):
+                return
+            lane = self._table.add_numeric(stream, column, kind)
+        self._numbers.append(value)
+        self._number_lanes.append(lane)
+
+    def _put_string(self, stream: StreamLanes, column: ColumnLanes, value: str) -> None:
+        lane = column.string
+        if lane < 0:
+            if not self._has_room(stream):
+                return
+            lane = self._table.add_string(stream, column)
+        self._strings.append(value)
+        self._string_lanes.append(lane)
+
+    def _put_null(self, stream: StreamLanes, column: ColumnLanes) -> None:
+        if column.first < 0:
+            if not self._has_room(stream):
+                return
+            if column.is_code:
+                self._table.add_string(stream, column)
+            else:
+                self._table.add_numeric(stream, column, JsonType.NUMBER)
+        nulls = self._null_strings if column.first_is_string else self._null_numbers
+        nulls.append((len(self._streams), column.first))
+
+    def _has_room(self, stream: StreamLanes) -> bool:
+        """Whether the stream may have one more lane; if not, the value in hand is left out."""
+        if self._table.n_lanes(stream) < self._max_lanes:
+            return True
+        self.odd.add(Irregular.TOO_MANY_COLUMNS)
+        return False
+
+    # ------------------------------------------------------------ reading
+
+    def streams(self, low: int, high: int) -> list[StreamLanes]:
+        """Streams of rows [low, high)."""
+        return self._streams[low:high]
+
+    def blocks(self, sealed_until: int) -> tuple[list[Block], int]:
+        """All rows as blocks, in order, and the largest admissible event time (-1: none).
+
+        Rows of windows below `sealed_until` get WINDOW_LATE; rows too far ahead of the record's
+        timestamp (or, without one, of the slice's median event time) get WINDOW_FUTURE.
+        """
+        n = len(self._streams)
+        if not n:
+            return [], -1
+        times = np.array(self._times, np.int64)
+        timestamps = np.array(self._timestamps, np.int64)
+        latest = np.where(
+            timestamps >= 0,
+            timestamps + self._max_skew_ms,
+            int(np.median(times)) + self._max_jump_ms,
+        )
+        is_future = times > latest
+        windows = times // self._width_ms
+        windows[windows < sealed_until] = WINDOW_LATE
+        windows[is_future] = WINDOW_FUTURE
+        admissible = times[~is_future]
+        newest = int(admissible.max()) if admissible.size else -1
+
+        streams = np.fromiter((stream.idx for stream in self._streams), np.int32, n)
+        errors = np.array(self._errors, np.uint8)
+        seen = set(streams.tolist())
+        width = max(len(self._table.numeric_lanes[idx]) for idx in seen)
+        string_width = max(len(self._table.string_lanes[idx]) for idx in seen)
+        step = max(1, MAX_BLOCK_BYTES // max(1, 8 * width + 20 * string_width))
+        number_ends = np.array([0, *self._number_ends], np.int64)
+        string_ends = np.array([0, *self._string_ends], np.int64)
+        blocks = []
+        for low in range(0, n, step):
+            high = min(low + step, n)
+            numbers = self._scatter_numbers(low, high, number_ends, width)
+            strings = self._scatter_strings(low, high, string_ends, string_width)
+            blocks.append(
+                Block(
+                    high - low,
+                    streams[low:high],
+                    times[low:high],
+                    windows[low:high],
+                    errors[low:high],
+                    numbers,
+                    *strings,
+                )
+            )
+        return blocks, max(newest, -1)
+
+    def _scatter_numbers(
+        self, low: int, high: int, ends: NDArray[np.int64], width: int
+    ) -> NDArray[np.float64]:
+        numbers = np.empty((high - low, width), np.float64)
+        bits = numbers.view(np.uint64)
+        bits[:] = ABSENT_BITS
+        first, last = int(ends[low]), int(ends[high])
+        if last > first:
+            values = np.array(self._numbers[first:last], np.float64)
+            # A NaN of a table may carry any payload, also one of the markers.
+            values[np.isnan(values)] = math.nan
+            rows = np.repeat(np.arange(high - low), np.diff(ends[low : high + 1]))
+            numbers[rows, self._number_lanes[first:last]] = values
+        _mark(bits, self._null_numbers, low, high, NULL_BITS)
+        return numbers
+
+    def _scatter_strings(
+        self, low: int, high: int, ends: NDArray[np.int64], width: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
+        n = high - low
+        hashes = np.zeros((n, width), np.uint64)
+        starts = np.zeros((n, width), np.int64)
+        lengths = np.zeros((n, width), np.int32)
+        first, last = int(ends[low]), int(ends[high])
+        text, start, length = _packed(self._strings[first:last])
+        if last > first:
+            made = np.empty(last - first, np.uint64)
+            hash_spans(text, start, length, made)
+            rows = np.repeat(np.arange(n), np.diff(ends[low : high + 1]))
+            lanes = np.array(self._string_lanes[first:last], np.int64)
+            hashes[rows, lanes] = made
+            starts[rows, lanes] = start
+            lengths[rows, lanes] = length
+        _mark(hashes, self._null_strings, low, high, HASH_NULL)
+        return hashes, starts, lengths, text
+
+
+def _mark(
+    cells: NDArray[np.uint64], places: list[tuple[int, int]], low: int, high: int, bits: int
+) -> None:
+    """Write `bits` at each (row, lane) of rows [low, high)."""
+    if places:
+        at = np.array(places, np.int64)
+        at = at[(at[:, 0] >= low) & (at[:, 0] < high)]
+        cells[at[:, 0] - low, at[:, 1]] = bits
+
+
+def _packed(
+    strings: Sequence[str],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]:
+    """UTF-8 of all strings in one padded buffer, and where each lies."""
+    joined = "".join(strings)
+    raw = joined.encode("utf-8", "replace")
+    if len(raw) == len(joined):  # ASCII: lengths in characters are lengths in bytes
+        length = np.fromiter(map(len, strings), np.int32, len(strings))
+    else:
+        sizes = (len(text.encode("utf-8", "replace")) for text in strings)
+        length = np.fromiter(sizes, np.int32, len(strings))
+    text = np.zeros(len(raw) + 2 * TEXT_PADDING, np.uint8)
+    text[TEXT_PADDING : TEXT_PADDING + len(raw)] = np.frombuffer(raw, np.uint8)
+    start = np.cumsum(length, dtype=np.int64) - length + TEXT_PADDING
+    return text, start, length

@@ -230,15 +230,16 @@ def _check(options: argparse.Namespace) -> int:
         files = check_files(config)
         from agent.emit.environment import resolve
 
-        otlp = resolve(config, environment())
-        del otlp
+        otlp = resolve(config.export, environment())
+        for signal in (otlp.metrics, otlp.traces):
+            files += check_files(signal.tls, f"OTLP {signal.signal} tls")
     except ConfigError as error:
         if options.json:
             _print_json({"ok": False, "error": str(error)})
         raise
     name = str(options.config) if options.config else "the environment's configuration"
     if options.json:
-        document: dict[str, Any] = {"ok": True, "files": [str(f) for f in files]}
+        document: dict[str, Any] = {"ok": True, "files": sorted({str(f) for f in files})}
         _print_json(document | ({"config": masked(config)} if options.show else {}))
     elif options.show:
         print(masked_yaml(config), end="")

@@ -217,7 +217,7 @@ def _groups(cls: type[Options], path: str) -> Iterator[Group]:
         options.append(
             Option(
                 path=at,
-                type=in_words(hint),
+                type=in_words(hint, name),
                 default=_default(defaults[name]),
                 unit=unit_of(name),
                 description=_description(hint),

@@ -53,10 +53,13 @@ def load_config(path: Path | None, env: Mapping[str, str]) -> Config:
     return built
 
 
-def check_files(config: Config) -> list[Path]:
-    """Open every file that the configuration names (`*_file`) and return them; ConfigError when one cannot be read."""
+def check_files(group: Options, place: str = "") -> list[Path]:
+    """Open every file that the options in `group` name (`*_file`) and return them.
+
+    `place` is the path of `group` itself, for messages. Raises ConfigError when a file cannot be read.
+    """
     found: list[Path] = []
-    for at, name in _named_files(config, ""):
+    for at, name in _named_files(group, place):
         path = Path(name)
         try:
             with path.open("rb") as file:

@@ -1,0 +1,137 @@
+"""Writes the generated pages: `docs/configuration.md` from the option structs, `docs/metrics.md` from the registry.
+
+    python -m agent.docs [--check]
+
+`--check` writes nothing and exits with 1 when a page is stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from agent import config_schema as schema
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+_INTRODUCTION = """\
+# Configuration
+
+Generated from `agent/config.py` by `make docs`; do not edit.
+
+`inferometer run -c inferometer.yaml` reads a YAML file. Ten lines are enough:
+
+```yaml
+kafka:
+  bootstrap_servers: [kafka:9092]
+  topics: [predictions]
+  group_id: inferometer
+export:
+  otlp:
+    endpoint: http://collector:4317
+web:
+  host: 0.0.0.0
+```
+
+`inferometer check -c inferometer.yaml` says whether a file is right, and `--show` prints every option with the
+value it has. A mistake is one line: the file and line, the option, the value, the bound and what to do.
+
+```
+inferometer.yaml:3: kafka.session_timeout_s is 900; must be a number from 1 to 300 (seconds)
+inferometer.yaml:2: kafka.bootstrap_server is not an option; did you mean kafka.bootstrap_servers?
+```
+
+## Where a value comes from
+
+Later wins:
+
+1. the default, in the tables below;
+2. the file. It is read as YAML 1.2 (`no` and `on` are text, `1e3` is a number); a key that stands twice is an error;
+3. `${env:NAME}` or `${env:NAME:-default}` inside a value of the file. Without a default the variable must be set;
+   the default also stands in for a variable that is set but empty. `$${` is a plain `${`;
+4. a variable `INFEROMETER__GROUP__OPTION` (two underscores). An unknown one is an error. Names of your own, such as
+   a feature's, are written as they are: `INFEROMETER__FEATURES__dep_hour__KIND=numeric`.
+
+What comes from the environment is text where the option takes text, and is read as YAML everywhere else:
+`INFEROMETER__KAFKA__TOPICS='[predictions, scores]'`. An option that may be "not set" is not set when it is empty.
+
+Secrets: write `password: ${env:KAFKA_PASSWORD}`, or better name a file (`password_file`). Secret values never
+appear in messages, logs or `check --show`.
+
+`OTEL_EXPORTER_OTLP_*`, `OTEL_METRIC_EXPORT_INTERVAL`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` apply where
+the option here is not set. `INFEROMETER_KERNEL_CACHE` (one underscore, not an option) is the folder where compiled kernels are kept.
+"""
+
+
+def configuration() -> str:
+    """The text of `docs/configuration.md`."""
+    lines = [_INTRODUCTION]
+    for group in schema.groups():
+        if not group.options:
+            continue
+        title = f"`{group.path}`" if group.path else "At the top"
+        lines += [f"## {title}", "", group.description, ""]
+        lines += ["| option | type, bound (unit) | default | what | variable |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        lines += [_row(option) for option in group.options]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def metrics() -> str:
+    """The text of `docs/metrics.md`."""
+    from agent.emit.registry import markdown
+
+    return markdown()
+
+
+PAGES = {"configuration.md": configuration, "metrics.md": metrics}
+
+
+def stale() -> list[str]:
+    """Names of pages that are not what the code says."""
+    found = []
+    for name, text in PAGES.items():
+        path = DOCS / name
+        if not path.is_file() or path.read_text() != text():
+            found.append(name)
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--check"]:
+        for name in stale():
+            print(f"docs/{name} is stale; run make docs", file=sys.stderr)
+        return 1 if stale() else 0
+    if arguments:
+        print("usage: python -m agent.docs [--check]", file=sys.stderr)
+        return 2
+    DOCS.mkdir(exist_ok=True)
+    for name in stale():
+        (DOCS / name).write_text(PAGES[name]())
+        print(f"wrote docs/{name}", file=sys.stderr)
+    return 0
+
+
+def _row(option: schema.Option) -> str:
+    name = option.path.rpartition(".")[2]
+    variable = f"`{option.environment}`" if option.environment else ""
+    cells = [f"`{name}`", _cell(option.type), _default(option), _cell(option.description), variable]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _default(option: schema.Option) -> str:
+    text = option.default
+    if text in ("required", "not set"):
+        return text
+    if option.unit == "bytes" and text.isdigit() and int(text) >= 1 << 20:
+        return f"`{text}` ({int(text) / (1 << 20):.4g} MiB)"
+    return f"`{_cell(text) or ' '}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

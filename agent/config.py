@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -181,6 +182,13 @@ class Kafka(Options, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.topics and self.topic_pattern:
             raise ValueError("topics and topic_pattern exclude each other; remove one")
+        if self.topic_pattern is not None:
+            try:
+                re.compile(self.topic_pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"topic_pattern is {self.topic_pattern!r}; not a regular expression ({error})"
+                ) from None
         if self.security_protocol.startswith("SASL") and self.sasl is None:
             raise ValueError(f"security_protocol {self.security_protocol} needs kafka.sasl")
         if self.sasl is not None and not self.security_protocol.startswith("SASL"):
@@ -293,6 +301,10 @@ class Feature(Options, frozen=True, kw_only=True):
         float | None,
         Meta(description="Values above are out of range: their request spans are kept."),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min is {self.min}; must not be above max ({self.max})")
 
 
 class Windows(Options, frozen=True, kw_only=True):
@@ -426,6 +438,12 @@ class Model(Options, frozen=True, kw_only=True):
             description="How many of them are categories or text; for `inferometer plan`.",
         ),
     ] = 0
+
+    def __post_init__(self) -> None:
+        if self.categorical > self.features:
+            raise ValueError(
+                f"categorical is {self.categorical}; must be at most features ({self.features})"
+            )
 
 
 class Otlp(Options, frozen=True, kw_only=True):

@@ -275,6 +275,22 @@ MESSAGES = [
         {},
         "inferometer.yaml:1: kafka: heartbeat_interval_s is 20.0; must be at most half of session_timeout_s (30.0)",
     ),
+    (
+        "kafka: {topic_pattern: '['}\n",
+        {},
+        "inferometer.yaml:1: kafka: topic_pattern is '['; not a regular expression "
+        "(unterminated character set at position 0)",
+    ),
+    (
+        "features: {x: {min: 3, max: 2}}\n",
+        {},
+        "inferometer.yaml:1: features.x: min is 3.0; must not be above max (2.0)",
+    ),
+    (
+        "models:\n- {name: m, features: 2, categorical: 3}\n",
+        {},
+        "inferometer.yaml:2: models[0]: categorical is 3; must be at most features (2)",
+    ),
     # secrets
     (
         "kafka:\n  sasl:\n    mechanism: PLAIN\n    password: 12345\n",

@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sketch.arrays import address_of
 from agent.sketch.kernels import layout
 from agent.sketch.kernels.pages import clear_cells, copy_cells
 
@@ -109,7 +110,7 @@ class CellPages:
         if recycled:
             ids[:recycled] = self._free[-recycled:]
             del self._free[-recycled:]
-            clear_cells(self._addresses.ctypes.data, ids.ctypes.data, recycled, self.cell_bytes)
+            clear_cells(address_of(self._addresses), address_of(ids), recycled, self.cell_bytes)
         new = n - recycled
         if self._fresh + new > len(self._addresses):
             self._grow(self._fresh + new)
@@ -151,11 +152,11 @@ class CellPages:
         given = self._checked(ids)
         out = np.empty((len(given), self.cell_bytes), np.uint8)
         copy_cells(
-            self._addresses.ctypes.data,
-            given.ctypes.data,
+            address_of(self._addresses),
+            address_of(given),
             len(given),
             self.cell_bytes,
-            out.ctypes.data,
+            address_of(out),
         )
         return out
 

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sketch.arrays import address_of, check
 from agent.sketch.kernels import layout
 from agent.sketch.kernels.hashing import hash_spans as _hash_spans
 
@@ -36,18 +37,10 @@ def hash_spans(
     Raises ValueError for a wrong shape or dtype, or a span too near the end of the text.
     """
     n = len(start)
-    for array, name, dtype in (
-        (text, "text", np.uint8),
-        (start, "start", np.int64),
-        (length, "length", np.int32),
-        (out, "out", np.uint64),
-    ):
-        if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
-            raise ValueError(
-                f"{name} is {array.dtype}{list(array.shape)}; must be {np.dtype(dtype)}[n]"
-            )
-    if len(length) != n or len(out) != n:
-        raise ValueError(f"start has {n} spans, length {len(length)}, out {len(out)}")
+    check(text, "text", np.dtype(np.uint8), (None,))
+    check(start, "start", np.dtype(np.int64), (n,))
+    check(length, "length", np.dtype(np.int32), (n,))
+    check(out, "out", np.dtype(np.uint64), (n,))
     if n and (
         int(start.min()) < 0
         or int(length.min()) < 0
@@ -56,4 +49,4 @@ def hash_spans(
         raise ValueError(
             f"a span is outside the text or less than {layout.PADDING} bytes from its end"
         )
-    _hash_spans(text.ctypes.data, start.ctypes.data, length.ctypes.data, n, out.ctypes.data)
+    _hash_spans(address_of(text), address_of(start), address_of(length), n, address_of(out))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sketch.arrays import address_of
 from agent.sketch.cells import (
     NUMERIC_CELL_BYTES,
     NUMERIC_WIDE_CELL_BYTES,
@@ -38,7 +39,7 @@ def _sources(
         raise ValueError(f"{list(to.shape)} targets for {list(picked.shape)} rows")
     if len(picked) and not (int(picked.min()) >= 0 and int(picked.max()) < len(source)):
         raise ValueError(f"a row is outside the source's {len(source)} cells")
-    return to, source.ctypes.data + picked * source.shape[1]
+    return to, address_of(source) + picked * source.shape[1]
 
 
 def merge_numeric(
@@ -61,7 +62,7 @@ def merge_numeric(
     widths = _WIDTHS.get((target_bytes, source.shape[1]))
     if widths is None:
         raise ValueError(f"cells of {source.shape[1]} bytes do not merge into {target_bytes}")
-    refused = int(_merge_numeric(to.ctypes.data, at.ctypes.data, len(to), widths))
+    refused = int(_merge_numeric(address_of(to), address_of(at), len(to), widths))
     if refused >= 0:
         raise OverflowError(
             f"narrow cell of pair {refused} would hold more than {2**32 - 1} values; use wide cells"
@@ -79,4 +80,4 @@ def merge_strings(targets: NDArray[np.int64], source: Bytes, rows: NDArray[np.in
     to, at = _sources(targets, source, rows)
     if source.shape[1] != STRING_CELL_BYTES:
         raise ValueError(f"a source cell has {source.shape[1]} bytes; must be {STRING_CELL_BYTES}")
-    _merge_strings(to.ctypes.data, at.ctypes.data, len(to))
+    _merge_strings(address_of(to), address_of(at), len(to))

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sketch.arrays import address_of, check
 from agent.sketch.kernels import layout
 from agent.sketch.kernels.bucket_index import MAGNITUDE_MASK, MANTISSA_MASK
 from agent.sketch.kernels.missing import find_missing
@@ -26,22 +27,13 @@ from agent.sketch.kernels.strings import update_strings as _update_strings
 FULL: Final = 1 << 31
 MAX_BLOCK_ROWS: Final = 1 << 24
 
+_F64, _U64, _I64 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
+_I32, _U8 = np.dtype(np.int32), np.dtype(np.uint8)
 _ABSENT = np.uint64(layout.ABSENT_BITS)
 _HASH_ABSENT = np.uint64(layout.HASH_ABSENT)
-
-
-def _check(array: NDArray[Any], name: str, dtype: type, shape: tuple[int | None, ...]) -> None:
-    if (
-        array.dtype != dtype
-        or array.ndim != len(shape)
-        or any(
-            want is not None and want != have for want, have in zip(shape, array.shape, strict=True)
-        )
-        or not array.flags.c_contiguous
-    ):
-        raise ValueError(
-            f"{name} is {array.dtype}{list(array.shape)}; must be C-ordered {np.dtype(dtype)}{list(shape)}"
-        )
+_HASH_F64, _U64, _I64 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
+_I32, _U8 = np.dtype(np.int32), np.dtype(np.uint8)
+_ABSENT = np.uint64(layout.HASH_ABSENT)
 
 
 def _check_routing(
@@ -51,14 +43,14 @@ def _check_routing(
     lanes: int,
     addresses: NDArray[np.int64] | None,
 ) -> None:
-    _check(group, "group", np.int32, (n,))
-    _check(lane_cell, "lane_cell", np.int32, (None, lanes))
+    check(group, "group", _I32, (n,))
+    check(lane_cell, "lane_cell", _I32, (None, lanes))
     if n and int(group.max()) >= len(lane_cell):
         raise ValueError(f"group has {int(group.max())}; lane_cell has {len(lane_cell)} rows")
     if n > MAX_BLOCK_ROWS:
         raise ValueError(f"a block has {n} rows; at most {MAX_BLOCK_ROWS}")
     if addresses is not None:
-        _check(addresses, "addresses", np.int64, (None,))
+        check(addresses, "addresses", _I64, (None,))
         if lane_cell.size and int(lane_cell.max()) >= len(addresses):
             raise ValueError(
                 f"lane_cell has cell {int(lane_cell.max())}; there are {len(addresses)} cells"
@@ -84,18 +76,18 @@ def update_numbers(
     no count has wrapped around), ValueError for a wrong shape, dtype or index.
     """
     n, lanes = numbers.shape
-    _check(numbers, "numbers", np.float64, (n, lanes))
+    check(numbers, "numbers", _F64, (n, lanes))
     _check_routing(group, lane_cell, n, lanes, addresses)
     pending = np.empty(PENDING + lanes, np.int64)
     peak = int(
         _update_numbers(
-            numbers.ctypes.data,
+            address_of(numbers),
             n,
             lanes,
-            group.ctypes.data,
-            lane_cell.ctypes.data,
-            addresses.ctypes.data,
-            pending.ctypes.data,
+            address_of(group),
+            address_of(lane_cell),
+            address_of(addresses),
+            address_of(pending),
             MAGNITUDE_MASK,
             MANTISSA_MASK,
         )
@@ -121,24 +113,26 @@ def update_strings(
                  not looked at where the hash is HASH_ABSENT or HASH_NULL
     group, lane_cell, addresses: as in `update_numbers`, of string cells
 
-    Raises ValueError for a wrong shape, dtype or index, or a span outside `text`.
+    A span outside `text` is counted, but its text is not kept. Raises ValueError for a wrong shape, dtype
+    or index.
     """
     n, lanes = string_hash.shape
-    _check(string_hash, "string_hash", np.uint64, (n, lanes))
-    _check(start, "start", np.int64, (n, lanes))
-    _check(length, "length", np.int32, (n, lanes))
-    _check(text, "text", np.uint8, (None,))
+    check(string_hash, "string_hash", _U64, (n, lanes))
+    check(start, "start", _I64, (n, lanes))
+    check(length, "length", _I32, (n, lanes))
+    check(text, "text", _U8, (None,))
     _check_routing(group, lane_cell, n, lanes, addresses)
     _update_strings(
-        string_hash.ctypes.data,
-        start.ctypes.data,
-        length.ctypes.data,
-        text.ctypes.data,
+        address_of(string_hash),
+        address_of(start),
+        address_of(length),
+        address_of(text),
+        len(text),
         n,
         lanes,
-        group.ctypes.data,
-        lane_cell.ctypes.data,
-        addresses.ctypes.data,
+        address_of(group),
+        address_of(lane_cell),
+        address_of(addresses),
     )
 
 
@@ -156,13 +150,13 @@ def _missing(
     state = np.zeros(len(lane_cell), np.uint8)
     found = int(
         find_missing(
-            values.ctypes.data,
+            address_of(values),
             n,
             lanes,
-            group.ctypes.data,
-            lane_cell.ctypes.data,
-            state.ctypes.data,
-            pairs.ctypes.data,
+            address_of(group),
+            address_of(lane_cell),
+            address_of(state),
+            address_of(pairs),
             len(pairs),
             absent,
         )
@@ -179,7 +173,7 @@ def missing_numbers(
 ) -> NDArray[np.int64]:
     """(group, lane) pairs, int64[k, 2], that have a value (null counts as one) but no cell; each once,
     in order of appearance. `lane_cell` is unchanged on return."""
-    _check(numbers, "numbers", np.float64, (None, None))
+    check(numbers, "numbers", _F64, (None, None))
     return _missing(numbers, group, lane_cell, _ABSENT)
 
 
@@ -187,5 +181,5 @@ def missing_strings(
     string_hash: NDArray[np.uint64], group: NDArray[np.int32], lane_cell: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """As `missing_numbers`, for string lanes."""
-    _check(string_hash, "string_hash", np.uint64, (None, None))
+    check(string_hash, "string_hash", _U64, (None, None))
     return _missing(string_hash, group, lane_cell, _HASH_ABSENT)

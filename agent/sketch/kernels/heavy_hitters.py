@@ -44,9 +44,14 @@ U = np.uint64
 
 
 @outlined
-def keep_text(slot, text, length):
-    """Copy a text, cut at 56 bytes between characters, into its slot. Never reads past its end."""
-    kept = length
+def keep_text(slot, text, size, start, length):
+    """Copy text[start : start + length], cut at 56 bytes between characters, into its slot.
+
+    Reads nothing outside text[0 : size]: a span that is not inside leaves an empty text.
+    """
+    inside = start >= 0 and length >= 0 and start + length <= size
+    text += start
+    kept = length if inside else 0
     if kept > TEXT_BYTES:
         kept = TEXT_BYTES
         while kept > TEXT_BYTES - 4 and load_u8(text + kept) & 0xC0 == 0x80:
@@ -60,7 +65,7 @@ def keep_text(slot, text, length):
 
 
 @inlined
-def add_key(cell, h, text, length):
+def add_key(cell, h, text, size, start, length):
     """Count a key in the table, in place. Returns True when it was not in the table."""
     s = np.int64(h & U(SETS - 1))
     keys = cell + KEYS + 64 * s
@@ -70,7 +75,7 @@ def add_key(cell, h, text, length):
         way = trailing_zeros(found)
         word = load_i64(counts + 8 * way) + 2
         if not word & 1:
-            keep_text(cell + TEXTS + (s * WAYS + way) * TEXT_SLOT, text, length)
+            keep_text(cell + TEXTS + (s * WAYS + way) * TEXT_SLOT, text, size, start, length)
             word |= 1
         store_i64(counts + 8 * way, word)
         return False
@@ -79,7 +84,7 @@ def add_key(cell, h, text, length):
     store_u64(keys + 8 * way, h)
     store_i64(cell + OVERS + 64 * s + 8 * way, least)
     if least == 0:
-        keep_text(cell + TEXTS + (s * WAYS + way) * TEXT_SLOT, text, length)
+        keep_text(cell + TEXTS + (s * WAYS + way) * TEXT_SLOT, text, size, start, length)
         store_i64(counts + 8 * way, 3)
     else:
         store_i64(counts + 8 * way, (least + 1) << 1)

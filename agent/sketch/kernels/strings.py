@@ -35,11 +35,11 @@ U = np.uint64
 AHEAD = 8  #: rows between the prefetch of a record's lines and their use
 
 
-@kernel("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def update_strings(hashes, start, length, text, n, lanes, group, lane_cell, addresses):
-    """Count every string of a block in its cell, in place. All arguments but n, lanes are addresses.
+@kernel("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def update_strings(hashes, start, length, text, text_size, n, lanes, group, lane_cell, addresses):
+    """Count every string of a block in its cell, in place. All arguments but text_size, n, lanes are addresses.
 
-    hashes  uint64[n, lanes]   start  int64[n, lanes]   length  int32[n, lanes]   text  uint8[...]
+    hashes  uint64[n, lanes]   start  int64[n, lanes]   length  int32[n, lanes]   text  uint8[text_size]
     group   int32[n], -1: skip the row                  lane_cell  int32[groups, lanes], -1: no cell
     addresses  int64[cells]
 
@@ -81,6 +81,6 @@ def update_strings(hashes, start, length, text, n, lanes, group, lane_cell, addr
                 store_u32(cell + LENGTH_MAX, size)
             p = cell + HASHED + 8 * np.int64((h >> U(4)) & U(HASHED_BUCKETS - 1))
             store_i64(p, load_i64(p) + 1)
-            where = text + load_i64(start + 8 * (r * lanes + lane))
-            if add_key(cell, h, where, size):
+            at = load_i64(start + 8 * (r * lanes + lane))
+            if add_key(cell, h, text, text_size, at, size):
                 add_hash(cell + STRING_REGISTERS, h, STRING_PRECISION)

@@ -42,13 +42,16 @@ fmt: $(STAMP) ## Format, and fix what can be fixed
 docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metrics.md
 	@$(BIN)/python -m agent.docs
 
-lock: ## Renew both lock files (needs uv on the PATH)
+UV_COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-header
+
+lock: ## Renew the lock files: runtime, what builds the wheel, and all of it (needs uv on the PATH)
 	@command -v uv >/dev/null || { echo "make: no uv on the PATH; pip install uv" >&2; exit 1; }
-	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
-		--generate-hashes --no-annotate --no-header --output-file requirements.lock
-	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
-		--all-extras --all-groups --constraint requirements.lock \
-		--generate-hashes --no-annotate --no-header --output-file requirements-dev.lock
+	$(UV_COMPILE) pyproject.toml --output-file requirements.lock
+	$(UV_COMPILE) pyproject.toml --all-extras --group test --group build --group lint \
+		--constraint requirements.lock --output-file requirements-dev.lock
+	$(UV_COMPILE) --group build --constraint requirements-dev.lock \
+		--output-file requirements-build.lock
 
 clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .hypothesis build dist

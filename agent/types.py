@@ -168,6 +168,7 @@ class Fetch:
     high_watermark: int  # end of the log as last seen; -1 unknown
     size_bytes: int  # reserved from the byte budget; given back when sketched
     is_label_topic: bool = False
+    n_corrupt: int = 0  # offsets inside the range that could not be read: Drop.CORRUPT_BATCH
 
 
 # ---------------------------------------------------------------- decode -> sketch

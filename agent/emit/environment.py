@@ -35,31 +35,39 @@ class SignalSettings:
     """How one signal is exported. `repr` shows no secret: neither headers nor parts of the endpoint."""
 
     signal: Signal
-    protocol: Protocol
-    endpoint: str = field(repr=False)  # grpc: target `host:port`; HTTP: full URL
-    place: str  # the endpoint as it may be shown
-    secure: bool
+    enabled: bool
+    protocol: Protocol = "grpc"
+    endpoint: str = field(repr=False, default="")  # grpc: target `host:port`; HTTP: full URL
+    place: str = ""  # the endpoint as it may be shown
+    secure: bool = False
     headers: tuple[tuple[str, Secret], ...] = ()  # names in lower case
     headers_file: str | None = None
     compression: Compression = "gzip"
     timeout_s: float = DEFAULT_TIMEOUT_S
-    tls: Tls = Tls()
+    tls: Tls = field(default_factory=Tls)
     max_request_bytes: int = 3_500_000
     retry_initial_s: float = 1.0
     retry_max_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class OtlpSettings:
-    """Settings by signal; None when the signal is not exported over OTLP."""
+class ExportSettings:
+    """What leaves over OTLP, how, and how often."""
 
-    metrics: SignalSettings | None
-    traces: SignalSettings | None
+    metrics: SignalSettings
+    traces: SignalSettings
+    interval_s: float
+    temporality: Temporality
 
 
-def resolve(otlp: Otlp, env: Mapping[str, str]) -> OtlpSettings:
-    """Settings of both signals. Raises ConfigError, one line that names option or variable."""
-    return OtlpSettings(_resolve(otlp, env, "metrics"), _resolve(otlp, env, "traces"))
+def resolve(export: Export, env: Mapping[str, str]) -> ExportSettings:
+    """All settings of OTLP export. Raises ConfigError: one line that names the option or variable."""
+    return ExportSettings(
+        metrics=resolve_signal(export.otlp, env, "metrics"),
+        traces=resolve_signal(export.otlp, env, "traces"),
+        interval_s=export_interval_s(export, env),
+        temporality=temporality(export, env),
+    )
 
 
 def export_interval_s(export: Export, env: Mapping[str, str]) -> float:
@@ -86,7 +94,8 @@ def temporality(export: Export, env: Mapping[str, str]) -> Temporality:
     return known[given]
 
 
-def _resolve(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> SignalSettings | None:
+def resolve_signal(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> SignalSettings:
+    """Settings of one signal; of a disabled one nothing but that is looked at."""
     found = _Variables(env, signal)
     configured = otlp.metrics_endpoint if signal == "metrics" else otlp.traces_endpoint
     own_endpoint = configured or ""
@@ -95,7 +104,7 @@ def _resolve(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> SignalSettin
         own_endpoint = found.own("ENDPOINT")
         base_endpoint = "" if own_endpoint else found.general("ENDPOINT")
     if not _is_enabled(otlp, env, signal, is_addressed=bool(own_endpoint or base_endpoint)):
-        return None
+        return SignalSettings(signal, enabled=False)
     protocol = _protocol(otlp, found)
     origin = (
         f"export.otlp.{signal}_endpoint"
@@ -129,6 +138,7 @@ def _resolve(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> SignalSettin
             )
     return SignalSettings(
         signal=signal,
+        enabled=True,
         protocol=protocol,
         endpoint=endpoint,
         place=place,

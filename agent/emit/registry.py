@@ -278,11 +278,35 @@ def _own() -> list[MetricSpec]:
             "inferometer.spans",
             _C,
             "{span}",
-            "Spans: `kept` by the sampler, `over_budget`, `accepted` by the receiver, `rejected`, or `queue_full`.",
+            "Spans: `kept` to be sent, `over_budget` of `traces.max_per_s`, or `queue_full`.",
             (OUTCOME, WHY),
         ),
         MetricSpec("inferometer.rebalances", _C, "{rebalance}", "Assignments of partitions."),
-        MetricSpec("inferometer.commits", _C, "{commit}", "Offset commits.", (OUTCOME,)),
+        MetricSpec(
+            "inferometer.commits",
+            _C,
+            "{commit}",
+            "Offset commits: `accepted`, `refused` for some partitions, `fenced`, or `failed`.",
+            (OUTCOME,),
+        ),
+        MetricSpec(
+            "inferometer.offset.resets",
+            _C,
+            "{reset}",
+            "Partitions that had to start anew because their offset was out of range.",
+        ),
+        MetricSpec(
+            "inferometer.offset.lost",
+            _C,
+            "{record}",
+            "At most this many records were deleted before they were read.",
+        ),
+        MetricSpec(
+            "inferometer.consumer.restarts",
+            _C,
+            "{restart}",
+            "Kafka consumers replaced because they made no progress or failed.",
+        ),
         MetricSpec("inferometer.fetch.bytes", _C, "By", "Bytes of record values fetched."),
         MetricSpec(
             "inferometer.paused", _G, "{partition}", "Partitions paused at this time.", (REASON,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import unquote
 
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
@@ -18,6 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from agent import __version__
 from agent.config import Service
 from agent.emit.wire import LENGTH, attributes, tag, text
+from agent.types import Json
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,25 @@ SCOPE_NAME = "inferometer"
 DEFAULT_SERVICE_NAME = "inferometer"
 
 
-def build_resource(service: Service, env: Mapping[str, str]) -> Resource:
+@dataclass(frozen=True, slots=True)
+class AgentResource:
+    """The resource in the three forms that exporters want: attributes, OTLP bytes, SDK object."""
+
+    attributes: Mapping[str, str]
+    encoded: bytes  # the `Resource` message, without the field key around it
+    scope: bytes  # the `InstrumentationScope` message of everything this program emits
+    sdk: Resource
+
+    def describe(self) -> Json:
+        """What the state page says about the service."""
+        return {
+            "name": self.attributes["service.name"],
+            "version": self.attributes["service.version"],
+            "instance_id": self.attributes["service.instance.id"],
+        }
+
+
+def make_resource(service: Service, env: Mapping[str, str]) -> AgentResource:
     """The resource of this process. A random `service.instance.id` is drawn when none is given.
 
     `telemetry.sdk.*` names this program: its points are made here, not by the OpenTelemetry SDK.
@@ -44,24 +64,11 @@ def build_resource(service: Service, env: Mapping[str, str]) -> Resource:
     found["telemetry.sdk.name"] = "inferometer"
     found["telemetry.sdk.language"] = "python"
     found["telemetry.sdk.version"] = __version__
-    return Resource(dict(sorted(found.items())))
-
-
-def encode_resource(resource: Resource) -> bytes:
-    """The `Resource` message as bytes, without the field key around it."""
-    pairs = {name: value for name, value in resource.attributes.items() if _plain(value)}
-    return attributes(tag(ResourceMessage, "attributes", LENGTH), pairs)  # type: ignore[arg-type]
-
-
-def encode_scope() -> bytes:
-    """The `InstrumentationScope` message of everything this program emits."""
-    return text(tag(InstrumentationScope, "name", LENGTH), SCOPE_NAME) + text(
-        tag(InstrumentationScope, "version", LENGTH), __version__
-    )
-
-
-def _plain(value: object) -> bool:
-    return isinstance(value, str | bool | int | float)
+    pairs = dict(sorted(found.items()))
+    scope = text(tag(InstrumentationScope, "name", LENGTH), SCOPE_NAME)
+    scope += text(tag(InstrumentationScope, "version", LENGTH), __version__)
+    encoded = attributes(tag(ResourceMessage, "attributes", LENGTH), pairs)
+    return AgentResource(pairs, encoded, scope, Resource(pairs))
 
 
 def _from_environment(value: str) -> dict[str, str]:

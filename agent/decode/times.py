@@ -13,9 +13,12 @@ so a millisecond count before March 1973 reads as seconds. Text without an offse
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, date, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: float() alone would also take "1_000", "inf" and spaces.
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _MILLISECOND = timedelta(milliseconds=1)
 _SECONDS_BELOW = 1e11
 _MS_BELOW = 1e14
@@ -58,20 +61,13 @@ def _from_text(text: str) -> int | None:
         return None
     if len(text) >= 19 and text[4] == "-" and text[10] in "Tt ":
         return _from_rfc3339(text)
-    # float() alone would also take "1_000", "inf" and spaces.
-    if not text or not text.isascii() or "_" in text or text[-1] not in "0123456789":
+    if not _NUMBER.fullmatch(text):
         return None
-    try:
-        return _from_number(int(text))
-    except ValueError:
-        pass
-    try:
-        return _from_number(float(text))
-    except ValueError:
-        return None
+    return _from_number(int(text) if text.lstrip("-").isdigit() else float(text))
 
 
 def _from_rfc3339(text: str) -> int | None:
+    text = text.upper()  # RFC 3339 allows "t" and "z"
     leap = text[17:19] == "60"
     if leap:  # a leap second is the first moment of the next minute
         text = text[:17] + "59" + text[19:]

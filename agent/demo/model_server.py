@@ -43,6 +43,8 @@ class Break:
     """An upstream fault: from `from_ms` (simulated) on, `apply` changes the model's inputs in place."""
 
     what: str
+    streams: tuple[str, ...]  # airports
+    features: tuple[str, ...]
     from_ms: int
     apply: Callable[[NDArray[np.float64]], None]
 
@@ -63,9 +65,17 @@ def planned_breaks(flights: data.Flights, days: int) -> list[Break]:
     def at(share: float) -> int:
         return data.YEAR_START_MS + int(days * share * data.DAY_MS)
 
+    everywhere = tuple(flights.categories["origin"])
+    feeds = data.FEEDS
     return [
-        Break("JFK weather feed turned null", at(0.5), silence_weather),
-        Break("distance feed changed unit: miles to km", at(0.66), kilometres),
+        Break("JFK weather feed turned null", ("JFK",), feeds["weather"], at(0.5), silence_weather),
+        Break(
+            "distance feed changed unit: miles to km",
+            everywhere,
+            feeds["distance"],
+            at(0.66),
+            kilometres,
+        ),
     ]
 
 
@@ -250,7 +260,7 @@ def _run(arguments: argparse.Namespace) -> int:
     _say(event="preparing", what="joining a year of flights with the weather")
     flights = data.load()
     _say(event="preparing", what="training the delay model")
-    model = DelayModel(flights)
+    model = DelayModel(flights, seed=arguments.seed)
     flights = flights.head(arguments.days)
     publisher = Publisher(arguments.bootstrap)
     server = Server(
@@ -283,6 +293,8 @@ def _run(arguments: argparse.Namespace) -> int:
             _say(
                 event="injected",
                 what=fault.what,
+                streams=fault.streams,
+                features=fault.features,
                 at_s=round(time.monotonic() - started, 3),
                 sim_ms=fault.from_ms,
             )
@@ -311,6 +323,7 @@ def main() -> int:
     parser.add_argument("--label-topic", required=True, help="topic for labels; must exist")
     parser.add_argument("--days", type=int, required=True, help="days of 2013 to serve, 1 to 365")
     parser.add_argument("--duration-s", type=float, required=True, help="wall seconds they take")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
     # Ctrl-C in the terminal is the parent's to handle; it stops this process through stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return _run(parser.parse_args())

@@ -1,0 +1,100 @@
+"""The end of a demo: does what was counted equal what was produced, and was every fault caught?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from agent.demo.story import Story
+
+_ONLY_IN_STATE = ("histogram",)
+_COLUMN_GROUPS = ("features", "predictions")
+
+
+def document(story: Story) -> dict[str, Any]:
+    """What `--json` prints; streams as `inferometer replay --json` gives them."""
+    return {
+        "produced": story.produced,
+        "counted": story.rows,
+        "labels": story.labels,
+        "streams": [replay_stream(stream) for stream in story.state.get("streams", ())],
+        "injected": [{"what": fault.what, "at_s": fault.at_s} for fault in story.injected],
+        "caught": [
+            {"what": fault.what, "after_s": fault.after_s}
+            for fault in story.injected
+            if fault.after_s is not None
+        ],
+    }
+
+
+def replay_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
+    """A stream of `/v1/state`: its totals in the shape of the replay document."""
+    totals = stream["totals"]
+
+    def plain(column: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        if column is None:
+            return None
+        return {key: value for key, value in column.items() if key not in _ONLY_IN_STATE}
+
+    return {
+        "model": stream["model"],
+        "version": stream["version"],
+        "segment": stream["segment"],
+        "rows": stream["rows"],
+        "features": {name: plain(column) for name, column in totals["features"].items()},
+        "prediction": {name: plain(column) for name, column in totals["predictions"].items()},
+        "latency": plain(totals["latency"]),
+    }
+
+
+def failures(story: Story, failed_deliveries: int) -> list[str]:
+    """Why this demo did not hold what it promises; empty when it did."""
+    found = []
+    if failed_deliveries:
+        found.append(f"{failed_deliveries:,} records were not acknowledged by the broker")
+    if story.rows != story.produced:
+        found.append(f"produced {story.produced:,} inferences, but counted {story.rows:,}")
+    if story.labels != story.labels_produced:
+        found.append(f"produced {story.labels_produced:,} labels, but counted {story.labels:,}")
+    if story.dropped:
+        found.append(f"{story.dropped:,} records were dropped: {story.state['tally']['dropped']}")
+    if not story.injected:
+        found.append("no fault was injected: the run ended before its half")
+    found += [f"not caught: {f.what}" for f in story.injected if f.after_s is None]
+    return found
+
+
+def text(story: Story) -> str:
+    """The report for people."""
+    equal = "equal" if story.rows == story.produced else "NOT EQUAL"
+    lines = [
+        f"produced {story.produced:>10,} inferences   {story.labels_produced:>10,} labels",
+        f"counted  {story.rows:>10,} inferences   {story.labels:>10,} labels   ({equal})",
+        "",
+    ]
+    for stream in story.state.get("streams", ()):
+        totals = stream["totals"]
+        latency = (totals.get("latency") or {}).get("quantiles") or {}
+        label = (totals["predictions"].get("label") or {}).get("top") or ()
+        late = dict(label).get("late", 0) / max(1, stream["rows"])
+        name = stream["segment"].get("origin", "")
+        lines.append(
+            f"  {stream['model']} v{stream['version']} {name}: {stream['rows']:,} rows, "
+            f"{late:.1%} predicted late, latency p50 {_ms(latency.get('0.5'))} "
+            f"p99 {_ms(latency.get('0.99'))}"
+        )
+    lines.append("")
+    for fault in story.injected:
+        result = "NOT CAUGHT" if fault.after_s is None else f"caught after {fault.after_s:.1f} s"
+        lines.append(f"  at {fault.at_s:5.1f} s  {fault.what}: {result}")
+    lines += [
+        f"  at {entry.at_s:5.1f} s  {entry.text} (not injected: the data itself)"
+        for entry in story.entries
+        if entry.injected is None
+    ]
+    return "\n".join(lines)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None or math.isnan(seconds) else f"{seconds * 1e3:.1f} ms"

@@ -125,7 +125,7 @@ class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
             frame = frames.next_frame()
             why = frame.damage
             if not why:
-                self._records = MemoryRecords(frame.data)
+                self._records = MemoryRecords(bytes(frame.data))  # its C part takes only bytes
                 try:
                     yield from super()._unpack_records()
                 except Exception as error:

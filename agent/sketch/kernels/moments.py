@@ -109,23 +109,36 @@ def add_compensated(address, value):
     store_f64(address + RESTS - SUMS, (new - old) - y)
 
 
+@inlined
+def copy_moments(target, source):
+    for k in range(8):
+        store_f64(target + SUMS + 8 * k, load_f64(source + SUMS + 8 * k))
+    store_f64(target + PIVOT, load_f64(source + PIVOT))
+    store_i64(target + THRESHOLD, load_i64(source + THRESHOLD))
+
+
 @outlined
 def merge_moments(target, source):
-    """Add the moments of `source` to `target`, in place; `source` is only read. Extremes are not touched."""
-    n = load_i64(source + N)
+    """Add the moments of `source` to `target`, in place; `source` is only read. Extremes are not touched.
+
+    The side with more values keeps its pivot, so n stays below 16 m until the pivot moves: taking the
+    smaller side's would carry many values over a distance that few of them have.
+    """
+    n, other = load_i64(target + N), load_i64(source + N)
+    if other == 0:
+        return
+    distance = load_f64(source + PIVOT) - load_f64(target + PIVOT)
     if n == 0:
-        return
-    if load_i64(target + N) == 0:
-        for k in range(8):
-            store_f64(target + SUMS + 8 * k, load_f64(source + SUMS + 8 * k))
-        store_f64(target + PIVOT, load_f64(source + PIVOT))
-        store_i64(target + N, n)
-        store_i64(target + THRESHOLD, load_i64(source + THRESHOLD))
-        return
-    sums = translated(source, load_f64(source + PIVOT) - load_f64(target + PIVOT))
-    for k in range(4):
-        add_compensated(target + SUMS + 8 * k, sums[k])
-    n += load_i64(target + N)
-    store_i64(target + N, n)
-    if n >= load_i64(target + THRESHOLD):
+        copy_moments(target, source)
+    elif other > n:
+        sums = translated(target, -distance)
+        copy_moments(target, source)
+        for k in range(4):
+            add_compensated(target + SUMS + 8 * k, sums[k])
+    else:
+        sums = translated(source, distance)
+        for k in range(4):
+            add_compensated(target + SUMS + 8 * k, sums[k])
+    store_i64(target + N, n + other)
+    if n + other >= load_i64(target + THRESHOLD):
         move_pivot(target)

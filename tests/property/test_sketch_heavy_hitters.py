@@ -1,0 +1,99 @@
+"""Heavy hitters against exact counts: bounds hold, the heavy are found, their text is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.sketch.views import StringView, string_view
+from tests.reference.sketching import merged, strings
+
+
+def _words(kind: str, n: int) -> list[bytes]:
+    rng = np.random.default_rng(n)
+    if kind == "unique":
+        keys = np.arange(n)
+    elif kind == "zipf":
+        keys = rng.zipf(1.3, n) % 1_000_000
+    elif kind == "late arrival":
+        keys = np.where(np.arange(n) < n // 2, np.arange(n) + 10, 7)
+    else:
+        keys = rng.integers(0, int(kind), n)
+    return [b"key %d" % k for k in keys.tolist()]
+
+
+def assert_bounds(view: StringView, words: list[bytes]) -> None:
+    true = Counter(words)
+    listed = {hitter.text.encode(): hitter for hitter in view.named}
+    for text, hitter in listed.items():
+        assert hitter.count - hitter.overestimate <= true[text] <= hitter.count
+        assert hitter.length == len(text)
+    for text, count in true.items():
+        if count > view.unlisted_bound:
+            assert text in listed or count < 2, (text, count)
+    assert int(view.hashed_buckets.sum()) == len(words)
+
+
+@pytest.mark.parametrize("kind", ["1", "5", "100", "1000", "unique", "zipf", "late arrival"])
+@pytest.mark.parametrize("n", [0, 1, 100, 50_000])
+def test_bounds_hold_and_every_heavy_key_is_listed(kind: str, n: int) -> None:
+    words = _words(kind, n)
+    assert_bounds(string_view(strings(words)), words)
+    parts = [strings(words[i::5]) for i in range(5)]
+    assert_bounds(string_view(merged(parts)), words)
+    chunks = [strings(words[at : at + 7001]) for at in range(0, n, 7001)] or [strings([])]
+    assert_bounds(string_view(merged(chunks)), words)
+
+
+def test_the_twenty_heaviest_of_a_skewed_column_are_on_top() -> None:
+    words = _words("zipf", 50_000)
+    want = [text.decode() for text, _ in Counter(words).most_common(20)]
+    got = [text for text, _, _ in string_view(strings(words)).top(20)]
+    assert set(want[:15]) <= set(got)
+    assert got[:5] == want[:5]
+
+
+def test_few_categories_are_counted_exactly_and_all_named() -> None:
+    words = _words("5", 10_000)
+    view = string_view(strings(words))
+    want = [(t.decode(), c, 0) for t, c in Counter(words).items()]
+    assert sorted(view.top(10)) == sorted(want)
+
+
+def test_a_rare_category_seen_once_in_each_chunk_is_still_named() -> None:
+    parts = [strings([b"rare", *(b"c%d" % i for i in range(20))]) for _ in range(50)]
+    assert ("rare", 50, 0) in string_view(merged(parts)).top(30)
+
+
+def test_a_key_stays_listed_as_long_as_the_bound_says_on_unique_ids() -> None:
+    view = string_view(strings(_words("unique", 50_000)))
+    assert view.unlisted_bound <= 50_000 / 8  # each of 16 sets has 8 ways
+    assert view.unlisted_bound <= 1.3 * 50_000 / 126
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.text(max_size=90), min_size=1, max_size=20))
+def test_texts_are_cut_between_characters(texts: list[str]) -> None:
+    raw = [t.encode("utf-8", "surrogatepass") for t in texts if t.isprintable()]
+    raw = [t for t in raw if _valid(t)] or [b"x"]
+    view = string_view(strings(raw))
+    by_key = {h.text: h for h in view.named}
+    for data in set(raw):
+        cut = data[:56]
+        while not _valid(cut):
+            cut = cut[:-1]
+        hitter = by_key[cut.decode()]
+        assert len(hitter.text.encode()) <= 56
+    assert {h.length for h in view.named} == {len(t) for t in set(raw)}
+
+
+def _valid(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

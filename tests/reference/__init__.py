@@ -1,0 +1,1 @@
+"""Readable versions of the compiled sketches, exact and slow: what tests compare with."""

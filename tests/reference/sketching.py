@@ -1,0 +1,148 @@
+"""One-line access to the sketches under test, and the shapes of data they are tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.sketch.cells import (
+    NUMERIC_CELL_BYTES,
+    NUMERIC_WIDE_CELL_BYTES,
+    STRING_CELL_BYTES,
+    CellPages,
+)
+from agent.sketch.hash import hash_spans
+from agent.sketch.merge import merge_numeric, merge_strings
+from agent.sketch.update import update_numbers, update_strings
+from agent.sketch.views import NumericView, StringView
+
+Record = NDArray[np.uint8]
+
+
+def numeric_records(columns: NDArray[np.float64], block: int = 2048) -> Record:
+    """One narrow record for each column of float64[n, lanes], fed in blocks."""
+    lanes = columns.shape[1]
+    pages = CellPages(NUMERIC_CELL_BYTES, 16)
+    ids = pages.alloc_many(lanes)
+    lane_cell = ids.astype(np.int32).reshape(1, lanes)
+    for start in range(0, len(columns), block):
+        part = np.ascontiguousarray(columns[start : start + block])
+        update_numbers(part, np.zeros(len(part), np.int32), lane_cell, pages.addresses)
+    return pages.copy_out(ids)
+
+
+def numeric(values: Sequence[float] | NDArray[np.float64], block: int = 2048) -> Record:
+    """The narrow record of some values."""
+    return numeric_records(np.asarray(values, np.float64).reshape(-1, 1), block)[0]
+
+
+def spans(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int32]]:
+    """A padded text, starts and lengths."""
+    text = np.frombuffer(bytes(64) + b"".join(texts) + bytes(64), np.uint8)
+    length = np.array([len(t) for t in texts], np.int32)
+    start = (64 + np.cumsum(length, dtype=np.int64) - length).astype(np.int64)
+    return text, start, length
+
+
+def strings(texts: Sequence[bytes], block: int = 2048) -> Record:
+    """The record of some texts."""
+    text, start, length = spans(texts)
+    hashes = np.empty(len(texts), np.uint64)
+    hash_spans(text, start, length, hashes)
+    pages = CellPages(STRING_CELL_BYTES, 16)
+    lane_cell = np.array([[pages.alloc()]], np.int32)
+    for at in range(0, len(texts), block):
+        part = slice(at, at + block)
+        n = len(hashes[part])
+        update_strings(
+            np.ascontiguousarray(hashes[part]).reshape(n, 1),
+            np.ascontiguousarray(start[part]).reshape(n, 1),
+            np.ascontiguousarray(length[part]).reshape(n, 1),
+            text,
+            np.zeros(n, np.int32),
+            lane_cell,
+            pages.addresses,
+        )
+    return pages.copy_out([0])[0]
+
+
+def merged(records: Sequence[Record], wide: bool = False) -> Record:
+    """All records merged, in order, into an empty numeric cell (or string cell, by their size)."""
+    size = len(records[0]) if not wide else NUMERIC_WIDE_CELL_BYTES
+    pages = CellPages(size, 16)
+    cell = pages.alloc()
+    target = pages.addresses[[cell]]
+    for record in records:
+        source = record.reshape(1, -1)
+        if size == STRING_CELL_BYTES:
+            merge_strings(target, source, np.zeros(1, np.int64))
+        else:
+            merge_numeric(target, source, np.zeros(1, np.int64), size)
+    return pages.copy_out([cell])[0]
+
+
+def exact_part(view: NumericView) -> tuple[object, ...]:
+    """What must be the same whatever the order of updates and merges."""
+    return (
+        view.count,
+        view.nulls,
+        view.non_finite,
+        view.zeros,
+        view.over_positive,
+        view.over_negative,
+        repr(view.min),
+        repr(view.max),
+        view.scale,
+        view.positive_offset if len(view.positive) else None,
+        view.positive.tolist(),
+        view.negative_offset if len(view.negative) else None,
+        view.negative.tolist(),
+        view.registers.tobytes(),
+    )
+
+
+def exact_string_part(view: StringView) -> tuple[object, ...]:
+    """The same for texts; heavy hitters are bounded, not exact."""
+    return (
+        view.count,
+        view.nulls,
+        view.length_sum,
+        view.length_min,
+        view.length_max,
+        view.hashed_buckets.tolist(),
+        view.registers.tobytes(),
+    )
+
+
+Generator = Callable[[np.random.Generator, int], NDArray[np.float64]]
+
+
+def _log_uniform(rng: np.random.Generator, n: int, low: float, high: float) -> NDArray[np.float64]:
+    return np.exp2(rng.uniform(low, high, n))
+
+
+SHAPES: dict[str, Generator] = {
+    "normal": lambda rng, n: rng.normal(size=n),
+    "uniform": lambda rng, n: rng.uniform(0, 40, n),
+    "lognormal": lambda rng, n: rng.lognormal(3, 2, n),
+    "exponential": lambda rng, n: rng.exponential(0.01, n),
+    "pareto": lambda rng, n: rng.pareto(0.8, n) + 1,
+    "cauchy": lambda rng, n: rng.standard_cauchy(n),
+    "constant": lambda rng, n: np.full(n, 0.1),
+    "binary": lambda rng, n: rng.integers(0, 2, n).astype(float),
+    "small integers": lambda rng, n: rng.integers(-50, 50, n).astype(float),
+    "mostly zero": lambda rng, n: np.where(rng.random(n) < 0.9, 0.0, rng.normal(size=n)),
+    "two clusters": lambda rng, n: (
+        np.where(rng.random(n) < 0.5, -1e6, 1e-6) * rng.uniform(0.9, 1.1, n)
+    ),
+    "edges of 0..1": lambda rng, n: rng.beta(0.1, 0.1, n),
+    "timestamps": lambda rng, n: 1.7e9 + np.sort(rng.uniform(0, 1e5, n)),
+    "narrow": lambda rng, n: 1000 + rng.normal(size=n) * 1e-3,
+    "drifting": lambda rng, n: np.linspace(-1e6, 1e6, n) + rng.normal(size=n),
+    "outlier first": lambda rng, n: np.concatenate(([1e15], rng.normal(size=max(0, n - 1))))[:n],
+    "whole domain": lambda rng, n: _log_uniform(rng, n, -63.9, 63.9) * rng.choice([-1, 1], n),
+    "powers of two": lambda rng, n: np.exp2(rng.integers(-60, 60, n)),
+    "beyond the domain": lambda rng, n: _log_uniform(rng, n, -1070, 1020) * rng.choice([-1, 1], n),
+}

@@ -7,6 +7,7 @@ time limit, and only when a selected test needs it. What could not be had is sai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from tests.support.real import unavailable
 
 if TYPE_CHECKING:
     from agent.demo.broker import EmbeddedBroker
+    from tests.support.collector_real import Collector
     from tests.support.kafka_real import RealKafka
     from tests.support.otlp_receiver import OtlpReceiver
 
@@ -31,23 +33,41 @@ def _prepare_kafka() -> None:
         _missing["real_kafka"] = str(reason)
 
 
-_PREPARATIONS: dict[str, Callable[[], None]] = {"real_kafka": _prepare_kafka}
+def _prepare_collector() -> None:
+    from tests.support.collector_real import CollectorUnavailable, collector_binary
+
+    try:
+        collector_binary()
+    except CollectorUnavailable as reason:
+        _missing["collector"] = str(reason)
+
+
+_PREPARATIONS: dict[str, Callable[[], None]] = {
+    "real_kafka": _prepare_kafka,
+    "collector_program": _prepare_collector,
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that ask for a real component carry its marker, so `-m "not kafka"` leaves them out."""
     for item in items:
-        if "real_kafka" in getattr(item, "fixturenames", ()):
+        wanted = getattr(item, "fixturenames", ())
+        if "real_kafka" in wanted:
             item.add_marker(pytest.mark.kafka)
+        if "collector_program" in wanted:
+            item.add_marker(pytest.mark.collector)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    for fixture, prepare in _PREPARATIONS.items():
-        if fixture in wanted:
-            prepare()
+    needed = [fixture for fixture in _PREPARATIONS if fixture in wanted]
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if needed and reporter is not None:
+        reporter.write_line(f"preparing {', '.join(needed)} (the first time: some minutes)")
+    for fixture in needed:
+        _PREPARATIONS[fixture]()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -89,3 +109,25 @@ def otlp_receiver() -> Iterator[OtlpReceiver]:
 
     with OtlpReceiver() as receiver:
         yield receiver
+
+
+@pytest.fixture(scope="session")
+def collector_program() -> Path:
+    """The path of a real OpenTelemetry Collector's program, for `validate` and own configurations."""
+    from tests.support.collector_real import collector_binary
+
+    if reason := _missing.get("collector"):
+        unavailable(reason)
+    return collector_binary()
+
+
+@pytest.fixture
+def collector(collector_program: Path) -> Iterator[Collector]:
+    """A running Collector per test: OTLP in, files and a Prometheus page out."""
+    from tests.support.collector_real import Collector
+
+    running = Collector()
+    try:
+        yield running.start()
+    finally:
+        running.close()

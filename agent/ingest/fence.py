@@ -245,7 +245,7 @@ async def _ask(
     while True:
         trouble = "the coordinator is loading, moving or rebalancing"
         try:
-            response = await _until(ended, link.send(request), what)
+            response = await until_ended(ended, link.send(request), what)
         except kafka_errors.GroupAuthorizationFailedError:
             raise SourceError(_group_message(what, _GROUP_AUTHORIZATION_FAILED)) from None
         except kafka_errors.KafkaError as error:
@@ -258,11 +258,11 @@ async def _ask(
         if time.monotonic() - announced >= ANNOUNCE_EVERY_S:
             announced = time.monotonic()
             log.warning("%s has no answer yet (%s); it is sent again unchanged", what, trouble)
-        await _until(ended, asyncio.sleep(pause_s), what)
+        await until_ended(ended, asyncio.sleep(pause_s), what)
         pause_s = min(pause_s * 2, RETRY_BACKOFF_MAX_S)
 
 
-async def _until(ended: asyncio.Event, awaitable: Awaitable[Any], what: str) -> Any:
+async def until_ended(ended: asyncio.Event, awaitable: Awaitable[Any], what: str) -> Any:
     """The result of `awaitable`, or FencedError as soon as `ended` is set."""
     work = asyncio.ensure_future(awaitable)
     end = asyncio.ensure_future(ended.wait())

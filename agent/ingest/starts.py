@@ -16,12 +16,24 @@ an old one.
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from agent.ingest.fence import Committed, Fence
+import aiokafka.errors as kafka_errors
+from aiokafka.structs import TopicPartition
+
+from agent.config import Kafka
+from agent.ingest.announcer import Announcer
+from agent.ingest.consumer import raise_unauthorised
+from agent.ingest.fence import Committed, CoordinatorLink, Fence, fetch_offsets, until_ended
+from agent.telemetry import Telemetry
 from agent.types import Partition
+
+log = logging.getLogger(__name__)
 
 
 class Why(enum.StrEnum):
@@ -77,3 +89,110 @@ def choose_starts(
         else:
             starts[partition] = Start(Why.NEW_PARTITION, end=End.EARLIEST, genesis=mark)
     return starts
+
+
+class StartFinder:
+    """Asks the group and the logs for one epoch's starts."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        consumer: Any,
+        fence: Fence,
+        ended: asyncio.Event,
+        *,
+        announcer: Announcer,
+        retry_s: float,
+    ) -> None:
+        self._kafka = kafka
+        self._consumer = consumer
+        self._fence = fence
+        self._ended = ended
+        self._announcer = announcer
+        self._retry_s = retry_s
+
+    async def find(
+        self, wanted: Collection[Partition], out_of_range: Collection[Partition]
+    ) -> dict[Partition, Start]:
+        """Committed offsets, and the ends of the log where there are none, for all of `wanted`.
+
+        Raises FencedError when the epoch ends first, SourceError when something is not authorised.
+        """
+        committed = await self._committed(wanted)
+        elsewhere = list(committed.values())
+        if set(wanted) - committed.keys():
+            # All partitions of our topics by name, and all others the group has: the embedded
+            # broker answers the second question with nothing.
+            elsewhere += (await self._committed(self._known_partitions())).values()
+            elsewhere += (await self._committed(None)).values()
+        starts = choose_starts(
+            wanted,
+            committed,
+            elsewhere,
+            fence=self._fence,
+            policy=End(self._kafka.auto_offset_reset),
+            out_of_range=out_of_range,
+        )
+        for end in End:
+            asked = [partition for partition, start in starts.items() if start.end is end]
+            for partition, offset in (await self._ends(asked, end)).items():
+                starts[partition] = replace(starts[partition], offset=offset)
+        return starts
+
+    async def _committed(
+        self, partitions: Collection[Partition] | None
+    ) -> dict[Partition, Committed]:
+        link = CoordinatorLink(self._consumer._coordinator)
+        return await fetch_offsets(link, self._fence.group_id, partitions, ended=self._ended)
+
+    def _known_partitions(self) -> set[Partition]:
+        cluster = self._consumer._client.cluster
+        return {
+            Partition(topic, number)
+            for topic in self._consumer.subscription()
+            for number in cluster.partitions_for_topic(topic) or ()
+        }
+
+    async def _ends(self, partitions: Collection[Partition], end: End) -> dict[Partition, int]:
+        """First or next offset of the logs; asks until all leaders answer or the epoch ends."""
+        if not partitions:
+            return {}
+        tps = [TopicPartition(*partition) for partition in partitions]
+        ask = self._consumer.beginning_offsets
+        if end is End.LATEST:
+            ask = self._consumer.end_offsets
+        what = f"{end} offsets"
+        while True:
+            try:
+                offsets = await until_ended(self._ended, ask(tps), what)
+            except kafka_errors.TopicAuthorizationFailedError as error:
+                raise_unauthorised(error.args)
+            except kafka_errors.KafkaError as error:
+                if self._announcer.may_say("ends"):
+                    log.warning("the %s are not known yet: %s", what, error)
+                await until_ended(self._ended, asyncio.sleep(self._retry_s), what)
+            else:
+                return {Partition(tp.topic, tp.partition): at for tp, at in offsets.items()}
+
+
+def announce_start(
+    partition: Partition, start: Start, asked: int | None, telemetry: Telemetry
+) -> None:
+    """Say and count a start that is not the committed one; `asked`: the offset that was out of range."""
+    name = f"{partition.topic}/{partition.partition}"
+    if asked is None:
+        log.info("%s starts at offset %d (%s, %s)", name, start.offset, start.why, start.end)
+        return
+    telemetry.add("inferometer.offset.resets")
+    if start.offset >= asked:
+        telemetry.add("inferometer.offset.lost", start.offset - asked)
+        what = f"at most {start.offset - asked} records were deleted before they were read"
+    else:
+        what = "the log is shorter than it was: its records are counted again"
+    log.warning(
+        "%s: offset %d is out of range; reading goes on at %d; %s",
+        name,
+        asked,
+        start.offset,
+        what,
+    )

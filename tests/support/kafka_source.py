@@ -15,7 +15,8 @@ from aiokafka import AIOKafkaProducer
 
 from agent.config import Config
 from agent.errors import FencedError
-from agent.ingest.kafka import KafkaSource, Pace
+from agent.ingest.consumer import Pace
+from agent.ingest.kafka import KafkaSource
 from agent.telemetry import Telemetry
 from agent.types import Fetch, Partition, Record
 

@@ -1,0 +1,143 @@
+"""Turns what a poll returned into ranges that abut: records, damaged batches, and offsets without records.
+
+Invariants
+1. The ranges of one partition in one epoch abut, from its start on; a record lies in one of them.
+2. A damaged batch is read again before it is given up, with everything behind it.
+3. Offsets that hold no record (transaction markers, compacted ones) extend a range, or are one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from agent.config import Kafka
+from agent.ingest.assignment import ByteBudget, Epoch, Owned, size_of
+from agent.ingest.batches import CorruptRange
+from agent.telemetry import Telemetry
+from agent.types import Drop, Fetch, Partition, Record
+
+log = logging.getLogger(__name__)
+
+
+class RangeMaker:
+    """Hands `Fetch`es on, and reserves their bytes. One per source."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        on_fetch: Callable[[Fetch], None],
+        budget: ByteBudget,
+        telemetry: Telemetry,
+        *,
+        corrupt_attempts: int,
+    ) -> None:
+        self._group = kafka.group_id
+        self._committed_only = kafka.isolation_level == "read_committed"
+        self._on_fetch = on_fetch
+        self._budget = budget
+        self._telemetry = telemetry
+        self._corrupt_attempts = corrupt_attempts
+        self._corrupt_seen: dict[tuple[Partition, int], int] = {}
+
+    def hand_on(self, consumer: Any, epoch: Epoch, owned: Owned, items: list[Any]) -> None:
+        """Records of one partition, in offset order, with damaged ranges in their places."""
+        corrupt = [i for i, item in enumerate(items) if type(item) is CorruptRange]
+        n_corrupt = 0
+        for index in corrupt:
+            damage: CorruptRange = items[index]
+            if self._try_again(owned.partition, damage.offset):
+                # It may be the wire and not the disk.
+                self._put(epoch, owned, _records(items[:index]), damage.offset, n_corrupt)
+                consumer.seek(owned.tp, damage.offset)
+                return
+            n_corrupt += self._give_up(owned, damage)
+        to_offset = owned.position()
+        end = self.end_of(owned)
+        if corrupt and type(items[-1]) is CorruptRange and 0 <= end < to_offset:
+            # A damaged header may claim anything; the log ends where the broker says it does.
+            to_offset = max(end, items[-1].offset + 1)
+            consumer.seek(owned.tp, to_offset)
+        records = _records(items) if corrupt else items
+        if records:
+            to_offset = max(to_offset, records[-1].offset + 1)
+        self._put(epoch, owned, records, to_offset, n_corrupt)
+
+    def hand_on_progress(self, epoch: Epoch, owned: Owned) -> None:
+        """A range without records, when the position moved past such offsets; and, once an epoch, the
+        end of a log that has nothing new: only so can its reader know that it has caught up."""
+        position = owned.position()
+        if position > owned.next_offset or (not owned.told_watermark and self.end_of(owned) >= 0):
+            self._put(epoch, owned, [], max(position, owned.next_offset), 0)
+
+    def end_of(self, owned: Owned) -> int:
+        """End of what may be read: the high watermark, or the last stable offset; -1 unknown."""
+        end = owned.state.highwater
+        if end is None:
+            return owned.high_watermark
+        stable = owned.state.lso
+        if self._committed_only and stable is not None and stable >= 0:
+            end = min(end, stable)
+        return int(end)
+
+    def _try_again(self, partition: Partition, offset: int) -> bool:
+        seen = self._corrupt_seen.get((partition, offset), 0) + 1
+        if seen >= self._corrupt_attempts:
+            self._corrupt_seen.pop((partition, offset), None)
+            return False
+        self._corrupt_seen[partition, offset] = seen
+        return True
+
+    def _give_up(self, owned: Owned, damage: CorruptRange) -> int:
+        to_offset = damage.to_offset
+        if (end := self.end_of(owned)) >= 0:
+            to_offset = max(min(to_offset, end), damage.offset + 1)
+        n = to_offset - damage.offset
+        log.warning(
+            "%s/%d: offsets %d to %d cannot be read (%s): at most %d records dropped as %s",
+            *owned.partition,
+            damage.offset,
+            to_offset - 1,
+            damage.why,
+            n,
+            Drop.CORRUPT_BATCH,
+        )
+        return n
+
+    def _put(
+        self, epoch: Epoch, owned: Owned, records: list[Record], to_offset: int, n_corrupt: int
+    ) -> None:
+        values_bytes, size_bytes = size_of(records)
+        owned.high_watermark = self.end_of(owned)
+        owned.told_watermark = owned.high_watermark >= 0
+        fetch = Fetch(
+            epoch=epoch.number,
+            partition=owned.partition,
+            from_offset=owned.next_offset,
+            to_offset=to_offset,
+            records=records,
+            high_watermark=owned.high_watermark,
+            size_bytes=size_bytes,
+            is_label_topic=owned.is_label_topic,
+            n_corrupt=n_corrupt,
+        )
+        owned.next_offset = to_offset
+        owned.progressed_at = time.monotonic()
+        self._budget.reserve(size_bytes)
+        if records:
+            topic, partition = owned.partition
+            self._telemetry.add("inferometer.fetch.bytes", values_bytes)
+            self._telemetry.add(
+                "messaging.client.consumed.messages",
+                len(records),
+                topic=topic,
+                partition=partition,
+                group=self._group,
+            )
+        self._on_fetch(fetch)
+
+
+def _records(items: Iterable[Any]) -> list[Record]:
+    return [item for item in items if type(item) is not CorruptRange]

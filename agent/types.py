@@ -95,8 +95,12 @@ class Irregular(enum.StrEnum):
     DUPLICATE_KEY = "duplicate_key"  # the last value won, as in orjson
     BAD_TRACE_CONTEXT = "bad_trace_context"  # traceparent present, not valid W3C
     BAD_LATENCY = "bad_latency"  # negative or not a number: latency left out
-    LONG_NAME = "long_name"  # a model, version, segment or feature name was cut to decode.max_name_bytes
-    TOO_MANY_COLUMNS = "too_many_columns"  # the stream has all the columns it may have: value left out
+    LONG_NAME = (
+        "long_name"  # a model, version, segment or feature name was cut to decode.max_name_bytes
+    )
+    TOO_MANY_COLUMNS = (
+        "too_many_columns"  # the stream has all the columns it may have: value left out
+    )
 
 
 class Tier(enum.StrEnum):
@@ -169,6 +173,22 @@ class Fetch:
     size_bytes: int  # reserved from the byte budget; given back when sketched
     is_label_topic: bool = False
     n_corrupt: int = 0  # offsets inside the range that could not be read: Drop.CORRUPT_BATCH
+
+
+@dataclass(slots=True)
+class TableFetch:
+    """Rows of a table (CSV, Parquet): what a reader hands to the decoder instead of a Fetch.
+
+    `is_text`: cells are text as written (CSV), typed by the decoder; else typed values.
+    """
+
+    partition: Partition
+    from_offset: int  # number of the first row
+    columns: tuple[str, ...]  # dots nest
+    rows: list[Any]  # sequences of cells, in the order of `columns`
+    is_text: bool
+    default_model: str  # when neither a column nor the configuration names the model
+    size_bytes: int
 
 
 # ---------------------------------------------------------------- decode -> sketch

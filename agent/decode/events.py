@@ -42,6 +42,7 @@ from agent.decode.scalars import (
     number_text,
     valid_traceparent,
 )
+from agent.decode.tables import TableShape
 from agent.decode.times import LIMIT_MS, event_time_ms
 from agent.types import (
     OVERFLOW,
@@ -54,6 +55,7 @@ from agent.types import (
     Record,
     RequestSpan,
     Role,
+    TableFetch,
     Tally,
     Tier,
 )
@@ -81,16 +83,6 @@ class Decoded:
     max_event_time_ms: int = -1  # of admissible rows; -1 none
 
 
-@dataclass(slots=True)
-class TableFetch:
-    """Rows of a table as events of the native model: what CSV and Parquet readers yield."""
-
-    partition: Partition
-    from_offset: int
-    events: list[dict[str, Any]]
-    size_bytes: int
-
-
 class _Source(NamedTuple):
     """Where the events in hand come from."""
 
@@ -99,6 +91,7 @@ class _Source(NamedTuple):
     headers: tuple[tuple[str, bytes | None], ...]
     is_label_topic: bool
     tier: Tier
+    default_model: str | None
 
 
 class JsonDecoder:
@@ -123,6 +116,7 @@ class JsonDecoder:
         self._label_models: set[str] = set()
         self._facts: list[Facts] = []
         self._tally = Tally()
+        self._shape: TableShape | None = None
 
     def decode(self, fetch: Fetch, lineage: str) -> Iterator[Decoded]:
         """Blocks of the fetch, slice by slice, in offset order. Sketch a slice before asking for the next."""
@@ -145,17 +139,21 @@ class JsonDecoder:
 
     def decode_table(self, fetch: TableFetch, lineage: str) -> Iterator[Decoded]:
         """The same for rows of a table; each row is a record of one event."""
-        n = len(fetch.events)
+        if self._shape is None or self._shape.columns != fetch.columns:
+            self._shape = TableShape(fetch.columns, self._fields)
+        shape = self._shape
+        n = len(fetch.rows)
         for low in range(0, n, SLICE_RECORDS):
             high = min(low + SLICE_RECORDS, n)
             out = self._begin(fetch.from_offset + high)
             for idx in range(low, high):
                 self._tally.records += 1
                 offset = fetch.from_offset + idx
-                source = _Source(offset, -1, (), False, Tier.TABLE)
-                reason = self._try_event(fetch.events[idx], source)
+                source = _Source(offset, -1, (), False, Tier.TABLE, fetch.default_model)
+                event = shape.event(fetch.rows[idx], fetch.is_text)
+                reason = self._try_event(event, source)
                 if reason is not None:
-                    value = json_bytes(fetch.events[idx])
+                    value = json_bytes(event)
                     out.dead.append((Record(offset, -1, None, value, ()), reason))
             self._tally.size_bytes = fetch.size_bytes * high // n - fetch.size_bytes * low // n
             yield self._finish(out, fetch.partition, lineage)
@@ -202,7 +200,12 @@ class JsonDecoder:
             tally.dropped[reason] += 1
             return reason
         source = _Source(
-            record.offset, record.timestamp_ms, record.headers, is_label_topic, Tier.ORJSON
+            record.offset,
+            record.timestamp_ms,
+            record.headers,
+            is_label_topic,
+            Tier.ORJSON,
+            self._default_model,
         )
         if type(tree) is not list:
             return self._try_event(tree, source)
@@ -278,7 +281,10 @@ class JsonDecoder:
             has_rows = False
         if not has_rows and label is None:
             raise Rejected(Drop.NO_CONTENT)
-        model = self._model(get("model"))
+        model = get("model")
+        model = (None if model is None else self._name(model)) or (
+            self._default_model or source.default_model
+        )
         time_ms = self._time(get("ts"), source.timestamp_ms)
         if not has_rows:
             self._count_labels(model, 1)
@@ -345,10 +351,6 @@ class JsonDecoder:
             self._count_labels(model, n_labels)
 
     # ------------------------------------------------------------ fields
-
-    def _model(self, value: Any) -> str | None:
-        name = None if value is None else self._name(value)
-        return name or self._default_model
 
     def _name(self, value: Any) -> str:
         """Text, or a number as its JSON text, cut to the longest name allowed."""

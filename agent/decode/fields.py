@@ -115,10 +115,14 @@ class FieldMap:
             made["tracestate"] = tracestate
         return made
 
-    def roots(self) -> set[Parts]:
-        """All paths in use: which columns of a table are not features."""
-        found = {parts for _, parts in self._single}
-        found.update(parts for _, parts in self._objects)
-        for _, paths in self._maps:
-            found.update(parts for _, parts in paths)
+    @property
+    def features_path(self) -> Parts | None:
+        """Where the object of features lies; None when features are a map of paths."""
+        return dict(self._objects).get("features")
+
+    def roots(self) -> list[tuple[str, Parts]]:
+        """Native name and path of all fields: which columns of a table are not features."""
+        found = [*self._single, *self._objects, ("tracestate", ("tracestate",))]
+        for name, paths in self._maps:
+            found.extend((name, parts) for _, parts in paths)
         return found

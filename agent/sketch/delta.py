@@ -14,12 +14,13 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.sketch.cells import NUMERIC_CELL_BYTES, STRING_CELL_BYTES, CellPages
+from agent.sketch.cells import NUMERIC_CELL_BYTES, STRING_CELL_BYTES, Bytes, CellPages
 from agent.sketch.kernels import route
 from agent.sketch.update import (
     missing_numbers,
@@ -32,10 +33,15 @@ from agent.types import (
     WINDOW_LATE,
     Block,
     CellRef,
+    Chunk,
     Column,
+    Exemplar,
     Group,
     JsonType,
+    PartitionRange,
+    RequestSpan,
     StreamKey,
+    Tally,
 )
 
 _FIRST_SLOTS = 256
@@ -206,7 +212,7 @@ class Delta:
             grown.ctypes.data, self.n_groups, self._slots.ctypes.data, len(self._slots) - 1
         )
 
-    def freeze(self) -> tuple[list[Group], NDArray[np.uint8], NDArray[np.uint8]]:
+    def freeze(self) -> tuple[list[Group], Bytes, Bytes]:
         """Groups and copies of their cells (`Chunk.groups`, `.numeric`, `.strings`); the delta is then empty."""
         groups: list[Group] = []
         numeric_ids: list[int] = []
@@ -245,3 +251,56 @@ class Delta:
         self._strings.empty()
         self._start()
         return groups, numeric, strings
+
+
+class PartLike(Protocol):
+    """What one kernel thread contributes to a chunk."""
+
+    groups: list[Group]
+    numeric: Bytes
+    strings: Bytes
+    ranges: list[PartitionRange]
+    tally: Tally
+    spans: list[RequestSpan]
+    exemplars: list[Exemplar]
+
+
+def concat(
+    parts: Sequence[PartLike], *, run_id: str, number: int, epoch: int, digest: str
+) -> Chunk:
+    """The union of what the kernel threads froze at one cut. Groups stay separate; the fold merges them.
+
+    The parts are taken over: the cell numbers of their groups are shifted in place.
+    """
+    groups: list[Group] = []
+    tally = Tally()
+    n_numeric = n_strings = 0
+    for part in parts:
+        if n_numeric or n_strings:
+            for group in part.groups:
+                for ref in group.cells:
+                    ref.cell += n_strings if ref.type is JsonType.STRING else n_numeric
+        groups += part.groups
+        n_numeric += len(part.numeric)
+        n_strings += len(part.strings)
+        tally.add(part.tally)
+    return Chunk(
+        run_id=run_id,
+        number=number,
+        epoch=epoch,
+        digest=digest,
+        ranges=[r for part in parts for r in part.ranges],
+        groups=groups,
+        numeric=_stacked([part.numeric for part in parts], NUMERIC_CELL_BYTES),
+        strings=_stacked([part.strings for part in parts], STRING_CELL_BYTES),
+        tally=tally,
+        spans=[s for part in parts for s in part.spans],
+        exemplars=[e for part in parts for e in part.exemplars],
+    )
+
+
+def _stacked(arrays: list[Bytes], cell_bytes: int) -> Bytes:
+    filled = [array for array in arrays if len(array)]
+    if not filled:
+        return np.zeros((0, cell_bytes), np.uint8)
+    return filled[0] if len(filled) == 1 else np.concatenate(filled)

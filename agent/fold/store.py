@@ -1,0 +1,113 @@
+"""The cells of the base, and a chunk's cells merged into them in one compiled call per kind.
+
+Three kinds of pages: wide numeric cells (totals), numeric cells of open windows, string cells (both).
+Cells in use are what counts against the memory budget; pages grow by 64 cells.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.fold.costs import window_cell_bytes
+from agent.sketch.cells import (
+    NUMERIC_WIDE_CELL_BYTES,
+    STRING_CELL_BYTES,
+    Bytes,
+    CellPages,
+)
+from agent.sketch.kernels import layout
+from agent.sketch.merge import merge_numeric, merge_strings
+from agent.types import Chunk, Kind
+
+_PAGE_CELLS = 64
+
+
+def is_string_kind(kind: Kind) -> bool:
+    """Whether values of this kind are kept in string cells."""
+    return kind in (Kind.CATEGORICAL, Kind.TEXT)
+
+
+class Store:
+    """Cells of totals and open windows. One owner, the fold."""
+
+    def __init__(self, width_s: float) -> None:
+        self.window_bytes = window_cell_bytes(width_s)
+        self.totals = CellPages(NUMERIC_WIDE_CELL_BYTES, _PAGE_CELLS)
+        self.windows = CellPages(self.window_bytes, _PAGE_CELLS)
+        self.strings = CellPages(STRING_CELL_BYTES, _PAGE_CELLS)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the cells in use."""
+        return sum(p.used * p.cell_bytes for p in (self.totals, self.windows, self.strings))
+
+    def total_pages(self, is_string: bool) -> CellPages:
+        return self.strings if is_string else self.totals
+
+    def window_pages(self, is_string: bool) -> CellPages:
+        return self.strings if is_string else self.windows
+
+
+class Merges:
+    """Pairs (cell of the chunk, cell of the base), merged by `run`."""
+
+    def __init__(self, store: Store, chunk: Chunk) -> None:
+        self._store = store
+        self._chunk = chunk
+        self._pairs: dict[str, tuple[list[int], list[int]]] = {
+            name: ([], []) for name in ("totals", "windows", "strings")
+        }
+
+    def total(self, is_string: bool, cell: int, row: int) -> None:
+        """Merge row `row` of the chunk into a cell of totals."""
+        self._note("strings" if is_string else "totals", cell, row)
+
+    def window(self, is_string: bool, cell: int, row: int) -> None:
+        """Merge row `row` of the chunk into a cell of an open window."""
+        self._note("strings" if is_string else "windows", cell, row)
+
+    def _note(self, pages: str, cell: int, row: int) -> None:
+        cells, rows = self._pairs[pages]
+        cells.append(cell)
+        rows.append(row)
+
+    def run(self) -> None:
+        """Merge what was noted, and forget it."""
+        store, chunk = self._store, self._chunk
+        for name, (cells, rows) in self._pairs.items():
+            if not cells:
+                continue
+            pages: CellPages = getattr(store, name)
+            targets = pages.addresses[np.array(cells, np.int64)]
+            sources = np.array(rows, np.int64)
+            if name == "strings":
+                merge_strings(targets, chunk.strings, sources)
+            else:
+                merge_numeric(targets, chunk.numeric, sources, pages.cell_bytes)
+            cells.clear()
+            rows.clear()
+
+
+def numbers_present(numeric: Bytes) -> list[int]:
+    """Values in each numeric cell of a chunk: finite and non-finite, nulls left out."""
+    if not len(numeric):
+        return []
+    total = np.zeros(len(numeric), np.uint64)
+    for offset in (layout.N, layout.OVER_POSITIVE, layout.OVER_NEGATIVE, layout.NON_FINITE):
+        total += _field(numeric, offset)
+    found: list[int] = total.tolist()
+    return found
+
+
+def strings_present(strings: Bytes) -> list[int]:
+    """Texts in each string cell of a chunk."""
+    if not len(strings):
+        return []
+    found: list[int] = _field(strings, layout.COUNT).tolist()
+    return found
+
+
+def _field(records: Bytes, offset: int) -> NDArray[np.uint64]:
+    """A uint64 field of every record."""
+    return np.ascontiguousarray(records[:, offset : offset + 8]).view(np.uint64)[:, 0]

@@ -1,0 +1,207 @@
+"""Base -> JSON documents: a stream's columns as numbers that people and pages read.
+
+A COLUMN is {"kind", "count", "missing", "violations", "min", "max", "mean", "stddev", "quantiles",
+"relative_error", "distinct", "top"}; what does not apply to a kind is null. On the state page a numeric
+or vector column also has "histogram".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from agent.fold.profile import Profile, ProfileColumn, violations
+from agent.fold.store import Store, is_string_kind
+from agent.fold.streams import Stream
+from agent.sketch.views import NumericView, StringView, numeric_view, string_view
+from agent.types import Column, Json, Kind, Role, StreamKey, Tally
+
+QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+N_TOP: Final = 10
+#: Which of a model's outputs is the main one, where it has several.
+_MAIN_OUTPUTS: Final = ("score", "value", "label")
+
+_Described = Iterable[tuple[Column, Json]]
+
+
+def _number(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+def _empty(kind: Kind | None, rows: int, present: list[int]) -> Json:
+    return {
+        "kind": kind.value if kind is not None else None,
+        "count": 0,
+        "missing": rows - sum(present),
+        "violations": violations(kind, present),
+        "min": None,
+        "max": None,
+        "mean": None,
+        "stddev": None,
+        "quantiles": None,
+        "relative_error": None,
+        "distinct": None,
+        "top": [],
+    }
+
+
+def _histogram(view: NumericView) -> Json:
+    return {
+        "scale": view.scale,
+        "zero": view.zeros,
+        "positive": {"offset": view.positive_offset, "counts": view.positive.tolist()},
+        "negative": {"offset": view.negative_offset, "counts": view.negative.tolist()},
+    }
+
+
+def column(
+    kind: Kind | None,
+    rows: int,
+    present: list[int],
+    numbers: NumericView | None,
+    texts: StringView | None,
+    *,
+    histogram: bool,
+) -> Json:
+    """One COLUMN of `rows` rows with these values by JSON type. Views may be None: no values."""
+    out = _empty(kind, rows, present)
+    if texts is not None:
+        out["count"] = texts.count
+        out["distinct"] = round(texts.distinct()) if texts.count else 0
+        out["top"] = [[text, count] for text, count, _ in texts.top(N_TOP)]
+        if kind is Kind.TEXT and texts.count:
+            out["length"] = {
+                "min": texts.length_min,
+                "max": texts.length_max,
+                "mean": texts.length_sum / texts.count,
+            }
+    elif numbers is not None:
+        out["count"] = numbers.count
+        out["distinct"] = round(numbers.distinct()) if numbers.count else 0
+        if kind is Kind.BOOLEAN:
+            true = numbers.count - numbers.zeros
+            out["mean"] = true / numbers.count if numbers.count else None
+            sides = [[True, true], [False, numbers.zeros]]
+            out["top"] = sorted((s for s in sides if s[1]), key=lambda s: -s[1])
+        else:
+            out["min"], out["max"] = _number(numbers.min), _number(numbers.max)
+            out["mean"], out["stddev"] = _number(numbers.mean), _number(numbers.stddev())
+            answers = numbers.quantiles(QUANTILES)
+            if numbers.count:
+                out["quantiles"] = {str(q): x for q, x in zip(QUANTILES, answers, strict=True)}
+            out["relative_error"] = numbers.relative_error
+    if histogram and kind in (Kind.NUMERIC, Kind.VECTOR) and numbers is not None:
+        out["histogram"] = _histogram(numbers)
+    return out
+
+
+def _total_columns(stream: Stream, store: Store, *, histogram: bool) -> _Described:
+    for total in stream.columns.values():
+        numbers: NumericView | None = None
+        texts: StringView | None = None
+        if total.cell >= 0 and total.kind is not None:
+            if is_string_kind(total.kind):
+                texts = string_view(store.strings.record(total.cell))
+            else:
+                numbers = numeric_view(store.totals.record(total.cell))
+        yield (
+            total.column,
+            column(total.kind, stream.rows, total.present, numbers, texts, histogram=histogram),
+        )
+
+
+def _profile_columns(profile: Profile) -> _Described:
+    def describe(c: ProfileColumn) -> Json:
+        return column(c.kind, profile.rows, c.present, c.numbers, c.texts, histogram=True)
+
+    for name, c in profile.columns.items():
+        yield name, describe(c)
+
+
+def _by_role(described: _Described) -> Json:
+    """{"features", "predictions", "latency", "usage"}, names sorted."""
+    out: Json = {"features": {}, "predictions": {}, "latency": None, "usage": {}}
+    into: dict[Role, Callable[[str, Json], None]] = {
+        Role.FEATURE: lambda name, c: out["features"].update({name: c}),
+        Role.PREDICTION: lambda name, c: out["predictions"].update({name: c}),
+        Role.LATENCY: lambda _, c: out.update(latency=c),
+        Role.USAGE: lambda name, c: out["usage"].update({name: c}),
+    }
+    for (role, name), c in sorted(described, key=lambda pair: pair[0]):
+        into[role](name, c)
+    return out
+
+
+def main_output(predictions: Json) -> Json | None:
+    """The output that stands for the prediction: score, else value, else label, else the first."""
+    for name in _MAIN_OUTPUTS:
+        if name in predictions:
+            found: Json = predictions[name]
+            return found
+    return next(iter(predictions.values()), None)
+
+
+def _identity(key: StreamKey) -> Json:
+    return {"model": key.model, "version": key.version, "segment": dict(key.segment)}
+
+
+def stream_state(stream: Stream, store: Store) -> Json:
+    """One entry of `streams` on the state page."""
+    return {
+        **_identity(stream.key),
+        "rows": stream.rows,
+        "errors": stream.errors,
+        "late": stream.late,
+        "future": stream.future,
+        "first_seen_ms": stream.first_event_ms if stream.first_event_ms >= 0 else None,
+        "last_seen_ms": stream.last_event_ms if stream.last_event_ms >= 0 else None,
+        "unsketched": {"columns": len(stream.unsketched), "values": stream.unsketched_values},
+        "totals": _by_role(_total_columns(stream, store, histogram=True)),
+        "windows": [
+            {
+                "start_ms": profile.start_ms,
+                "end_ms": profile.end_ms,
+                "rows": profile.rows,
+                "errors": profile.errors,
+                "partial": profile.is_partial,
+                "coverage": profile.coverage,
+                **_by_role(_profile_columns(profile)),
+            }
+            for profile in stream.sealed
+        ],
+    }
+
+
+def stream_report(stream: Stream, store: Store) -> Json:
+    """One entry of `streams` in the replay document."""
+    columns = _by_role(_total_columns(stream, store, histogram=False))
+    return {
+        **_identity(stream.key),
+        "rows": stream.rows,
+        "errors": stream.errors,
+        "features": columns["features"],
+        "prediction": main_output(columns["predictions"]),
+        "predictions": columns["predictions"],
+        "latency": columns["latency"],
+        "usage": columns["usage"],
+    }
+
+
+def tally(counts: Tally) -> Json:
+    """The tally, without reasons that never occurred."""
+    return {
+        "records": counts.records,
+        "events": counts.events,
+        "rows": counts.rows,
+        "labels": counts.labels,
+        "size_bytes": counts.size_bytes,
+        "rows_by_tier": _seen(counts.rows_by_tier),
+        "dropped": _seen(counts.dropped),
+        "irregular": _seen(counts.irregular),
+        "labels_by_model": _seen(counts.labels_by_model),
+    }
+
+
+def _seen(counter: dict[str, int]) -> Json:
+    return {str(name): n for name, n in sorted(counter.items()) if n}

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from agent.config import Config
+from agent.emit.spans import count_unsampled
 from agent.errors import FencedError, SourceError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
@@ -27,7 +28,7 @@ from agent.owner_thread import OwnerThread
 from agent.sketch.delta import concat
 from agent.state.chunk import merge_digest
 from agent.telemetry import Telemetry
-from agent.types import Chunk, Partition, Snapshot
+from agent.types import Chunk, Partition
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Folded:
 class CutAndFold:
     """The one task that cuts kernel threads and hands chunks to the fold.
 
-    `on_effects` gets what each fold brought about; `on_ahead` the partitions that are further ahead
-    of the slowest than `windows.align_span_s`.
+    `on_folded` gets each chunk, the time of its cut (epoch ns) and what folding it brought about;
+    `on_ahead` the partitions that are further ahead of the slowest than `windows.align_span_s`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class CutAndFold:
         telemetry: Telemetry,
         *,
         run_id: str,
-        on_effects: Callable[[Effects], None],
+        on_folded: Callable[[Chunk, int, Effects], None],
         on_ahead: Callable[[set[Partition]], None],
     ) -> None:
         self._config = config
@@ -68,10 +69,9 @@ class CutAndFold:
         self._telemetry = telemetry
         self._run_id = run_id
         self._digest = merge_digest(config)
-        self._on_effects = on_effects
+        self._on_folded = on_folded
         self._on_ahead = on_ahead
         self._requests: asyncio.Queue[asyncio.Future[None] | None] = asyncio.Queue()
-        self._hinted: tuple[int, int] = (-1, -1)
         self.epoch = 0
         self.folded = Folded()
 
@@ -108,11 +108,13 @@ class CutAndFold:
             waiting.clear()
 
     async def _cut_and_fold(self) -> None:
-        epoch = self.epoch
+        epoch, cut_ns = self.epoch, time.time_ns()
         futures = [kernel.cut() for kernel in self._kernels]
         parts = [await future for future in futures]
         if epoch != self.epoch:
             return  # the epoch ended while the threads answered: forget (state.md, invariant 5)
+        for part in parts:
+            count_unsampled(self._telemetry, part.unsampled)
         chunk = self._chunk(epoch, parts)
         effects = await self._fold.call(lambda fold: _apply(fold, chunk))
         self.folded.n_chunks += 1
@@ -122,7 +124,7 @@ class CutAndFold:
         self._count(chunk)
         self._hint(effects)
         self._on_ahead(self._ahead(chunk))
-        self._on_effects(effects)
+        self._on_folded(chunk, cut_ns, effects)
 
     def _chunk(self, epoch: int, parts: list[Part]) -> Chunk:
         self._telemetry.add("inferometer.cuts")
@@ -176,24 +178,21 @@ def _apply(fold: Fold, chunk: Chunk) -> Effects:
 class ExportAndCommit:
     """The one task that exports snapshots and commits what an accepted one holds.
 
-    `export(snapshot) -> accepted` delivers to the collector; None when no receiver is configured.
+    `export(urgent) -> accepted` takes a snapshot of the base and delivers it to the collector; None
+    when no receiver is configured. An urgent export gives up the one in flight.
     """
 
     def __init__(
         self,
         interval_s: float,
         folded: Folded,
-        snapshot: Callable[[], Awaitable[Snapshot]],
-        export: Callable[[Snapshot], Awaitable[bool]] | None,
-        commit: Callable[[int, dict[Partition, int]], Awaitable[None]],
-        telemetry: Telemetry,
+        export: Callable[[bool], Awaitable[bool]] | None,
+        commit: Callable[[int, dict[Partition, int]], Awaitable[dict[Partition, str]]],
     ) -> None:
         self._interval_s = interval_s
         self._folded = folded
-        self._snapshot = snapshot
         self._export = export
         self._commit = commit
-        self._telemetry = telemetry
         self._requests: asyncio.Queue[asyncio.Future[bool]] = asyncio.Queue()
         self.epoch = 0
 
@@ -205,26 +204,25 @@ class ExportAndCommit:
 
     async def run(self) -> None:
         """Export on the timer and on request, until cancelled."""
+        next_at = time.monotonic() + self._interval_s
         while True:
             waiting: list[asyncio.Future[bool]] = []
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
+                async with asyncio.timeout(max(0.0, next_at - time.monotonic())):
                     waiting.append(await self._requests.get())
             while not self._requests.empty():
                 waiting.append(self._requests.get_nowait())
-            accepted = await self.once()
+            next_at = time.monotonic() + self._interval_s
+            accepted = await self._once(urgent=bool(waiting))
             for request in waiting:
                 if not request.done():
                     request.set_result(accepted)
 
-    async def once(self) -> bool:
-        """One export and the commit that follows it."""
+    async def _once(self, *, urgent: bool) -> bool:
         # Positions first: the snapshot is taken later, so it holds at least these.
         positions = dict(self._folded.positions)
-        if self._export is not None:
-            snapshot = await self._snapshot()
-            if not await self._export(snapshot):
-                return False
+        if self._export is not None and not await self._export(urgent):
+            return False
         await self._commit_accepted(positions)
         return True
 
@@ -238,13 +236,12 @@ class ExportAndCommit:
         if not due:
             return
         try:
-            await self._commit(epoch, {partition: at[1] for partition, at in due.items()})
+            refused = await self._commit(epoch, {partition: at[1] for partition, at in due.items()})
         except FencedError as error:
-            self._telemetry.add("inferometer.commits", outcome="fenced")
             log.warning("commit refused, the group has moved on: %s", error)
         except SourceError as error:
-            self._telemetry.add("inferometer.commits", outcome="failed")
-            log.warning("commit failed, will be tried with the next export: %s", error)
+            log.warning("commit failed, tried again with the next export: %s", error)
         else:
-            self._telemetry.add("inferometer.commits", outcome="accepted")
-            self._folded.committed.update(due)
+            self._folded.committed.update(
+                {partition: at for partition, at in due.items() if partition not in refused}
+            )

@@ -16,7 +16,7 @@ import logging
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -58,6 +58,7 @@ class Part:
     tally: Tally
     spans: list[RequestSpan]
     exemplars: list[Exemplar]
+    unsampled: Counter[tuple[str, str]]  # (outcome, why) of request spans that were not kept
 
 
 @dataclass(slots=True)
@@ -159,7 +160,9 @@ class KernelThread:
     def put(self, fetch: Fetch) -> None:
         self._inbox.put(fetch)
 
-    def open(self, epoch: int, offsets: dict[Partition, int], lineages: dict[Partition, str]) -> None:
+    def open(
+        self, epoch: int, offsets: dict[Partition, int], lineages: dict[Partition, str]
+    ) -> None:
         """Begin an epoch: own these partitions from these offsets; forget what came before."""
         self._inbox.put(_Open(epoch, offsets, lineages))
 
@@ -263,18 +266,14 @@ class KernelThread:
         if decoded.tally.rows:
             progress.last_row_ns = time.time_ns()
         if not fetch.is_label_topic:
-            progress.max_event_time_ms = max(
-                progress.max_event_time_ms, decoded.max_event_time_ms
-            )
+            progress.max_event_time_ms = max(progress.max_event_time_ms, decoded.max_event_time_ms)
         if decoded.dead:
             self._callbacks.on_dead(fetch.partition, decoded.dead)
 
     def _is_full(self) -> bool:
         limits = self._config.delivery
         delta = self._own.delta
-        full = (
-            delta.size_bytes >= limits.cut_max_bytes or delta.n_windows >= limits.cut_max_windows
-        )
+        full = delta.size_bytes >= limits.cut_max_bytes or delta.n_windows >= limits.cut_max_windows
         if full and not self._full_reported:
             self._full_reported = True
             self._callbacks.on_full()
@@ -299,7 +298,10 @@ class KernelThread:
                 )
             )
             at.from_offset = at.to_offset
-        part = Part(groups, numeric, strings, ranges, own.tally, own.spans, own.exemplars)
+        unsampled = own.sampler.take_counts() if own.sampler is not None else Counter()
+        part = Part(
+            groups, numeric, strings, ranges, own.tally, own.spans, own.exemplars, unsampled
+        )
         own.tally, own.spans, own.exemplars = Tally(), [], []
         self._full_reported = False
         # Safe between two slices: the decoder asks the table anew for every row.

@@ -33,7 +33,7 @@ from agent.emit.environment import resolve
 from agent.emit.exporter import MetricExporter
 from agent.emit.prometheus import render
 from agent.emit.resource import make_resource
-from agent.emit.spans import SpanExporter
+from agent.emit.spans import SpanExporter, self_tracer
 from agent.emit.transport import OtlpClient
 from agent.errors import InferometerError
 from agent.fold.base import Fold
@@ -41,10 +41,11 @@ from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
 from agent.ingest.kafka import KafkaSource
 from agent.kernel_thread import Callbacks, KernelThread
+from agent.own_spans import OwnSpans
 from agent.owner_thread import OwnerThread
 from agent.sketch.kernels.warm import warm
 from agent.telemetry import Telemetry
-from agent.types import Drop, Fetch, Json, Partition, Record, Snapshot
+from agent.types import Chunk, Drop, Fetch, Json, Partition, Record, Snapshot
 from agent.web.server import Pages, Readiness, WebServer
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,14 @@ def run(config: Config, environment: Mapping[str, str]) -> int:
 
 async def _run(config: Config, environment: Mapping[str, str]) -> int:
     agent = Agent(config, environment)
+    failed = False
     try:
         await agent.run()
     except* InferometerError as group:
+        failed = True
         for error in _leaves(group):
             log.error("%s", error)
-        return 1
-    return 1 if agent.failure is not None else 0
+    return 1 if failed or agent.failure is not None else 0
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -107,15 +109,6 @@ class Agent:
         self._dead_letters = (
             DeadLetters(config, self.telemetry) if config.decode.dead_letter_topic else None
         )
-        self._deliver = CutAndFold(
-            config,
-            self._kernels,
-            self._fold,
-            self.telemetry,
-            run_id=secrets.token_hex(8),
-            on_effects=self._on_effects,
-            on_ahead=self._source.set_ahead,
-        )
         settings = resolve(config.export, environment)
         self._metrics = (
             MetricExporter(OtlpClient(settings.metrics), settings, self._resource, self.telemetry)
@@ -127,17 +120,29 @@ class Agent:
             if settings.traces.enabled and config.traces.enabled
             else None
         )
+        tracer = self_tracer(self._spans, enabled=config.traces.self_spans)
+        self._own_spans = OwnSpans(tracer, config.kafka.group_id)
+        self._with_zeros = settings.temporality == "cumulative"
+        self._console = Console() if config.export.console else None
+        self._deliver = CutAndFold(
+            config,
+            self._kernels,
+            self._fold,
+            self.telemetry,
+            run_id=secrets.token_hex(8),
+            on_folded=self._on_folded,
+            on_ahead=self._source.set_ahead,
+        )
         self._export = ExportAndCommit(
             settings.interval_s,
             self._deliver.folded,
-            self._snapshot,
-            self._send if self._metrics is not None else None,
+            self._send if self._metrics or self._console else None,
             self._source.commit,
-            self.telemetry,
         )
         self._web = WebServer(
             config.web,
             Pages(ready=self._ready, state=self._state, metrics=self._scrape),
+            prometheus=config.export.prometheus,
         )
 
     async def run(self) -> None:
@@ -247,7 +252,9 @@ class Agent:
                 await self._deliver.cut_now()
                 await self._export.export_now()
         except TimeoutError:
-            log.warning("handing over took longer than %.1f s: the next owner reads again", budget_s)
+            log.warning(
+                "handing over took longer than %.1f s: the next owner reads again", budget_s
+            )
         finally:
             lost = list(self._kernel_of)
             self._deliver.epoch = self._export.epoch = 0
@@ -272,21 +279,39 @@ class Agent:
             for record, reason in dead:
                 self._dead_letters.put(partition, record, reason)
 
-    def _on_effects(self, effects: Effects) -> None:
+    def _on_folded(self, chunk: Chunk, cut_ns: int, effects: Effects) -> None:
         if self._spans is not None and effects.spans:
             self._spans.put(effects.spans)
+        self._own_spans.folded(chunk, cut_ns, effects)
 
     # -- what leaves
+
+    async def _send(self, urgent: bool) -> bool:
+        """Export the base as it is now; True when the collector accepted all of it."""
+        began_ns = time.time_ns()
+        zeros = self._with_zeros
+        snapshot = await self._fold.call(lambda fold: fold.export(began_ns, zeros=zeros))
+        snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
+        if self._console is not None:
+            self._console.show(snapshot)
+        if self._metrics is None:
+            return True
+        outcome = (
+            await self._metrics.flush(snapshot, self._config.delivery.drain_timeout_s / 2)
+            if urgent
+            else await self._metrics.export(snapshot)
+        )
+        if outcome.accepted:
+            self._fold.call(lambda fold: fold.accepted(snapshot))
+        points = sum(len(metric.points) for metric in snapshot.metrics)
+        self._own_spans.exported(began_ns, points, outcome.accepted, outcome.message)
+        return outcome.accepted
 
     async def _snapshot(self) -> Snapshot:
         now_ns = time.time_ns()
         snapshot = await self._fold.call(lambda fold: fold.snapshot(now_ns))
-        snapshot.metrics.extend(self.telemetry.metrics(now_ns))
+        snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
         return snapshot
-
-    async def _send(self, snapshot: Snapshot) -> bool:
-        assert self._metrics is not None
-        return (await self._metrics.export(snapshot)).accepted
 
     async def _scrape(self, openmetrics: bool) -> bytes:
         snapshot = await self._snapshot()

@@ -31,9 +31,6 @@ _F64, _U64, _I64 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
 _I32, _U8 = np.dtype(np.int32), np.dtype(np.uint8)
 _ABSENT = np.uint64(layout.ABSENT_BITS)
 _HASH_ABSENT = np.uint64(layout.HASH_ABSENT)
-_HASH_F64, _U64, _I64 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
-_I32, _U8 = np.dtype(np.int32), np.dtype(np.uint8)
-_ABSENT = np.uint64(layout.HASH_ABSENT)
 
 
 def _check_routing(

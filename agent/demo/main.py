@@ -45,6 +45,7 @@ PARTITIONS: Final = 3
 
 START_TIMEOUT_S: Final = 120.0
 SETTLE_TIMEOUT_S: Final = 20.0
+STALL_TIMEOUT_S: Final = 6.0  # longer than the agent waits before it seals an idle stream's days
 POLL_EVERY_S: Final = 0.5
 _TICK_S: Final = 0.05
 _NEEDED: Final = {
@@ -161,6 +162,7 @@ class _Demo:
         self._closing = contextlib.ExitStack()
         self._server: ModelServer | None = None
         self._agent: AgentProcess | None = None
+        self._last_change: tuple[float, tuple[int, int, int]] = (0.0, (0, 0, 0))
 
     def start(self, kafka: str | None, otlp: str | None) -> None:
         """Returns when the model is trained and the agent has joined its group, or when stopped."""
@@ -230,7 +232,11 @@ class _Demo:
         story = self.story
         complete = story.rows == story.produced and story.labels == story.labels_produced
         caught = all(fault.after_s is not None for fault in story.injected)
-        return (complete and caught) or waited_s > SETTLE_TIMEOUT_S
+        now = (story.rows, story.labels, self.watch.newest_ms)
+        if now != self._last_change[1]:
+            self._last_change = (waited_s, now)
+        stalled = waited_s - self._last_change[0] > STALL_TIMEOUT_S
+        return (complete and caught) or stalled or waited_s > SETTLE_TIMEOUT_S
 
     def _check(self, *, serving: bool = True) -> None:
         assert self._agent is not None

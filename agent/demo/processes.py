@@ -164,12 +164,14 @@ class ModelServer(Child):
 class AgentProcess(Child):
     """`inferometer run` on the demo's topics, and its state page."""
 
+    command: tuple[str, ...] = (sys.executable, "-m", "agent", "run")
+
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         config_path = folder / "inferometer.yaml"
         config_path.write_text(yaml.safe_dump(configuration, sort_keys=False))
         super().__init__(
             "agent",
-            [sys.executable, "-m", "agent", "run", "-c", str(config_path)],
+            [*self.command, "-c", str(config_path)],
             folder / "agent.log",
         )
         self.url: str | None = None

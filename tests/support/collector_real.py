@@ -114,8 +114,9 @@ class Collector:
     """One Collector with both OTLP receivers, a Prometheus page and files of what it took.
 
     `configs` are further configuration files, merged over its own in their order; `env` is added to
-    its environment. With `standalone` the own configuration is left out: only `configs` count, and
-    `ports` are those that must accept connections before it is ready.
+    its environment. With `addresses` only `configs` count: they are names of variables that the
+    files read their addresses from (OTLP over gRPC, over HTTP, Prometheus: as many as they have),
+    each of which is given a free port.
 
     `start` raises StartFailed with the tail of the log.
     """
@@ -125,16 +126,15 @@ class Collector:
         *,
         configs: Sequence[Path] = (),
         env: Mapping[str, str] | None = None,
-        standalone: bool = False,
-        ports: Sequence[int] = (),
+        addresses: Sequence[str] = (),
     ) -> None:
         self._binary = collector_binary()
         self.folder = Path(tempfile.mkdtemp(prefix="inferometer-collector-"))
         self.log_path = self.folder / "collector.log"
         self._configs = list(configs)
         self._env = os.environ | dict(env or {})
-        self._standalone = standalone
-        self._ports = list(ports)
+        self._addresses = list(addresses)
+        self._ports: list[int] = []
         self._process: OwnedProcess | None = None
 
     @property
@@ -158,7 +158,7 @@ class Collector:
         fresh = not self._ports
         for attempt in range(START_ATTEMPTS):
             if fresh:
-                self._ports = free_ports(3)
+                self._ports = free_ports(len(self._addresses) or 3)
             try:
                 self._launch()
             except StartFailed as failure:
@@ -192,10 +192,6 @@ class Collector:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def validate(self, *configs: Path, env: Mapping[str, str] | None = None) -> str:
-        """What the Collector's own `validate` objects to; empty when it accepts the files."""
-        return validate(*configs, env=env)
-
     # What its file exporters wrote; a line that is still being written is left for later.
 
     def read_metrics(self) -> Points:
@@ -225,13 +221,15 @@ class Collector:
 
     def _launch(self) -> None:
         configs = list(self._configs)
-        if not self._standalone:
+        bound = zip(self._addresses, self._ports, strict=False)
+        env = self._env | {name: f"127.0.0.1:{port}" for name, port in bound}
+        if not self._addresses:
             own = self.folder / "config.yaml"
             own.write_text(yaml.safe_dump(self._own_config()))
             configs.insert(0, own)
         arguments = [part for path in configs for part in ("--config", str(path))]
         self._process = OwnedProcess(
-            [self._binary, *arguments], log_path=self.log_path, cwd=self.folder, env=self._env
+            [self._binary, *arguments], log_path=self.log_path, cwd=self.folder, env=env
         )
         try:
             self._process.wait_ready(

@@ -48,6 +48,7 @@ _PREPARATIONS: dict[str, Callable[[], None]] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that ask for a real component carry its marker, so `-m "not kafka"` leaves them out."""
     for item in items:

@@ -1,0 +1,241 @@
+"""Sketches files instead of a topic: the engine of `inferometer replay`.
+
+The same decoder, delta, chunk and fold as `run`; what differs is where rows come from and that all
+input ends. Files are read one after another in the order given, each a partition of its own; at its end
+a file holds the watermark no more, and at the end of all every window is sealed.
+
+Rows are late as they would be live: behind `windows.out_of_orderness_s`. They are in the totals.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from agent.config import Config
+from agent.decode.events import Decoded, JsonDecoder
+from agent.decode.lanes import StreamTable
+from agent.errors import ConfigError
+from agent.fold.base import Fold
+from agent.ingest.files import EventFile, open_file
+from agent.sketch.delta import Delta, concat
+from agent.state.chunk import merge_digest
+from agent.types import Exemplar, Fetch, Group, PartitionRange, RequestSpan, TableFetch, Tally
+
+#: Rows of one delta; `delivery.cut_max_bytes` and `cut_max_windows` may cut sooner.
+CUT_ROWS: Final = 1 << 16
+#: The stream table is a cache; past this many streams it starts afresh at the next cut.
+MAX_KNOWN_STREAMS: Final = 4096
+_PROGRESS_EVERY_S: Final = 0.1
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a replay is. `size_bytes` is 0 when it is not known."""
+
+    path: Path
+    position_bytes: int
+    size_bytes: int
+    rows: int
+
+
+def run(
+    files: Sequence[Path],
+    config: Config,
+    *,
+    json: bool = False,
+    quiet: bool = False,
+    model: str | None = None,
+) -> int:
+    """Sketch the files and print what they hold: one JSON document, or a table. Returns the exit status.
+
+    Raises ConfigError for a file that cannot be opened, SourceError for one that cannot be read to its end.
+    """
+    if model is not None:
+        decode = msgspec.structs.replace(config.decode, default_model=model)
+        config = msgspec.structs.replace(config, decode=decode)
+    began = time.monotonic()
+    with _progress_bar(quiet=quiet or not sys.stderr.isatty()) as show:
+        fold = sketch_files(files, config, on_progress=show)
+    took_s = time.monotonic() - began
+    if json:
+        sys.stdout.buffer.write(orjson.dumps(fold.report(), option=orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.buffer.flush()
+    else:
+        from agent import replay_text
+
+        replay_text.show(fold.state(time.time_ns()), sys.stdout)
+    if not quiet:
+        rate = fold.tally.rows / took_s if took_s > 0 else 0.0
+        print(f"{fold.tally.rows:,} rows in {took_s:.2f} s ({rate:,.0f} rows/s)", file=sys.stderr)
+    return 0
+
+
+def sketch_files(
+    files: Sequence[Path],
+    config: Config,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    clock: Callable[[], int] = time.time_ns,
+) -> Fold:
+    """Everything in the files, folded and sealed. Raises as `run` does."""
+    if not files:
+        raise ConfigError("no file given; name at least one, or - for standard input")
+    sources: list[EventFile] = []
+    try:
+        # All are opened before any is read: a wrong name must not cost the work done before it.
+        for path in files:
+            if any(source.path == path for source in sources):
+                raise ConfigError(f"{path} is given twice; its rows would be counted twice")
+            sources.append(open_file(path, config))
+        sketching = _Sketching(config, clock)
+        for source in sources:
+            for progress in sketching.read(source):
+                if on_progress is not None:
+                    on_progress(progress)
+        return sketching.finish()
+    finally:
+        for source in sources:
+            source.close()
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one delta held (`sketch.delta.PartLike`)."""
+
+    groups: list[Group]
+    numeric: NDArray[np.uint8]
+    strings: NDArray[np.uint8]
+    ranges: list[PartitionRange]
+    tally: Tally
+    spans: list[RequestSpan] = field(default_factory=list)
+    exemplars: list[Exemplar] = field(default_factory=list)
+
+
+class _Sketching:
+    """One thread's road from batches to the fold."""
+
+    def __init__(self, config: Config, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._limits = config.delivery
+        self._table = StreamTable()
+        self._decoder = JsonDecoder(config, self._table, None)
+        self._delta = Delta(self._table)
+        self._fold = Fold(config, start_ns=clock())
+        self._digest = merge_digest(config)
+        self._run_id = secrets.token_hex(8)
+        self._n_chunks = 0
+        self._tally = Tally()
+        self._rows = 0
+
+    def read(self, source: EventFile) -> Iterator[Progress]:
+        """Sketch one file; yields now and then."""
+        lineage = f"{self._run_id}-{source.path}"
+        at = PartitionRange(source.partition, 0, 0, lineage, "", -1, -1, False, 0)
+        shown = 0.0
+        for batch in source.batches():
+            for part in self._decode(batch, lineage):
+                for block in part.blocks:
+                    self._delta.add(block)
+                self._tally.add(part.tally)
+                self._rows += part.tally.rows
+                at.to_offset = part.to_offset
+                at.max_event_time_ms = max(at.max_event_time_ms, part.max_event_time_ms)
+                if part.tally.rows:
+                    at.last_row_ns = self._clock()
+                if self._is_full():
+                    self._cut(at)
+                now = time.monotonic()
+                if now - shown >= _PROGRESS_EVERY_S:
+                    shown = now
+                    yield self._progress(source)
+        self._cut(at)
+        self._fold.finish([source.partition])
+        yield self._progress(source)
+
+    def _decode(self, batch: Fetch | TableFetch, lineage: str) -> Iterator[Decoded]:
+        if isinstance(batch, TableFetch):
+            return self._decoder.decode_table(batch, lineage)
+        return self._decoder.decode(batch, lineage)
+
+    def _progress(self, source: EventFile) -> Progress:
+        return Progress(source.path, source.position_bytes, source.size_bytes, self._rows)
+
+    def _is_full(self) -> bool:
+        delta, limits = self._delta, self._limits
+        return (
+            delta.rows >= CUT_ROWS
+            or delta.size_bytes >= limits.cut_max_bytes
+            or delta.n_windows >= limits.cut_max_windows
+            or len(self._table.keys) > MAX_KNOWN_STREAMS
+        )
+
+    def _cut(self, at: PartitionRange) -> None:
+        """Freeze the delta and fold it; `at` moves to where the next one starts."""
+        groups, numeric, strings = self._delta.freeze()
+        part = _Part(groups, numeric, strings, [dataclasses.replace(at)], self._tally)
+        self._tally = Tally()
+        self._n_chunks += 1
+        chunk = concat(
+            [part], run_id=self._run_id, number=self._n_chunks, epoch=1, digest=self._digest
+        )
+        self._fold.apply(chunk, self._clock())
+        at.from_offset = at.to_offset
+        at.prev = f"{self._run_id}-{self._n_chunks}"
+        self._decoder.sealed_until = self._fold.sealed_until
+        if len(self._table.keys) > MAX_KNOWN_STREAMS:
+            self._table.clear()
+
+    def finish(self) -> Fold:
+        self._fold.seal_all(self._clock())
+        return self._fold
+
+
+@contextmanager
+def _progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """A bar on stderr that follows the bytes read."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    tasks: dict[Path, TaskID] = {}
+
+    def show(progress: Progress) -> None:
+        total = progress.size_bytes or None
+        task = tasks.get(progress.path)
+        if task is None:
+            task = tasks[progress.path] = bar.add_task(progress.path.name, total=total, rows=0)
+        bar.update(task, completed=progress.position_bytes, total=total, rows=progress.rows)
+
+    with bar:
+        yield show

@@ -1,0 +1,182 @@
+"""The manifests against Kubernetes' own schemas (strict), and against what the agent needs."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from agent import __version__
+from agent.config import Config
+from agent.config_source import load_config, require_topics
+from agent.plan import predict
+from tests.support.built import REPOSITORY
+
+FOLDER = REPOSITORY / "deploy" / "kubernetes"
+MANIFESTS = ["sidecar.yaml", "daemonset.yaml", "fleet.yaml"]
+#: The oldest with native sidecars on by default, the first where they are stable, the newest known.
+VERSIONS = ["1.29", "1.33", kubernetes_validate.latest_version()]
+
+Object = dict[str, Any]
+
+
+def objects(name: str) -> list[Object]:
+    return [o for o in yaml.safe_load_all((FOLDER / name).read_text()) if o]
+
+
+def workload(name: str) -> Object:
+    (found,) = [o for o in objects(name) if "template" in o.get("spec", {})]
+    return found
+
+
+def agent_container(name: str) -> Object:
+    pod = workload(name)["spec"]["template"]["spec"]
+    containers = pod.get("initContainers", []) + pod["containers"]
+    (found,) = [c for c in containers if c["name"] == "inferometer"]
+    return found
+
+
+def loaded(name: str, tmp_path: Path) -> Config:
+    """The configuration in the manifest's ConfigMap, as the agent would read it in that container."""
+    (text,) = [o["data"]["inferometer.yaml"] for o in objects(name) if o["kind"] == "ConfigMap"]
+    path = tmp_path / "inferometer.yaml"
+    path.write_text(text)
+    env = {e["name"]: e.get("value", f"a-{e['name']}") for e in agent_container(name)["env"]}
+    return load_config(path, env)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_are_valid_and_hold_no_unknown_field(name: str, version: str) -> None:
+    found = objects(name)
+    assert len(found) >= 2
+    for each in found:
+        kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("spoil", ["unknown field", "wrong type", "missing field"])
+def test_the_validation_notices_mistakes(spoil: str) -> None:
+    each = copy.deepcopy(workload("fleet.yaml"))
+    pod = each["spec"]["template"]["spec"]
+    if spoil == "unknown field":
+        pod["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
+    elif spoil == "wrong type":
+        each["spec"]["replicas"] = "two"
+    else:
+        del each["spec"]["selector"]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_agents_configuration_inside_is_valid(name: str, tmp_path: Path) -> None:
+    config = loaded(name, tmp_path)
+    require_topics(config)
+    assert config.export.otlp.endpoint
+    assert config.web.host == "0.0.0.0", "probes come from outside the container"
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_probes_and_ports_meet_the_web_server(name: str, tmp_path: Path) -> None:
+    container, config = agent_container(name), loaded(name, tmp_path)
+    (port,) = container["ports"]
+    assert port["containerPort"] == config.web.port
+    for probe, page in (
+        ("startupProbe", "/livez"),
+        ("livenessProbe", "/livez"),
+        ("readinessProbe", "/readyz"),
+    ):
+        if probe in container:
+            assert container[probe]["httpGet"] == {"path": page, "port": port["name"]}
+    assert "livenessProbe" in container
+
+
+def test_a_sidecar_never_makes_its_model_server_unready() -> None:
+    container = agent_container("sidecar.yaml")
+    assert container["restartPolicy"] == "Always"
+    assert "readinessProbe" not in container
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_pod_waits_for_the_drain(name: str, tmp_path: Path) -> None:
+    pod = workload(name)["spec"]["template"]["spec"]
+    drain_s = loaded(name, tmp_path).delivery.drain_timeout_s
+    assert pod["terminationGracePeriodSeconds"] > drain_s + 5
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_agent_is_confined(name: str) -> None:
+    pod = workload(name)["spec"]["template"]["spec"]
+    container = agent_container(name)
+    context = pod.get("securityContext", {}) | container["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] >= 1000 and context["runAsGroup"] >= 1000
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert "privileged" not in context
+    assert not pod.get("hostNetwork") and not pod.get("hostPID")
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_what_is_mounted_exists_and_tmp_is_writable(name: str, tmp_path: Path) -> None:
+    pod = workload(name)["spec"]["template"]["spec"]
+    volumes = {v["name"]: v for v in pod["volumes"]}
+    mounts = {m["mountPath"]: volumes[m["name"]] for m in agent_container(name)["volumeMounts"]}
+    assert "emptyDir" in mounts["/tmp"], "kernels are copied to /tmp under a read-only root"
+    maps = {o["metadata"]["name"] for o in objects(name) if o["kind"] == "ConfigMap"}
+    assert mounts["/etc/inferometer"]["configMap"]["name"] in maps
+    kafka = loaded(name, tmp_path).kafka
+    files = [kafka.tls.ca_file, kafka.sasl.password_file if kafka.sasl else None]
+    for file in filter(None, files):
+        assert str(Path(file).parent) in mounts
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_selectors_choose_the_pods(name: str) -> None:
+    each = workload(name)
+    labels = each["spec"]["template"]["metadata"]["labels"]
+    assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    for other in objects(name):
+        if other["kind"] == "Service":
+            assert other["spec"]["selector"].items() <= labels.items()
+            assert each["spec"]["serviceName"] == other["metadata"]["name"]
+        if other["kind"] == "PodDisruptionBudget":
+            assert other["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_image_and_arguments_are_those_of_the_dockerfile(name: str) -> None:
+    container = agent_container(name)
+    assert container["image"] == f"inferometer:{__version__}"
+    assert container["args"] == ["run", "-c", "/etc/inferometer/inferometer.yaml"]
+    assert "command" not in container
+
+
+@pytest.mark.parametrize("name", ["daemonset.yaml", "fleet.yaml"])
+def test_restarts_do_not_rebalance(name: str, tmp_path: Path) -> None:
+    kafka = loaded(name, tmp_path).kafka
+    assert kafka.group_instance_id in ("a-POD_NAME", "a-NODE_NAME")
+    assert 30 <= kafka.session_timeout_s <= 45
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_resources_are_the_measured_ones_and_hold_the_declared_budget(
+    name: str, tmp_path: Path
+) -> None:
+    resources = yaml.safe_load((FOLDER / "resources.yaml").read_text())
+    assert agent_container(name)["resources"] == resources
+    config = loaded(name, tmp_path)
+    limit = int(resources["limits"]["memory"].removesuffix("Mi")) << 20
+    threads = config.runtime.kernel_threads or 1
+    most = (
+        config.budget.max_memory_bytes
+        + threads * config.delivery.cut_max_bytes
+        + config.kafka.buffer_max_bytes
+    )
+    assert most < limit
+    assert predict(config).declared.memory_bytes <= config.budget.max_memory_bytes

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -87,7 +87,7 @@ async def connect(
         try:
             await consumer.start()
         except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
-            await quietly(consumer.stop())
+            await _finished(consumer.stop(), 1.0)
             trouble = await find_trouble(kafka, security)
             message = trouble.message if trouble else str(error)
             if trouble and trouble.outlook is Outlook.HOPELESS:
@@ -140,21 +140,16 @@ def _build(kafka: Kafka, pace: Pace, security: Mapping[str, Any]) -> Any:
 
 async def disconnect(consumer: Any, timeout_s: float) -> None:
     """Leave the group and close; past `timeout_s` cut everything off. Never raises."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await consumer.stop()
-    except (TimeoutError, kafka_errors.KafkaError, OSError) as error:
-        log.warning(
-            "the consumer did not stop in %.1f s (%s); it is cut off, and the group notices after "
-            "kafka.session_timeout_s",
-            timeout_s,
-            error or "no answer",
-        )
-        await _cut_off(consumer)
-
-
-async def _cut_off(consumer: Any) -> None:
-    """End what a consumer that does not stop has left behind: tasks and connections."""
+    trouble = await _finished(consumer.stop(), timeout_s)
+    if trouble is None:
+        return
+    log.warning(
+        "the consumer did not stop in %.1f s (%s); it is cut off, and the group notices after "
+        "kafka.session_timeout_s",
+        timeout_s,
+        trouble,
+    )
+    # What it has left behind: tasks and connections.
     coordinator = consumer._coordinator
     if coordinator is not None:
         for name in ("_coordination_task", "_heartbeat_task", "_commit_refresh_task"):
@@ -162,14 +157,27 @@ async def _cut_off(consumer: Any) -> None:
             if task is not None and not task.done():
                 task.cancel()
     if consumer._fetcher is not None:
-        await quietly(consumer._fetcher.close())
-    await quietly(consumer._client.close())
+        await _finished(consumer._fetcher.close(), 1.0)
+    await _finished(consumer._client.close(), 1.0)
 
 
-async def quietly(awaitable: Awaitable[Any]) -> None:
-    with contextlib.suppress(kafka_errors.KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(1.0):
-            await awaitable
+async def _finished(ending: Coroutine[Any, Any, Any], timeout_s: float) -> str | None:
+    """Run one of aiokafka's endings; None when it came to its end, else what it met.
+
+    In a task of its own: `Fetcher.close` lets the cancellation of its own tasks out (one that waits
+    between two tries, while a broker is away), which would read as a cancellation of the caller.
+    """
+    task = asyncio.ensure_future(ending)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout_s)
+    finally:
+        task.cancel()
+    if not done:
+        return "no answer"
+    if task.cancelled():
+        return "it was waiting for a broker"
+    error = task.exception()
+    return None if error is None else str(error) or type(error).__name__
 
 
 def hopeless(kafka: Kafka, error: kafka_errors.KafkaError) -> SourceError | None:

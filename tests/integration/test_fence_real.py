@@ -95,7 +95,9 @@ async def test_generation_that_ended_with_a_rebalance_is_refused(real_kafka: Rea
     topic, group = real_kafka.fresh_topic(partitions=2), unique("group")
     p0 = Partition(topic, 0)
     async with joined(real_kafka, group, topic) as (link, fence, consumer):
-        assert await commit_offsets(link, fence, {p0: Committed(3, "")}, ended=asyncio.Event()) == {}
+        assert (
+            await commit_offsets(link, fence, {p0: Committed(3, "")}, ended=asyncio.Event()) == {}
+        )
         reading = asyncio.ensure_future(consumer.getmany(timeout_ms=30_000))
         async with joined(real_kafka, group, topic):
             await eventually(lambda: consumer._coordinator.generation > fence.generation)
@@ -167,7 +169,9 @@ async def test_static_replacement_fences_the_former_holder_of_the_same_generatio
     topic, group = real_kafka.fresh_topic(), unique("group")
     p0 = Partition(topic, 0)
     async with joined(real_kafka, group, topic, instance="pod-0") as (link, fence, first):
-        assert await commit_offsets(link, fence, {p0: Committed(1, "")}, ended=asyncio.Event()) == {}
+        assert (
+            await commit_offsets(link, fence, {p0: Committed(1, "")}, ended=asyncio.Event()) == {}
+        )
         # The first must not answer its own eviction by taking the place back.
         first._coordinator._heartbeat_task.cancel()
         async with joined(real_kafka, group, topic, instance="pod-0") as (link2, fence2, _):
@@ -186,7 +190,9 @@ async def test_commit_is_answered_after_a_restart_of_the_broker(real_kafka: Real
     topic, group = real_kafka.fresh_topic(), unique("group")
     p0 = Partition(topic, 0)
     async with joined(real_kafka, group, topic) as (link, fence, _):
-        assert await commit_offsets(link, fence, {p0: Committed(1, "")}, ended=asyncio.Event()) == {}
+        assert (
+            await commit_offsets(link, fence, {p0: Committed(1, "")}, ended=asyncio.Event()) == {}
+        )
         await asyncio.to_thread(real_kafka.stop)
         commit = asyncio.ensure_future(
             commit_offsets(link, fence, {p0: Committed(2, "x")}, ended=asyncio.Event())

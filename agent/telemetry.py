@@ -27,6 +27,9 @@ from agent.types import Attributes, HistogramPoint, Metric, NumberPoint
 #: Series of one metric: partitions of a large group fit; a runaway attribute does not.
 MAX_SERIES = 2000
 
+#: How long an ended series says so; longer than an export interval.
+ENDED_FOR_S = 60
+
 #: Timings are kept at scale 3 (8 buckets a doubling, relative error 4.3%), from 2^-20 s (1 us) to
 #: 2^12 s (68 min): 256 buckets; what lies outside shares the end buckets.
 TIMING_SCALE = 3
@@ -75,7 +78,7 @@ class Telemetry:
         self._lock = threading.Lock()
         self._numbers: dict[str, dict[Attributes, int | float]] = {}
         self._timings: dict[str, dict[Attributes, _Timing]] = {}
-        self._ended: dict[str, list[Attributes]] = {}
+        self._ended: dict[str, dict[Attributes, int]] = {}  # when to stop saying so
         self._last_ns = self.start_ns
 
     def add(self, name: str, value: int | float = 1, **attributes: str | int) -> None:
@@ -116,7 +119,11 @@ class Telemetry:
             series.setdefault(key, _Timing()).add(value)
 
     def end(self, name: str, **attributes: str | int) -> None:
-        """End all series of a gauge that carry these attributes; each says so once, then is gone."""
+        """End all series of a gauge that carry these attributes.
+
+        Each is one no-recorded-value point in everything read within `ENDED_FOR_S`, then gone: a
+        scrape in between must not take the news from the exporter.
+        """
         spec = spec_of(name)
         if spec.instrument is not Instrument.GAUGE:
             raise RegistryError(f"{name} is a {spec.instrument}; only gauges end")
@@ -125,7 +132,7 @@ class Telemetry:
             series = self._numbers.get(name, {})
             for key in [key for key in series if wanted.issubset(key)]:
                 del series[key]
-                self._ended.setdefault(name, []).append(key)
+                self._ended.setdefault(name, {})[key] = self._last_ns + ENDED_FOR_S * 1_000_000_000
 
     def value(self, name: str, **attributes: str | int) -> int | float:
         """Current value of one series, 0 when it does not exist. For pages and tests."""
@@ -148,11 +155,7 @@ class Telemetry:
                 points = [
                     NumberPoint(key, value, start_ns, now_ns) for key, value in series.items()
                 ]
-                points += [
-                    NumberPoint(key, 0, 0, now_ns, ended=True)
-                    for key in self._ended.pop(name, ())
-                    if key not in series
-                ]
+                points += self._ends(name, now_ns)
                 if points:
                     out.append(Metric(name, points))
             for name, timings in self._timings.items():
@@ -166,6 +169,12 @@ class Telemetry:
                     )
                 )
             return out
+
+    def _ends(self, name: str, now_ns: int) -> list[NumberPoint]:
+        ended = self._ended.get(name, {})
+        for key in [k for k, until in ended.items() if now_ns > until or k in self._numbers[name]]:
+            del ended[key]
+        return [NumberPoint(key, 0, 0, now_ns, ended=True) for key in ended]
 
 
 def _bounded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Final, TextIO
@@ -75,7 +76,7 @@ class Console:
 
 
 def quantile(point: HistogramPoint, q: float) -> float | None:
-    """The value below which a share `q` lies: the geometric middle of its bucket; None when empty.
+    """The value below which a share `q` lies: the middle of its bucket; None when empty.
 
     Relative error at most (base - 1) / (base + 1), base = 2^(2^-scale). Buckets of negative values
     count from the far end.
@@ -97,7 +98,8 @@ def quantile(point: HistogramPoint, q: float) -> float | None:
 
 
 def _middle(index: int, scale: int) -> float:
-    low, high = (2.0 ** ((index + end) * 2.0**-scale) for end in (0, 1))
+    width = math.ldexp(1.0, -scale)
+    low, high = math.exp2(index * width), math.exp2((index + 1) * width)
     return 2 * low * high / (low + high)  # the point of least relative error
 
 

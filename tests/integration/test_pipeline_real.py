@@ -1,0 +1,307 @@
+"""The whole agent against a real broker and an OTLP receiver: what arrived equals what was sent."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.agent_process import AgentProcess
+from tests.support.kafka_real import RealKafka, unique
+from tests.support.otlp_answers import ACCEPT, SILENCE, transient
+from tests.support.otlp_receiver import OtlpReceiver
+from tests.support.produce import committed, consume_all, produce
+from tests.support.series_rules import assert_series_never_reset
+from tests.support.wait import eventually_sync
+
+PARTITIONS = 3
+Stream = tuple[str, str]
+
+
+class Sent:
+    """Events with an exact account of them, kept with plain Python."""
+
+    def __init__(self, n: int, seed: int, *, models: int = 3, at_ms: int = 1_767_225_600_000):
+        rnd = random.Random(seed)
+        self.values: list[bytes] = []
+        self.rows: dict[Stream, int] = defaultdict(int)
+        self.errors: dict[Stream, int] = defaultdict(int)
+        self.numbers: dict[tuple[Stream, str], list[float]] = defaultdict(list)
+        self.labels = 0
+        for i in range(n):
+            stream = (f"model-{rnd.randrange(models)}", str(rnd.randrange(1, 3)))
+            features: dict[str, Any] = {
+                "amount": round(rnd.lognormvariate(3, 1), 4),
+                "balance": rnd.gauss(0, 100),
+                "country": rnd.choice(["DE", "FR", "US"]),
+                "known": rnd.random() < 0.5,
+            }
+            if i % 10 == 3:
+                features["amount"] = None
+            if i % 50 == 7:
+                features["balance"] = "n/a"
+            error = i % 100 == 11
+            latency_ms = rnd.random() * 50
+            event = {
+                "id": f"r-{i}",
+                "ts": at_ms + i * 5,
+                "model": stream[0],
+                "version": stream[1],
+                "features": features,
+                "prediction": {"score": rnd.random(), "label": "yes"},
+                "latency_ms": latency_ms,
+                "status": "timeout" if error else "ok",
+            }
+            self.values.append(orjson.dumps(event))
+            self.rows[stream] += 1
+            self.errors[stream] += error
+            for name in ("amount", "balance"):
+                if isinstance(features[name], float):
+                    self.numbers[stream, name].append(features[name])
+            self.numbers[stream, "latency"].append(latency_ms / 1000)
+
+    @property
+    def total(self) -> int:
+        return len(self.values)
+
+
+def attributes(stream: Stream) -> dict[str, str]:
+    return {"inference.model.name": stream[0], "inference.model.version": stream[1]}
+
+
+def assert_arrived(receiver: OtlpReceiver, sent: Sent) -> None:
+    """The latest cumulative points equal the account of what was sent."""
+    for stream, rows in sent.rows.items():
+        at = attributes(stream)
+        assert receiver.latest("inference.rows", **at).value == rows
+        if sent.errors[stream]:
+            assert receiver.latest("inference.errors", **at).value == sent.errors[stream]
+        for feature in ("amount", "balance"):
+            expected = sent.numbers[stream, feature]
+            named = {**at, "inference.feature.name": feature}
+            assert_histogram(receiver.latest("inference.feature.value", **named).data, expected)
+            missing_or_wrong = (
+                receiver.latest("inference.feature.missing", **named).value
+                + receiver.latest("inference.feature.violations", **named).value
+            )
+            assert missing_or_wrong == rows - len(expected)
+        assert_histogram(
+            receiver.latest("inference.latency", **at).data, sent.numbers[stream, "latency"]
+        )
+
+
+def assert_histogram(point: Any, expected: list[float]) -> None:
+    """Count, bucket totals and sum; and every bucket against an exact count at the point's scale."""
+    assert point.count == len(expected)
+    buckets = sum(point.positive.bucket_counts) + sum(point.negative.bucket_counts)
+    assert buckets + point.zero_count == len(expected)
+    if min(expected) >= 0:
+        assert point.sum == pytest.approx(math.fsum(expected), rel=1e-12)
+    else:
+        assert not point.HasField("sum")
+    assert sum(point.negative.bucket_counts) == sum(value < 0 for value in expected)
+    base = 2.0**2.0**-point.scale
+    upper = base ** (point.positive.offset + len(point.positive.bucket_counts))
+    lower = base**point.positive.offset
+    assert max(expected) <= upper * (1 + 1e-9)
+    positive = [value for value in expected if value > 0]
+    assert min(positive) >= lower * (1 - 1e-9)
+
+
+def kafka_config(kafka: RealKafka, topic: str, group: str) -> dict[str, Any]:
+    return {"bootstrap_servers": [kafka.bootstrap], "topics": [topic], "group_id": group}
+
+
+def all_committed(kafka: RealKafka, group: str, topic: str, total: int) -> bool:
+    return sum(committed(kafka.bootstrap, group, topic, PARTITIONS)) == total
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_what_arrives_at_the_receiver_equals_what_was_sent(
+    real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path, protocol: str
+) -> None:
+    topic, group = real_kafka.fresh_topic(partitions=PARTITIONS), unique("group")
+    sent = Sent(6000, seed=1)
+    produce(real_kafka.bootstrap, topic, sent.values, partitions=PARTITIONS)
+    endpoint = otlp_receiver.grpc_endpoint if protocol == "grpc" else otlp_receiver.http_endpoint
+    config = {
+        "kafka": kafka_config(real_kafka, topic, group),
+        "export": {"otlp": {"endpoint": endpoint, "protocol": protocol}},
+    }
+    with AgentProcess(tmp_path, config) as agent:
+        agent.wait_rows(sent.total)
+        eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total))
+        assert agent.stop() == 0
+    assert_arrived(otlp_receiver, sent)
+    assert_series_never_reset(otlp_receiver.points())
+
+
+def test_a_restart_repeats_nothing_that_was_committed(
+    real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    topic, group = real_kafka.fresh_topic(partitions=PARTITIONS), unique("group")
+    config = {
+        "kafka": kafka_config(real_kafka, topic, group),
+        "export": {"otlp": {"endpoint": otlp_receiver.grpc_endpoint}},
+    }
+    before, after = Sent(2000, seed=2), Sent(1500, seed=3)
+    produce(real_kafka.bootstrap, topic, before.values, partitions=PARTITIONS)
+    with AgentProcess(tmp_path, config) as agent:
+        agent.wait_rows(before.total)
+        # SIGTERM alone must fold, export and commit what has been read.
+        assert agent.stop() == 0
+    assert all_committed(real_kafka, group, topic, before.total)
+    assert_arrived(otlp_receiver, before)
+    otlp_receiver.clear()
+
+    produce(real_kafka.bootstrap, topic, after.values, partitions=PARTITIONS)
+    with AgentProcess(tmp_path, config) as agent:
+        state = agent.wait_rows(after.total)
+        assert state["tally"]["rows"] == after.total
+        assert agent.stop() == 0
+    assert all_committed(real_kafka, group, topic, before.total + after.total)
+    assert_arrived(otlp_receiver, after)
+
+
+def test_a_killed_agent_loses_no_row(
+    real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    """At least once: rows of all lives together are at least what was sent, and uncommitted ones return."""
+    topic, group = real_kafka.fresh_topic(partitions=PARTITIONS), unique("group")
+    config = {
+        "kafka": {**kafka_config(real_kafka, topic, group), "session_timeout_s": 6.0},
+        "delivery": {"drain_timeout_s": 5.0},
+        "export": {"otlp": {"endpoint": otlp_receiver.grpc_endpoint}},
+    }
+    sent = Sent(4000, seed=4)
+    produce(real_kafka.bootstrap, topic, sent.values[:2000], partitions=PARTITIONS)
+    with AgentProcess(tmp_path, config) as agent:
+        eventually_sync(
+            lambda: sum(max(0, at) for at in committed(real_kafka.bootstrap, group, topic, 3)) > 0
+        )
+        otlp_receiver.always(transient())
+        produce(real_kafka.bootstrap, topic, sent.values[2000:], partitions=PARTITIONS)
+        agent.wait_rows(sent.total)
+        assert agent.process is not None
+        agent.process.kill()
+    held = sum(committed(real_kafka.bootstrap, group, topic, PARTITIONS))
+    assert held < sent.total  # nothing was accepted after the collector went away
+    otlp_receiver.always(ACCEPT)
+    with AgentProcess(tmp_path, config) as agent:
+        agent.wait_rows(sent.total - held, timeout_s=90)
+        eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total))
+        assert agent.state()["tally"]["rows"] == sent.total - held
+        assert agent.stop() == 0
+
+
+def test_a_collector_that_is_away_stops_commits_and_nothing_else(
+    real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    topic, group = real_kafka.fresh_topic(partitions=PARTITIONS), unique("group")
+    otlp_receiver.always(SILENCE)
+    config = {
+        "kafka": kafka_config(real_kafka, topic, group),
+        "export": {"otlp": {"endpoint": otlp_receiver.grpc_endpoint, "timeout_s": 1.0}},
+    }
+    sent = Sent(3000, seed=5)
+    produce(real_kafka.bootstrap, topic, sent.values, partitions=PARTITIONS)
+    with AgentProcess(tmp_path, config) as agent:
+        agent.wait_rows(sent.total)
+        assert not any(at > 0 for at in committed(real_kafka.bootstrap, group, topic, PARTITIONS))
+        otlp_receiver.always(ACCEPT)
+        eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total), timeout_s=60)
+        assert agent.stop() == 0
+    assert_arrived(otlp_receiver, sent)
+
+
+def bad_values() -> Iterable[tuple[bytes | None, str]]:
+    yield None, "tombstone"
+    yield b"", "empty"
+    yield b"{", "invalid_json"
+    yield b'{"model":"m","features":{"x":"\xff"}}', "invalid_json"
+    yield b"[1,2]", "not_an_event"
+    yield b'{"features":{"x":1}}', "no_model"
+    yield b'{"model":"m"}', "no_content"
+    yield b'{"model":{},"features":{"x":1}}', "bad_field"
+    yield b'{"model":"m","features":' + b'{"a":' * 60 + b"1" + b"}" * 61, "too_deep"
+    yield (
+        b'{"model":"m","features":{' + b",".join(b'"f%d":1' % i for i in range(150)) + b"}}",
+        "too_wide",
+    )
+    yield b'{"model":"m","features":{"x":"' + b"x" * 9000 + b'"}}', "too_large"
+
+
+def test_bad_records_are_counted_and_dead_lettered_with_their_original_bytes(
+    real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    topic, group = real_kafka.fresh_topic(), unique("group")
+    dead = real_kafka.fresh_topic("dead")
+    bad = list(bad_values())
+    sent = Sent(200, seed=6, models=1)
+    produce(real_kafka.bootstrap, topic, [*sent.values[:100], *(v for v, _ in bad)])
+    produce(real_kafka.bootstrap, topic, sent.values[100:])
+    config = {
+        "kafka": kafka_config(real_kafka, topic, group),
+        "decode": {"dead_letter_topic": dead, "max_record_bytes": 8192, "max_features": 100},
+        "budget": {"max_features_per_stream": 100},
+        "export": {"otlp": {"endpoint": otlp_receiver.grpc_endpoint}},
+    }
+    with AgentProcess(tmp_path, config) as agent:
+        state = agent.wait_rows(sent.total)
+        assert agent.stop() == 0
+    expected: dict[str, int] = defaultdict(int)
+    for _, reason in bad:
+        expected[reason] += 1
+    assert state["tally"]["dropped"] == dict(expected)
+    assert state["tally"]["records"] == sent.total + len(bad)
+    for reason, n in expected.items():
+        named = {"inferometer.reason": reason}
+        assert otlp_receiver.latest("inferometer.dropped", **named).value == n
+    letters = consume_all(real_kafka.bootstrap, dead, len(bad))
+    found = {(m.value(), dict(m.headers())["inferometer.reason"].decode()) for m in letters}
+    assert found == {(value, reason) for value, reason in bad}
+
+
+def test_two_agents_share_a_topic_and_their_sum_is_exact_after_a_clean_handover(
+    real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    topic, group = real_kafka.fresh_topic(partitions=PARTITIONS), unique("group")
+    config = {
+        "kafka": kafka_config(real_kafka, topic, group),
+        "export": {"otlp": {"endpoint": otlp_receiver.grpc_endpoint}},
+    }
+    first, second = Sent(2000, seed=7), Sent(2000, seed=8)
+    produce(real_kafka.bootstrap, topic, first.values, partitions=PARTITIONS)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    with AgentProcess(one, config) as a:
+        a.wait_rows(first.total)
+        with AgentProcess(two, config) as b:
+            b.wait_ready()
+            eventually_sync(lambda: len(b.state()["kafka"]["partitions"]) > 0, timeout_s=40)
+            produce(real_kafka.bootstrap, topic, second.values, partitions=PARTITIONS)
+            eventually_sync(
+                lambda: (
+                    a.state()["tally"]["rows"] + b.state()["tally"]["rows"]
+                    >= first.total + second.total
+                ),
+                timeout_s=40,
+            )
+            assert b.stop() == 0
+        assert a.stop() == 0
+    rows: dict[Stream, float] = defaultdict(float)
+    for series in otlp_receiver.points("inference.rows").by_series().values():
+        at = series[-1]
+        stream = at.attributes["inference.model.name"], at.attributes["inference.model.version"]
+        rows[stream] += at.value
+    assert rows == {
+        stream: first.rows[stream] + second.rows[stream] for stream in first.rows | second.rows
+    }
+    assert all_committed(real_kafka, group, topic, first.total + second.total)

@@ -3,69 +3,67 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, TextIO
+import shutil
+from collections.abc import Iterator
+from typing import Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.types import Json
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS: Final = " .:-=+*#%"
 _BINS: Final = 16
-_WIDTH_WITHOUT_TERMINAL: Final = 120
+_NAME_CHARS: Final = 40
+_VALUE_CHARS: Final = 16
 #: Streams shown; the JSON document has all.
 MAX_STREAMS: Final = 50
 
 
 def show(state: Json, out: TextIO) -> None:
-    """Write the totals of a `/v1/state` document."""
-    from rich.console import Console
+    """Write the totals of a `/v1/state` document. On a terminal, lines are cut to its width."""
+    width = shutil.get_terminal_size().columns if out.isatty() else None
+    is_utf8 = (out.encoding or "").lower().replace("-", "") == "utf8"
+    for line in lines(state, _BLOCKS if is_utf8 else _ASCII_BLOCKS):
+        shown = line if is_utf8 else line.encode("ascii", "replace").decode()
+        print(shown[:width], file=out)
 
-    is_tty = out.isatty()
-    console = Console(file=out, width=None if is_tty else _WIDTH_WITHOUT_TERMINAL, highlight=False)
-    blocks = _BLOCKS if (out.encoding or "").lower().replace("-", "") == "utf8" else _ASCII_BLOCKS
+
+def lines(state: Json, blocks: str = _BLOCKS) -> Iterator[str]:
+    """The whole report."""
     tally = state["tally"]
-    console.print(_sentence(tally), markup=False)
+    yield _sentence(tally)
     for name in ("dropped", "irregular"):
         if tally[name]:
-            reasons = ", ".join(f"{reason} {n:,}" for reason, n in sorted(tally[name].items()))
-            console.print(f"{name}: {reasons}", markup=False)
+            yield f"{name}: " + ", ".join(f"{why} {n:,}" for why, n in sorted(tally[name].items()))
     streams = state["streams"]
     for stream in streams[:MAX_STREAMS]:
-        console.print()
-        console.print(_title(stream), style="bold", markup=False)
-        _table(stream, blocks, console)
+        yield ""
+        yield _title(stream)
+        yield from _table(stream, blocks)
     if len(streams) > MAX_STREAMS:
-        console.print(f"\n... and {len(streams) - MAX_STREAMS:,} more streams; --json has all")
+        yield f"\n... and {len(streams) - MAX_STREAMS:,} more streams; --json has all"
 
 
-def _table(stream: Json, blocks: str, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+_HEAD: Final = ("column", "kind", "count", "missing", "violations", "min", "median", "mean", "max")
+_LEFT: Final = 2  # columns that are aligned to the left
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("column", overflow="ellipsis", no_wrap=True, max_width=36)
-    table.add_column("kind", no_wrap=True)
-    for name in ("count", "missing", "violations", "min", "median", "mean", "max"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("values", overflow="ellipsis", no_wrap=True, min_width=_BINS)
+
+def _table(stream: Json, blocks: str) -> Iterator[str]:
     totals = stream["totals"]
-    groups = [
-        *((name, column) for name, column in totals["features"].items()),
+    columns = [
+        *totals["features"].items(),
         *((f"prediction {name}", column) for name, column in totals["predictions"].items()),
         *([("latency (s)", totals["latency"])] if totals["latency"] else []),
         *((f"usage {name}", column) for name, column in totals["usage"].items()),
     ]
-    for name, column in groups:
+    rows = [(_HEAD, "values")]
+    for name, column in columns:
         quantiles = column["quantiles"] or {}
-        table.add_row(
-            Text(name),
-            column["kind"] or "",
+        cells = (
+            _short(name, _NAME_CHARS),
+            column["kind"] or "?",
             f"{column['count']:,}",
             _count(column["missing"]),
             _count(column["violations"]),
@@ -73,9 +71,20 @@ def _table(stream: Json, blocks: str, console: Console) -> None:
             number(quantiles.get("0.5")),
             number(column["mean"]),
             number(column["max"]),
-            Text(_values(column, blocks)),
         )
-    console.print(table)
+        rows.append((cells, _values(column, blocks)))
+    widths = [max(len(cells[i]) for cells, _ in rows) for i in range(len(_HEAD))]
+    for cells, values in rows:
+        aligned = [
+            text.ljust(width) if i < _LEFT else text.rjust(width)
+            for i, (text, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        yield f"  {'  '.join(aligned)}  {values}".rstrip()
+
+
+def _short(text: str, n: int) -> str:
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= n else text[: n - 1] + "…"
 
 
 def _sentence(tally: Json) -> str:
@@ -117,8 +126,7 @@ def _values(column: Json, blocks: str) -> str:
     shares = []
     for value, count in column["top"][:4]:
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        text = "".join(char if char.isprintable() else "?" for char in text)
-        shares.append(f"{text[:16]} {100 * count / n:.0f}%")
+        shares.append(f"{_short(text, _VALUE_CHARS)} {100 * count / n:.0f}%")
     return "  ".join(shares)
 
 

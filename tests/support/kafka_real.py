@@ -242,7 +242,11 @@ class RealKafka:
     @property
     def admin(self) -> AdminClient:
         if self._admin is None:
-            settings = {"bootstrap.servers": self.bootstrap, "log_level": 0}
+            settings = {
+                "bootstrap.servers": self.bootstrap,
+                "log_level": 0,
+                "reconnect.backoff.max.ms": 200,  # back at once after a restart
+            }
             self._admin = AdminClient(settings)
         return self._admin
 

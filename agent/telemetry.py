@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import threading
 import time
+from bisect import bisect_left
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -36,6 +38,22 @@ TIMING_SCALE = 3
 TIMING_FIRST = -20 << TIMING_SCALE
 TIMING_BUCKETS = 32 << TIMING_SCALE
 
+
+def _floor_root(numerator: int) -> float:
+    """The largest double not above 2^(numerator / 8), exactly."""
+    guess = math.exp2(numerator / 8)
+    exact = Fraction(2) ** numerator
+    while Fraction(guess) ** 8 > exact:
+        guess = math.nextafter(guess, 0.0)
+    while Fraction(math.nextafter(guess, 2.0)) ** 8 <= exact:
+        guess = math.nextafter(guess, 2.0)
+    return guess
+
+
+#: Upper bounds, inclusive, of the buckets of [0.5, 1], where `frexp` leaves a mantissa. A logarithm
+#: would put values next to a bound on its wrong side.
+_BOUNDS = [_floor_root(j - 8) for j in range(9)]
+
 _OVERFLOW: Attributes = ((OVERFLOW_ATTRIBUTE, True),)
 
 
@@ -56,12 +74,8 @@ class _Timing:
             self.zero += 1
             return
         self.sum += value
-        # Bounds are upper-inclusive: an exact power of the base belongs to the bucket below.
         mantissa, exponent = math.frexp(value)
-        if mantissa == 0.5:
-            index = ((exponent - 1) << TIMING_SCALE) - 1
-        else:
-            index = math.ceil(math.log2(value) * (1 << TIMING_SCALE)) - 1
+        index = ((exponent - 1) << TIMING_SCALE) + bisect_left(_BOUNDS, mantissa) - 1
         index = min(max(index, TIMING_FIRST), TIMING_FIRST + TIMING_BUCKETS - 1)
         self.buckets[index] = self.buckets.get(index, 0) + 1
 

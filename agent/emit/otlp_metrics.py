@@ -131,6 +131,10 @@ class Encoded:
         return sum(len(body.data) for body in self.bodies)
 
 
+#: (key of the field, attributes) -> attributes as given, and their encoding.
+_Known = dict[tuple[bytes, Attributes], tuple[Attributes, bytes]]
+
+
 class MetricEncoder:
     """Encodes exports of one process; remembers the encoding of attributes from one to the next.
 
@@ -142,8 +146,8 @@ class MetricEncoder:
         self._scope = delimited(_SCOPE, scope)
         self._max_bytes = max_bytes
         # Encoded attributes; what an export does not use is forgotten.
-        self._known: dict[tuple[bytes, Attributes], bytes] = {}
-        self._fresh: dict[tuple[bytes, Attributes], bytes] = {}
+        self._known: _Known = {}
+        self._fresh: _Known = {}
 
     def encode(
         self, metrics: Iterable[Metric], *, is_delta: bool = False, keep_points: bool = False
@@ -161,14 +165,18 @@ class MetricEncoder:
         self._known = self._fresh
         return Encoded(packer.close(), packer.n_dropped)
 
-    def _point(self, point: Point, known: dict[tuple[bytes, Attributes], bytes]) -> bytes:
+    def _point(self, point: Point, known: _Known) -> bytes:
         is_histogram = isinstance(point, HistogramPoint)
         key = _H_ATTRIBUTES if is_histogram else _N_ATTRIBUTES
         which = (key, point.attributes)
-        pairs = known.get(which)
-        if pairs is None:
-            pairs = b"".join(attribute(key, name, value) for name, value in point.attributes)
-        self._fresh[which] = pairs
+        entry = known.get(which)
+        if entry is None or (
+            entry[0] is not point.attributes and _types(entry[0]) != _types(point.attributes)
+        ):
+            encoded = b"".join(attribute(key, name, value) for name, value in point.attributes)
+            entry = (point.attributes, encoded)
+        self._fresh[which] = entry
+        pairs = entry[1]
         if isinstance(point, HistogramPoint):
             return pairs + _histogram(point)
         return pairs + _number(point)
@@ -184,6 +192,11 @@ def encode_metrics(
 ) -> Encoded:
     """Encode once, without remembering anything."""
     return MetricEncoder(resource, scope, max_bytes=max_bytes).encode(metrics, is_delta=is_delta)
+
+
+def _types(pairs: Attributes) -> list[type]:
+    """Types of the values: 1, 1.0 and True are equal, but not the same attribute."""
+    return [type(value) for _, value in pairs]
 
 
 def is_delta_instrument(instrument: Instrument) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import random
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from tests.support.agent_process import AgentProcess
@@ -17,101 +14,11 @@ from tests.support.kafka_real import RealKafka, unique
 from tests.support.otlp_answers import ACCEPT, SILENCE, transient
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.produce import committed, consume_all, produce
+from tests.support.sent import Sent, Stream, assert_arrived
 from tests.support.series_rules import assert_series_never_reset
 from tests.support.wait import eventually_sync
 
 PARTITIONS = 3
-Stream = tuple[str, str]
-
-
-class Sent:
-    """Events with an exact account of them, kept with plain Python."""
-
-    def __init__(self, n: int, seed: int, *, models: int = 3, at_ms: int = 1_767_225_600_000):
-        rnd = random.Random(seed)
-        self.values: list[bytes] = []
-        self.rows: dict[Stream, int] = defaultdict(int)
-        self.errors: dict[Stream, int] = defaultdict(int)
-        self.numbers: dict[tuple[Stream, str], list[float]] = defaultdict(list)
-        self.labels = 0
-        for i in range(n):
-            stream = (f"model-{rnd.randrange(models)}", str(rnd.randrange(1, 3)))
-            features: dict[str, Any] = {
-                "amount": round(rnd.lognormvariate(3, 1), 4),
-                "balance": rnd.gauss(0, 100),
-                "country": rnd.choice(["DE", "FR", "US"]),
-                "known": rnd.random() < 0.5,
-            }
-            if i % 10 == 3:
-                features["amount"] = None
-            if i % 50 == 7:
-                features["balance"] = "n/a"
-            error = i % 100 == 11
-            latency_ms = rnd.random() * 50
-            event = {
-                "id": f"r-{i}",
-                "ts": at_ms + i * 5,
-                "model": stream[0],
-                "version": stream[1],
-                "features": features,
-                "prediction": {"score": rnd.random(), "label": "yes"},
-                "latency_ms": latency_ms,
-                "status": "timeout" if error else "ok",
-            }
-            self.values.append(orjson.dumps(event))
-            self.rows[stream] += 1
-            self.errors[stream] += error
-            for name in ("amount", "balance"):
-                if isinstance(features[name], float):
-                    self.numbers[stream, name].append(features[name])
-            self.numbers[stream, "latency"].append(latency_ms / 1000)
-
-    @property
-    def total(self) -> int:
-        return len(self.values)
-
-
-def attributes(stream: Stream) -> dict[str, str]:
-    return {"inference.model.name": stream[0], "inference.model.version": stream[1]}
-
-
-def assert_arrived(receiver: OtlpReceiver, sent: Sent) -> None:
-    """The latest cumulative points equal the account of what was sent."""
-    for stream, rows in sent.rows.items():
-        at = attributes(stream)
-        assert receiver.latest("inference.rows", **at).value == rows
-        if sent.errors[stream]:
-            assert receiver.latest("inference.errors", **at).value == sent.errors[stream]
-        for feature in ("amount", "balance"):
-            expected = sent.numbers[stream, feature]
-            named = {**at, "inference.feature.name": feature}
-            assert_histogram(receiver.latest("inference.feature.value", **named).data, expected)
-            missing_or_wrong = (
-                receiver.latest("inference.feature.missing", **named).value
-                + receiver.latest("inference.feature.violations", **named).value
-            )
-            assert missing_or_wrong == rows - len(expected)
-        assert_histogram(
-            receiver.latest("inference.latency", **at).data, sent.numbers[stream, "latency"]
-        )
-
-
-def assert_histogram(point: Any, expected: list[float]) -> None:
-    """Count, bucket totals and sum; and every bucket against an exact count at the point's scale."""
-    assert point.count == len(expected)
-    buckets = sum(point.positive.bucket_counts) + sum(point.negative.bucket_counts)
-    assert buckets + point.zero_count == len(expected)
-    if min(expected) >= 0:
-        assert point.sum == pytest.approx(math.fsum(expected), rel=1e-12)
-    else:
-        assert not point.HasField("sum")
-    assert sum(point.negative.bucket_counts) == sum(value < 0 for value in expected)
-    base = 2.0**2.0**-point.scale
-    upper = base ** (point.positive.offset + len(point.positive.bucket_counts))
-    lower = base**point.positive.offset
-    assert max(expected) <= upper * (1 + 1e-9)
-    positive = [value for value in expected if value > 0]
-    assert min(positive) >= lower * (1 - 1e-9)
 
 
 def kafka_config(kafka: RealKafka, topic: str, group: str) -> dict[str, Any]:
@@ -138,7 +45,7 @@ def test_what_arrives_at_the_receiver_equals_what_was_sent(
         agent.wait_rows(sent.total)
         eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total))
         assert agent.stop() == 0
-    assert_arrived(otlp_receiver, sent)
+    assert_arrived(otlp_receiver.points(), sent)
     assert_series_never_reset(otlp_receiver.points())
 
 
@@ -157,7 +64,7 @@ def test_a_restart_repeats_nothing_that_was_committed(
         # SIGTERM alone must fold, export and commit what has been read.
         assert agent.stop() == 0
     assert all_committed(real_kafka, group, topic, before.total)
-    assert_arrived(otlp_receiver, before)
+    assert_arrived(otlp_receiver.points(), before)
     otlp_receiver.clear()
 
     produce(real_kafka.bootstrap, topic, after.values, partitions=PARTITIONS)
@@ -166,7 +73,7 @@ def test_a_restart_repeats_nothing_that_was_committed(
         assert state["tally"]["rows"] == after.total
         assert agent.stop() == 0
     assert all_committed(real_kafka, group, topic, before.total + after.total)
-    assert_arrived(otlp_receiver, after)
+    assert_arrived(otlp_receiver.points(), after)
 
 
 def test_a_killed_agent_loses_no_row(
@@ -217,7 +124,7 @@ def test_a_collector_that_is_away_stops_commits_and_nothing_else(
         otlp_receiver.always(ACCEPT)
         eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total), timeout_s=60)
         assert agent.stop() == 0
-    assert_arrived(otlp_receiver, sent)
+    assert_arrived(otlp_receiver.points(), sent)
 
 
 def bad_values() -> Iterable[tuple[bytes | None, str]]:

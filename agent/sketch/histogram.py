@@ -2,7 +2,8 @@
 
 Bucket i at scale s holds (base^i, base^(i+1)], base = 2^(2^-s). A quantile is answered with the point of
 its bucket whose relative distance to both bounds is the same (their harmonic mean), so its relative
-error is at most (base - 1) / (base + 1): 1.08 % at scale 5, 2.17 % at 4, 4.33 % at 3.
+error is at most (base - 1) / (base + 1): 0.14 % at scale 8, 1.08 % at 5, 2.17 % at 4, 4.33 % at 3. With
+1024 buckets a sign, data spanning 1.2 decades keeps scale 8, 9.6 decades 5, 19 decades 4, all data 3.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
-MAX_SCALE, MIN_SCALE, BUCKETS = 5, 3, 1024
+MAX_SCALE, MIN_SCALE, BUCKETS = 8, 3, 1024
 ZERO, LIMIT = 2.0**-64, 2.0**64
 
 

@@ -125,6 +125,6 @@ def test_a_read_only_cache_is_copied_and_used(
 
 
 def test_bucket_bounds_are_roots_of_two() -> None:
-    for scale in range(6):
+    for scale in range(9):
         got = np.array(bounds(scale), np.float64) / 2.0**52 + 1
         assert np.abs(got - np.exp2(np.arange(1 << scale) / (1 << scale))).max() <= 2.0**-51

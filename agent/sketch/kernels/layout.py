@@ -30,7 +30,7 @@ String cell
 from __future__ import annotations
 
 # ---------------------------------------------------------------- histogram
-MAX_SCALE = 5  #: base 2^(1/32), relative error 1.08 %
+MAX_SCALE = 8  #: base 2^(1/256), relative error 0.14 %
 RING = 1024  #: buckets a sign; a power of two
 MIN_SCALE = 3  #: 128 octaves at 8 buckets each = RING: everything in the domain always fits
 DOMAIN_EXPONENT = 64  #: domain 2^-64 < |x| <= 2^64

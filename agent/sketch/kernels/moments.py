@@ -2,7 +2,7 @@
 
 The pivot is the first value; whenever n has grown eightfold it moves to the mean, so it always is the
 mean of a part m >= n/8 of the data. Then n (pivot - mean)^2 <= 8 M2, that is, the sum of squares about
-the pivot is at most 9 M2 (fourth powers: 72 M4): taking the mean out at the end cancels at most that
+the pivot is at most 9 M2 (fourth powers: 72 M4; after a merge up to twice that): taking the mean out at the end cancels at most that
 much, and n |pivot| <= 8 sum |x| bounds the sum likewise. All sums are compensated (Kahan), so rounding
 does not grow with n. Bounds: sum within 1e-12 of sum |x|, M2 and M4 within 1e-9 relative, M3 within
 1e-9 of sum |x - mean|^3.

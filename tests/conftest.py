@@ -25,10 +25,10 @@ _missing: dict[str, str] = {}
 
 
 def _prepare_kafka() -> None:
-    from tests.support.kafka_real import KafkaUnavailable, kafka_jars
+    from tests.support.kafka_real import KafkaUnavailable, class_archive
 
     try:
-        kafka_jars()
+        class_archive()
     except KafkaUnavailable as reason:
         _missing["real_kafka"] = str(reason)
 

@@ -49,21 +49,44 @@ class CorruptRange:
 class Frame:
     """One batch inside a fetched buffer, found by its length field; `damage` says why it is none."""
 
-    __slots__ = ("base_offset", "damage", "data", "next_offset")
+    __slots__ = ("base_offset", "damage", "data", "following", "magic", "next_offset")
 
     def __init__(self, data: memoryview, damage: str, following: int | None) -> None:
         """`following` is the base offset of the batch behind, when there is one."""
-        base_offset, _, _, magic = _HEAD.unpack_from(data)
+        self.base_offset, _, _, self.magic = _HEAD.unpack_from(data)
         self.data = data
         self.damage = damage
-        self.base_offset: int = base_offset
-        delta = -1
-        if magic >= 2 and len(data) >= _LAST_OFFSET_DELTA_AT + 4:
+        self.following = following
+        delta = 0
+        if self.magic >= 2 and len(data) >= _LAST_OFFSET_DELTA_AT + 4:
             (delta,) = _LAST_OFFSET_DELTA.unpack_from(data, _LAST_OFFSET_DELTA_AT)
-        self.next_offset: int = base_offset + (delta if 0 <= delta < _MAX_DELTA else 0) + 1
-        # The batch behind bounds this one, whatever its header says.
-        if following is not None and (delta < 0 or following < self.next_offset):
-            self.next_offset = following
+        self.next_offset: int = self.base_offset + (delta if 0 <= delta < _MAX_DELTA else 0) + 1
+
+    def misplaced(self, begin: int) -> str:
+        """Why the base offset cannot be, as the batch to read from `begin` on; "" when it can.
+
+        The checksum does not cover it. A batch that joins on to the one before is trusted.
+        """
+        if self.magic < 2:
+            return ""
+        if self.next_offset <= begin:
+            return "its offsets lie before what was asked for"
+        if (
+            self.following is not None
+            and begin < self.base_offset
+            and begin <= self.following < self.next_offset
+        ):
+            return "its offsets reach into the next batch"
+        return ""
+
+    def end(self, begin: int) -> int:
+        """Where to go on when this batch is given up from `begin` on; beyond it in any case.
+
+        The batch behind bounds this one, whatever its own header says.
+        """
+        if self.following is not None and self.following > begin:
+            return self.following
+        return max(self.next_offset, begin + 1)
 
 
 class FramedRecords:
@@ -123,16 +146,19 @@ class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
         frames = self._records
         while frames.has_next():
             frame = frames.next_frame()
-            why = frame.damage
+            begin = self.next_fetch_offset
+            why = frame.damage or frame.misplaced(begin)
             if not why:
                 self._records = MemoryRecords(bytes(frame.data))  # its C part takes only bytes
                 try:
                     yield from super()._unpack_records()
                 except Exception as error:
                     why = str(error) or type(error).__name__
+                    if begin < self.next_fetch_offset >= frame.next_offset:
+                        continue  # all its offsets have been read: nothing to give up
             if why:
-                begin = max(self.next_fetch_offset, 0)
-                self.next_fetch_offset = max(frame.next_offset, begin + 1)
+                begin = self.next_fetch_offset
+                self.next_fetch_offset = frame.end(begin)
                 yield CorruptRange(begin, self.next_fetch_offset, why)
 
     def _consumer_record(self, tp: Any, record: Any) -> Record:

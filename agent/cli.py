@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,7 +127,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="events, oldest first")
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="events, oldest first; - is stdin"
+    )
     parser.add_argument("--model", metavar="NAME", help="model of events that name none")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar on stderr")
     _add_json(parser)
@@ -210,6 +213,8 @@ Exit status 0 when the answer is yes. For images without curl; Kubernetes can as
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Until the pipeline takes the signal over: as the first process of a container it would be ignored.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from agent.config_source import check_files, environment, require_topics
 
     config = _config(options)

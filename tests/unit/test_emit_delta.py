@@ -211,6 +211,7 @@ def lowered(counts: Counter[int], steps: int) -> Counter[int]:
     return out
 
 
+@settings(deadline=None)
 @given(buckets, st.integers(0, 12))
 def test_downscaling_moves_every_count_to_its_wider_bucket(
     given_buckets: dict[int, int], steps: int

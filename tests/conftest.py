@@ -78,14 +78,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def real_kafka() -> Iterator[RealKafka]:
+def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
     """One Apache Kafka for the whole run. Take topics from `real_kafka.fresh_topic()`."""
     global _broker
     from tests.support.kafka_real import RealKafka
 
     if reason := _missing.get("real_kafka"):
         unavailable(reason)
-    broker = RealKafka()
+    broker = RealKafka(tmp_path_factory.mktemp("kafka"))
     try:
         _broker = broker.start()
         yield broker
@@ -123,11 +123,13 @@ def collector_program() -> Path:
 
 
 @pytest.fixture
-def collector(collector_program: Path) -> Iterator[Collector]:
+def collector(
+    collector_program: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Collector]:
     """A running Collector per test: OTLP in, files and a Prometheus page out."""
     from tests.support.collector_real import Collector
 
-    running = Collector()
+    running = Collector(folder=tmp_path_factory.mktemp("collector"))
     try:
         yield running.start()
     finally:

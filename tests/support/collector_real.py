@@ -116,7 +116,7 @@ class Collector:
     `configs` are further configuration files, merged over its own in their order; `env` is added to
     its environment. With `addresses` only `configs` count: they are names of variables that the
     files read their addresses from (OTLP over gRPC, over HTTP, Prometheus: as many as they have),
-    each of which is given a free port.
+    each of which is given a free port. `folder` goes with it; default: a temporary one.
 
     `start` raises StartFailed with the tail of the log.
     """
@@ -127,9 +127,10 @@ class Collector:
         configs: Sequence[Path] = (),
         env: Mapping[str, str] | None = None,
         addresses: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> None:
         self._binary = collector_binary()
-        self.folder = Path(tempfile.mkdtemp(prefix="inferometer-collector-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="inferometer-collector-"))
         self.log_path = self.folder / "collector.log"
         self._configs = list(configs)
         self._env = os.environ | dict(env or {})

@@ -138,7 +138,8 @@ def unsecured_token(subject: str = USER, *, lifetime_s: float = 3600.0) -> str:
 class RealKafka:
     """One broker. Synchronous; call it from a thread, or between awaits, where that matters.
 
-    `overrides` are settings of server.properties, `jvm` arguments of the broker's Java.
+    `folder` holds everything of this broker and goes with it; default: a temporary one. `overrides`
+    are settings of server.properties, `jvm` arguments of the broker's Java.
 
     `start` raises StartFailed with the tail of the log. Not thread-safe.
     """
@@ -155,7 +156,6 @@ class RealKafka:
             archive = class_archive()
             jvm = [] if archive is None else [f"-XX:SharedArchiveFile={archive}"]
         self._jvm = list(jvm)
-        self._owns_folder = folder is None
         self._overrides = overrides or {}
         self.folder = folder or Path(tempfile.mkdtemp(prefix="inferometer-kafka-"))
         self.log_path = self.folder / "broker.log"
@@ -246,8 +246,7 @@ class RealKafka:
         """End the broker at once and remove its folder."""
         self._admin = None
         self.kill()
-        if self._owns_folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # Topics
 

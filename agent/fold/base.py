@@ -480,7 +480,7 @@ class Fold:
         return {
             "rows": self.tally.rows,
             "events": self.tally.events,
-            "dropped": {reason: n for reason, n in sorted(self.tally.dropped.items()) if n},
+            "dropped": {str(reason): n for reason, n in sorted(self.tally.dropped.items()) if n},
             "streams": [
                 summary.stream_report(stream, self._store) for stream in self._sorted_streams()
             ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import __version__
+from agent import __version__, logs
 from agent.cli import main
 
 COMMANDS = ["run", "check", "plan", "replay", "warmup", "demo", "health"]
@@ -21,6 +21,8 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [n for n in os.environ if n.startswith(("INFEROMETER__", "OTEL_"))]:
         monkeypatch.delenv(name)
+    # Commands of this process set logging up: not for the tests that follow.
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
 
 
 def written(text: str) -> str:
@@ -195,3 +197,37 @@ def test_a_reader_that_leaves_early_is_not_a_traceback() -> None:
         ["sh", "-c", shell], capture_output=True, text=True, timeout=30, check=False
     )
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_replay_json_is_one_document_on_stdout_and_nothing_else(capfd) -> None:
+    Path("events.jsonl").write_text('{"model":"m","prediction":1.5}\nbroken\n')
+    status, out, err = run(capfd, "replay", "events.jsonl", "--json", "--quiet")
+    document = json.loads(out)
+    assert status == 0 and err == ""
+    assert (document["rows"], document["dropped"]) == (1, {"invalid_json": 1})
+    assert document["streams"][0]["model"] == "m"
+
+
+def test_replay_takes_the_model_of_events_that_name_none(capfd) -> None:
+    Path("events.jsonl").write_text('{"prediction":1.5}\n')
+    status, out, _ = run(capfd, "replay", "events.jsonl", "--json", "-q", "--model", "churn")
+    assert status == 0
+    assert [s["model"] for s in json.loads(out)["streams"]] == ["churn"]
+
+
+def test_a_missing_file_is_one_line_and_status_2(capfd) -> None:
+    status, out, err = run(capfd, "replay", "none.jsonl")
+    assert (status, out) == (2, "")
+    assert err.startswith("inferometer: none.jsonl: ") and err.count("\n") == 1
+
+
+def test_warmup_says_how_many_kernels_are_ready(capfd) -> None:
+    status, out, err = run(capfd, "warmup", "--json")
+    document = json.loads(out)
+    assert status == 0 and len(document["kernels"]) > 5
+    assert err.startswith(f"{len(document['kernels'])} kernels ready after ")
+
+
+def test_the_demo_takes_no_configuration(capfd) -> None:
+    status, out, err = run(capfd, "demo", "-c", written(GOOD))
+    assert (status, out) == (2, "") and "leave out --config" in err

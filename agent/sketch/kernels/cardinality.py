@@ -45,14 +45,16 @@ def packed(ranks):
 
 @inlined
 def add_hash(registers, h, p):
-    """Add a hash to the 2^p registers, in place."""
+    """Add a hash to the 2^p registers, in place; without a branch.
+
+    An empty register has no rank: 4 << 62 leaves no bit. The register is always stored: whether it
+    changes is a coin toss in a young cell, and a wrong guess costs more than the store.
+    """
     address = registers + np.int64(h >> U(64 - p))
     rank_bit = leading_zeros((h << U(p)) | U((1 << p) - 1)) + p - 1
     old = load_u8(address)
-    ranks = (U(4 | (old & 3)) << U(((old >> 2) - 2) & 63)) if old else U(0)
-    new = packed(ranks | (U(1) << U(rank_bit)))
-    if new != old:  # seldom, once there are values: no store, no chain through memory
-        store_u8(address, new)
+    ranks = U(4 | (old & 3)) << U(((old >> 2) - 2) & 63)
+    store_u8(address, packed(ranks | (U(1) << U(rank_bit))))
 
 
 @inlined

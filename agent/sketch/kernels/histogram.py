@@ -44,20 +44,31 @@ def store_count(address, size, count):
 
 @outlined
 def lower_scale(cell, steps, size):
-    """Halve the scale `steps` times, in place: bucket i goes to i >> steps."""
-    kept = np.empty(RING, np.int64)
+    """Halve the scale `steps` times, in place: bucket i goes to i >> steps.
+
+    A young cell is nearly empty and lowers its scale most often: whole words of the ring are skipped while
+    they are zero.
+    """
+    index, kept = np.empty(RING, np.int64), np.empty(RING, np.int64)
     for negative in range(2):
         extent = cell + EXTENTS + 8 * negative
         span = load_i32(extent + 4)
         if span == 0:
             continue
         low = load_i32(extent)
-        for j in range(span):
-            p = count_address(cell, low + j, negative, size)
-            kept[j] = load_count(p, size)
-            store_count(p, size, 0)
-        for j in range(span):
-            p = count_address(cell, (low + j) >> steps, negative, size)
+        ring = cell + BUCKETS + negative * RING * size
+        found = 0
+        for word in range(0, RING * size, 8):
+            if load_i64(ring + word) != 0:
+                for p in range(word, word + 8, size):
+                    count = load_count(ring + p, size)
+                    if count:
+                        index[found] = low + ((p // size - low) & RING_MASK)
+                        kept[found] = count
+                        found += 1
+                store_i64(ring + word, 0)
+        for j in range(found):
+            p = count_address(cell, index[j] >> steps, negative, size)
             store_count(p, size, load_count(p, size) + kept[j])
         store_u32(extent, low >> steps)
         store_u32(extent + 4, ((low + span - 1) >> steps) - (low >> steps) + 1)

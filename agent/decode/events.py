@@ -420,7 +420,7 @@ class JsonDecoder:
         for name, count in self._rows.flatten(value).items():
             if type(count) is int or type(count) is float:
                 if name == "ttft_ms":
-                    counts["ttft"] = count / 1000
+                    counts["ttft"] = float(count) / 1000
                 else:
                     counts[name] = count
         self._rows.put(stream, stream.usage, Role.USAGE, counts)

@@ -16,15 +16,15 @@ _STATUS_CHARS = 64
 
 
 def number_text(value: int | float | bool) -> str:
-    """A number or boolean as JSON text: 7, 7.5, 1e+300, true. Non-finite: nan, inf, -inf."""
+    """A number or boolean as JSON text: 7, 7.5, 1e+300, true. Non-finite: nan, inf, -inf.
+
+    The shortest text that reads back as the same float64, so 7.50 and 7.5 are one name.
+    """
     if value is True:
         return "true"
     if value is False:
         return "false"
-    if type(value) is float:
-        # orjson writes non-finite floats as null
-        return orjson.dumps(value).decode() if value - value == 0.0 else str(value)
-    return str(value)
+    return repr(value)
 
 
 def cut_name(name: str, max_bytes: int) -> str:

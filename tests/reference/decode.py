@@ -163,10 +163,10 @@ def row_of(
         for name, value in leaves(parts["usage"], limits).items():
             if is_number(value):
                 column = Column(Role.USAGE, "ttft" if name == "ttft_ms" else name)
-                yield (column, JsonType.NUMBER), value / 1000 if name == "ttft_ms" else float(value)
+                yield (column, JsonType.NUMBER), float(value) / (1000 if name == "ttft_ms" else 1)
     latency = parts.get("latency_ms")
     if is_number(latency) and latency >= 0:
-        yield (Column(Role.LATENCY, "latency"), JsonType.NUMBER), latency / 1000
+        yield (Column(Role.LATENCY, "latency"), JsonType.NUMBER), float(latency) / 1000
 
 
 def columns(

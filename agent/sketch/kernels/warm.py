@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import time
 from collections.abc import Callable
 
-from agent.sketch.kernels import (  # noqa: F401  (importing registers the kernels)
-    hashing,
-    merge_cells,
-    missing,
-    numbers,
-    pages,
-    strings,
-)
+from agent.sketch import kernels
 from agent.sketch.kernels.compile import KERNELS
 
 
@@ -21,9 +16,11 @@ def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, f
 
     progress  called as progress(name, number done, number of all) before each one
 
-    A stage with kernels of its own registers them by importing `compile.kernel`; they are warmed too
-    when its modules have been imported.
+    Takes all modules of this package; kernels of another stage (made by the same decorator) are warmed
+    too when their modules have been imported.
     """
+    for module in pkgutil.iter_modules(kernels.__path__):
+        importlib.import_module(f"{kernels.__name__}.{module.name}")
     took: dict[str, float] = {}
     for done, (name, (dispatcher, signature)) in enumerate(sorted(KERNELS.items())):
         if progress is not None:

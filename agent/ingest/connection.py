@@ -80,13 +80,27 @@ async def _try(
                 **security,
             )
             connected = True
-            await connection.send(MetadataRequest([]))
+            answer = await connection.send(MetadataRequest([]))
+        if not answer.brokers:
+            return _no_brokers(kafka, where)
     except (OSError, kafka_errors.KafkaError, TimeoutError) as error:
         return explain(kafka, where, error, connected=connected)
     finally:
         if connection is not None:
             connection.close()
     return None
+
+
+def _no_brokers(kafka: Kafka, where: str) -> Trouble:
+    """An answer that names no broker: what a refused bearer token looks like. The broker's reason is
+    sent where aiokafka expects success, and what follows is taken for the answer to metadata."""
+    if kafka.sasl is not None and kafka.sasl.mechanism == "OAUTHBEARER":
+        return Trouble(
+            f"{where} does not accept the token of kafka.sasl.token_file (mechanism OAUTHBEARER); "
+            "check who issued it and when it expires",
+            Outlook.SUSPECT,
+        )
+    return Trouble(f"{where} knows of no brokers yet", Outlook.WAIT)
 
 
 def explain(kafka: Kafka, where: str, error: BaseException, *, connected: bool) -> Trouble:

@@ -86,6 +86,8 @@ async def connect(
         consumer = _build(kafka, pace, security)
         try:
             await consumer.start()
+            if not consumer._client.cluster.brokers():
+                raise kafka_errors.KafkaConnectionError("no broker is known")
         except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
             await _finished(consumer.stop(), 1.0)
             trouble = await find_trouble(kafka, security)

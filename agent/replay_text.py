@@ -136,7 +136,11 @@ def bars(counts: NDArray[np.float64], blocks: str = _BLOCKS) -> str:
     if top <= 0:
         return blocks[0] * len(counts)
     steps = len(blocks) - 1
-    return "".join(blocks[math.ceil(steps * count / top - 1e-9)] for count in counts.tolist())
+    noise = 1e-12 * top  # of interpolation
+    return "".join(
+        blocks[max(1, math.ceil(steps * count / top - 1e-9)) if count > noise else 0]
+        for count in counts.tolist()
+    )
 
 
 def bin_counts(

@@ -202,10 +202,7 @@ class Agent:
                     await consume
                     await self._deliver.cut_now()
                     await self._export.export_now()
-                    if self._spans is not None:
-                        await self._spans.flush()
-                    if self._dead_letters is not None:
-                        await self._dead_letters.flush()
+                    await self._flush_rest(started + limit_s - time.monotonic())
         except TimeoutError:
             log.warning(
                 "drain stopped by delivery.drain_timeout_s (%.0f s): rows since the last commit "
@@ -214,7 +211,17 @@ class Agent:
             )
         consume.cancel()
         await self._source.stop(max(1.0, started + limit_s - time.monotonic()))
+        for part in (self._metrics, self._spans):
+            if part is not None:
+                await part.close()
         log.info("stopped after %.1f s", time.monotonic() - started)
+
+    async def _flush_rest(self, limit_s: float) -> None:
+        """Spans and dead letters, each at most half of what is left of the deadline."""
+        if self._dead_letters is not None:
+            await self._dead_letters.stop(limit_s / 2)
+        if self._spans is not None:
+            await self._spans.flush(limit_s / 2)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -270,11 +277,12 @@ class Agent:
         return Callbacks(
             on_sketched=lambda size_bytes: _ignore(soon(self._source.release, size_bytes)),
             on_full=lambda: _ignore(soon(self._deliver.cut_soon)),
-            on_dead=lambda partition, dead: _ignore(soon(self._on_dead, partition, dead)),
+            on_dead=self._on_dead,
             on_failure=lambda error: _ignore(soon(self._fail, error)),
         )
 
     def _on_dead(self, partition: Partition, dead: list[tuple[Record, Drop]]) -> None:
+        """On a kernel thread; `put` is made for that."""
         if self._dead_letters is not None:
             for record, reason in dead:
                 self._dead_letters.put(partition, record, reason)

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 NOTHING_COMMITTED = -1
 RETRY_BACKOFF_S = 0.1
-RETRY_BACKOFF_MAX_S = 2.0
+RETRY_BACKOFF_MAX_S = 1.0
 #: A retry that goes on is announced this often.
 ANNOUNCE_EVERY_S = 10.0
 

@@ -12,6 +12,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from agent.config import Config
 from agent.demo.broker import (
     API_FIND_COORDINATOR,
     API_OFFSET_COMMIT,
@@ -19,6 +20,7 @@ from agent.demo.broker import (
     EmbeddedBroker,
 )
 from agent.errors import SourceError
+from agent.ingest import batches
 from agent.types import Drop, Partition
 from tests.support.kafka_embedded import leaders_sync_late
 from tests.support.kafka_source import Ledger, Member, kafka_config, produce
@@ -33,11 +35,17 @@ def numbers(count: int, begin: int = 0) -> list[bytes]:
     return [b"%d" % i for i in range(begin, begin + count)]
 
 
+def config_of(broker: EmbeddedBroker, **options: Any) -> Config:
+    """Short sessions: the mock keeps a member that comes back under a new id until its session ends."""
+    sessions = {"session_timeout_s": 2.0, "rebalance_timeout_s": 3.0}
+    return kafka_config(broker.bootstrap, [TOPIC], **(sessions | options))
+
+
 async def test_every_record_arrives_once_and_in_order(embedded_kafka: EmbeddedBroker) -> None:
     embedded_kafka.create_topic(TOPIC, 2)
     sent = numbers(1000)
     await produce(embedded_kafka.bootstrap, TOPIC, sent, partitions=2)
-    member = Member(kafka_config(embedded_kafka.bootstrap, [TOPIC]))
+    member = Member(config_of(embedded_kafka))
     async with member.running():
         await eventually(lambda: len(member.records) >= 1000)
         assert member.offsets(P0) == list(range(500))
@@ -52,7 +60,7 @@ async def test_end_of_a_log_without_news_is_told_once(embedded_kafka: EmbeddedBr
     """Only so can the reader know that the partition is caught up, and not hold the watermark."""
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(5))
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC], auto_offset_reset="latest")
+    config = config_of(embedded_kafka, auto_offset_reset="latest")
     async with Member(config).running() as member:
         await eventually(lambda: member.fetches)
         (fetch,) = member.fetches
@@ -67,14 +75,14 @@ async def test_top_level_error_of_offset_fetch_never_reads_as_nothing_committed(
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(50))
-    early = kafka_config(embedded_kafka.bootstrap, [TOPIC])
+    early = config_of(embedded_kafka)
     async with Member(early).running() as first:
         await eventually(lambda: len(first.records) == 50)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(10, 50))
     embedded_kafka.fail_next(
         API_OFFSET_FETCH, [NOT_COORDINATOR, LOADING, NOT_AVAILABLE, NOT_COORDINATOR, LOADING]
     )
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC], auto_offset_reset=policy)
+    config = config_of(embedded_kafka, auto_offset_reset=policy)
     async with Member(config).running() as second:
         await eventually(lambda: second.assigned)
         assert second.assigned[0][1] == {P0: 50}
@@ -84,7 +92,7 @@ async def test_top_level_error_of_offset_fetch_never_reads_as_nothing_committed(
 async def test_commit_is_sent_again_until_it_is_accepted(embedded_kafka: EmbeddedBroker) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(50))
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC])
+    config = config_of(embedded_kafka)
     ledger = Ledger()
     async with Member(config, ledger=ledger).running() as member:
         await eventually(lambda: len(member.records) == 50)
@@ -103,7 +111,7 @@ async def test_member_whose_commit_is_refused_forgets_and_joins_anew(
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(50))
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC])
+    config = config_of(embedded_kafka)
     ledger = Ledger()
     async with Member(config, ledger=ledger).running() as member:
         await eventually(lambda: len(member.records) == 50)
@@ -127,7 +135,7 @@ async def test_damaged_batch_is_counted_and_reading_goes_on(
     await send_raw(embedded_kafka, 0, damaged(7))
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(20, 20), partitions=2)
     await send_raw(embedded_kafka, 1, damaged(3))  # the last batch of its log
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC])
+    config = config_of(embedded_kafka)
     ledger = Ledger()
     async with Member(config, ledger=ledger).running() as member:
         await eventually(lambda: all(p["lag"] == 0 for p in member.source.positions()))
@@ -151,8 +159,6 @@ async def test_batch_that_was_damaged_on_the_wire_is_read_again(
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(30))
-    from agent.ingest import batches
-
     intact = batches.FramedRecords.next_frame
     broken = 0
 
@@ -165,7 +171,7 @@ async def test_batch_that_was_damaged_on_the_wire_is_read_again(
         return frame
 
     monkeypatch.setattr(batches.FramedRecords, "next_frame", next_frame)
-    async with Member(kafka_config(embedded_kafka.bootstrap, [TOPIC])).running() as member:
+    async with Member(config_of(embedded_kafka)).running() as member:
         await eventually(lambda: member.offsets(P0) == list(range(30)))
         assert sum(fetch.n_corrupt for fetch in member.fetches) == 0
         assert broken == 2
@@ -202,7 +208,7 @@ async def test_every_offset_counts_exactly_once_while_a_member_comes_and_goes(
     embedded_kafka: EmbeddedBroker,
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 4)
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC])
+    config = config_of(embedded_kafka)
     ledger = Ledger()
     total = 0
     with leaders_sync_late():
@@ -227,7 +233,7 @@ async def test_records_deleted_before_they_were_read_are_counted(
     embedded_kafka: EmbeddedBroker,
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC])
+    config = config_of(embedded_kafka)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(20))
     async with Member(config).running() as first:
         await eventually(lambda: len(first.records) == 20)
@@ -246,7 +252,7 @@ async def test_reading_goes_on_where_it_was_after_the_broker_was_away(
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(20))
-    config = kafka_config(embedded_kafka.bootstrap, [TOPIC], session_timeout_s=20.0)
+    config = config_of(embedded_kafka, session_timeout_s=20.0)
     async with Member(config).running() as member:
         await eventually(lambda: len(member.records) == 20)
         embedded_kafka.broker_down(1)
@@ -262,7 +268,7 @@ async def test_unauthorised_group_ends_the_source_with_a_clear_error(
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     embedded_kafka.fail_next(API_FIND_COORDINATOR, [30] * 50)
-    member = Member(kafka_config(embedded_kafka.bootstrap, [TOPIC]))
+    member = Member(config_of(embedded_kafka))
     await member.source.start()
     try:
         with pytest.raises(SourceError, match=r"kafka\.group_id 'inferometer' is not authorised"):
@@ -277,7 +283,7 @@ async def test_failure_in_the_revoked_callback_ends_the_source(
     """aiokafka would log it and go on."""
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(5))
-    member = Member(kafka_config(embedded_kafka.bootstrap, [TOPIC]))
+    member = Member(config_of(embedded_kafka))
 
     async def broken(epoch: int, budget_s: float) -> None:
         raise RuntimeError("a mistake in the pipeline")

@@ -20,14 +20,15 @@ from agent.fold import summary
 from agent.fold.admission import LAST, is_overflow
 from agent.fold.costs import Cost
 from agent.fold.effects import Effects
-from agent.fold.kinds import TYPE_OF
-from agent.fold.profile import Profile, ProfileColumn
+from agent.fold.kinds import TYPE_OF, is_string_kind
+from agent.fold.profile import Facts, Profile, ProfileColumn
 from agent.fold.register import Arrival, Register
 from agent.fold.series import Ended, Out, Series
 from agent.fold.snapshot import Lives, Writer, accept_stream
-from agent.fold.store import Merges, Store, is_string_kind, numbers_present, strings_present
+from agent.fold.store import Merges, Store, numbers_present, read_facts, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
 from agent.fold.watermarks import NEVER, Seal, Watermarks
+from agent.sketch.cells import CellPages
 from agent.sketch.codec import numeric_to_bytes, string_to_bytes
 from agent.state.chunk import merge_digest
 from agent.types import (
@@ -335,16 +336,22 @@ class Fold:
 
     def _seal(self, seals: Iterable[Seal]) -> None:
         for seal in seals:
-            for stream in sorted(self._streams_of.pop(seal.window, []), key=lambda s: s.key):
-                profile = self._profile(stream, seal)
+            streams = sorted(self._streams_of.pop(seal.window, []), key=lambda s: s.key)
+            closed: dict[bool, list[tuple[ProfileColumn, int]]] = {False: [], True: []}
+            profiles = [self._profile(stream, seal, closed) for stream in streams]
+            for is_string, pairs in closed.items():
+                self._encode(self._store.window_pages(is_string), pairs, is_string)
+            for stream, profile in zip(streams, profiles, strict=True):
                 stream.sealed.append(profile)
                 while len(stream.sealed) > self._config.windows.keep:
                     stream.sealed.popleft()
-                self._sealed.append(profile)
                 self._learn_slow(stream, profile)
+            self._sealed += profiles
 
-    def _profile(self, stream: Stream, seal: Seal) -> Profile:
-        """Turn an open window into a profile, and free its cells."""
+    def _profile(
+        self, stream: Stream, seal: Seal, closed: dict[bool, list[tuple[ProfileColumn, int]]]
+    ) -> Profile:
+        """Close a stream's window. Columns that have a cell are added to `closed`, by kind of cell."""
         window = stream.open.pop(seal.window)
         profile = Profile(
             stream.key,
@@ -354,18 +361,29 @@ class Fold:
             window.errors,
             seal.coverage,
         )
-        for column in stream.columns:  # a column without a value in this window is missing in it
-            total = stream.columns[column]
-            seen = window.columns.get(column) or WindowColumn()
-            sketch = b""
+        for name, total in stream.columns.items():  # without a value here: missing in this window
+            seen = window.columns.get(name) or WindowColumn()
+            column = ProfileColumn(total.kind, list(seen.present))
+            profile.columns[name] = column
             if seen.cell >= 0 and total.kind is not None:
-                is_string = is_string_kind(total.kind)
-                pages = self._store.window_pages(is_string)
-                encode = string_to_bytes if is_string else numeric_to_bytes
-                sketch = encode(pages.record(seen.cell))
-                pages.free([seen.cell])
-            profile.columns[column] = ProfileColumn(total.kind, list(seen.present), sketch)
+                closed[is_string_kind(total.kind)].append((column, seen.cell))
+            else:
+                column.remember(Facts())
         return profile
+
+    @staticmethod
+    def _encode(pages: CellPages, pairs: list[tuple[ProfileColumn, int]], strings: bool) -> None:
+        """Cells to bytes and facts; the cells are freed."""
+        if not pairs:
+            return
+        cells = [cell for _, cell in pairs]
+        records = pages.copy_out(cells)
+        encode = string_to_bytes if strings else numeric_to_bytes
+        facts = read_facts(records, strings=strings)
+        for (column, _), record, fact in zip(pairs, records, facts, strict=True):
+            column.sketch = encode(record)
+            column.remember(fact)
+        pages.free(cells)
 
     def _learn_slow(self, stream: Stream, profile: Profile) -> None:
         column = profile.columns.get(_LATENCY)

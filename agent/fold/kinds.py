@@ -22,6 +22,12 @@ TYPE_OF: Final = {
     Kind.VECTOR: JsonType.VECTOR,
 }
 
+
+def is_string_kind(kind: Kind) -> bool:
+    """Whether values of this kind are kept in string cells."""
+    return TYPE_OF[kind] is JsonType.STRING
+
+
 LONG_TEXT_BYTES: Final = 64
 FREE_TEXT_BYTES: Final = 24
 FREE_TEXT_VALUES: Final = 200

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from agent.errors import DecodeError
-from agent.fold.kinds import TYPE_OF
-from agent.fold.store import is_string_kind
+from agent.fold.kinds import TYPE_OF, is_string_kind
 from agent.sketch.cells import NUMERIC_WIDE_CELL_BYTES, Bytes, zeroed
 from agent.sketch.codec import (
     numeric_from_bytes,
@@ -31,6 +31,14 @@ MAGIC = b"IFPR"
 VERSION = 1
 
 
+class Facts(NamedTuple):
+    """What gauges say of a column in a window; None where there is no value, or no such thing."""
+
+    distinct: int | None = None
+    min: float | None = None
+    max: float | None = None
+
+
 @dataclass(eq=False)
 class ProfileColumn:
     """One column: its kind (None: only nulls so far), values by JsonType, and its sketch's compact bytes.
@@ -41,6 +49,7 @@ class ProfileColumn:
     kind: Kind | None
     present: list[int]
     sketch: bytes = b""
+    _facts: Facts | None = None
 
     def violations(self) -> int:
         """Values of another type than the kind's; 0 while undecided."""
@@ -60,11 +69,22 @@ class ProfileColumn:
             return None
         return string_view(string_from_bytes(self.sketch))
 
-    @cached_property
-    def distinct(self) -> int | None:
-        """Estimated distinct values; None when there are none."""
-        view = self.numbers or self.texts
-        return round(view.distinct()) if view is not None and view.count else None
+    @property
+    def facts(self) -> Facts:
+        """Distinct values and extremes."""
+        if self._facts is None:
+            view = self.numbers or self.texts
+            if view is None or not view.count:
+                self._facts = Facts()
+            elif isinstance(view, NumericView):
+                self._facts = Facts(round(view.distinct()), view.min, view.max)
+            else:
+                self._facts = Facts(round(view.distinct()))
+        return self._facts
+
+    def remember(self, facts: Facts) -> None:
+        """Facts that were read in bulk: the sketch need not be decoded for them."""
+        self._facts = facts
 
 
 def violations(kind: Kind | None, present: list[int]) -> int:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from agent.config import Config
 from agent.fold.admission import LAST, Admission
 from agent.fold.costs import Cost, Costs
-from agent.fold.kinds import given_kind, kind_of_texts, kind_of_type, most_frequent
+from agent.fold.kinds import given_kind, is_string_kind, kind_of_texts, kind_of_type, most_frequent
 from agent.fold.series import Ended
 from agent.fold.snapshot import Lives, series_of, stream_attributes
-from agent.fold.store import Store, is_string_kind
+from agent.fold.store import Store
 from agent.fold.streams import N_TYPES, ColumnTotals, Stream
 from agent.sketch.views import string_view
 from agent.types import OVERFLOW, Column, Group, JsonType, Kind, Role, StreamKey

@@ -14,8 +14,10 @@ from typing import Final
 import numpy as np
 
 from agent.fold.histograms import Head, HistogramSeries, read_heads
+from agent.fold.kinds import is_string_kind
+from agent.fold.profile import Facts
 from agent.fold.series import Ended, Out, Phases, Series
-from agent.fold.store import Store, is_string_kind
+from agent.fold.store import Store
 from agent.fold.streams import ColumnTotals, Stream
 from agent.sketch.cells import CellPages
 from agent.sketch.histogram import ZERO_THRESHOLD
@@ -48,6 +50,7 @@ _COUNTERS: Final = {
     Kind.CATEGORICAL: ("violations",),
     Kind.TEXT: ("violations",),
 }
+# In the order of `profile.Facts`.
 _GAUGES: Final = {
     Kind.NUMERIC: ("distinct", "min", "max"),
     Kind.VECTOR: ("min", "max"),
@@ -207,21 +210,17 @@ class Writer:
         in_window = stream.sealed[-1].columns.get(total.column)
         if in_window is not None and in_window.kind is not kind:
             in_window = None  # sealed before the kind was decided
-        numbers = in_window.numbers if in_window is not None else None
-        texts = in_window.texts if in_window is not None else None
-        has_values = numbers is not None and numbers.count > 0
-        if kind is Kind.NUMERIC or kind is Kind.VECTOR:
-            low = numbers.min if numbers is not None and has_values else None
-            high = numbers.max if numbers is not None and has_values else None
-            if kind is Kind.VECTOR:
-                self.series(total.gauges, (low, high))
-            else:
-                distinct = in_window.distinct if in_window is not None and has_values else None
-                self.series(total.gauges, (distinct, low, high))
-        elif kind is Kind.CATEGORICAL or kind is Kind.TEXT:
-            distinct = in_window.distinct if in_window is not None and texts is not None else None
-            self.series(total.gauges, (distinct,))
+        facts = in_window.facts if in_window is not None else Facts()
+        if total.gauges is not None:
+            match kind:
+                case Kind.NUMERIC:
+                    self.series(total.gauges, facts)
+                case Kind.VECTOR:
+                    self.series(total.gauges, facts[1:])
+                case _:
+                    self.series(total.gauges, facts[:1])
         if kind is Kind.CATEGORICAL and self._top:
+            texts = in_window.texts if in_window is not None else None
             top = texts.top(self._top) if texts is not None else []
             self._categories(total, [(text, count) for text, count, _ in top])
 

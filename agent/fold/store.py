@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.fold.costs import window_cell_bytes
+from agent.fold.profile import Facts
+from agent.sketch.cardinality import estimates
 from agent.sketch.cells import (
     NUMERIC_WIDE_CELL_BYTES,
     STRING_CELL_BYTES,
@@ -18,14 +20,9 @@ from agent.sketch.cells import (
 )
 from agent.sketch.kernels import layout
 from agent.sketch.merge import merge_numeric, merge_strings
-from agent.types import Chunk, Kind
+from agent.types import Chunk
 
 _PAGE_CELLS = 64
-
-
-def is_string_kind(kind: Kind) -> bool:
-    """Whether values of this kind are kept in string cells."""
-    return kind in (Kind.CATEGORICAL, Kind.TEXT)
 
 
 class Store:
@@ -93,9 +90,8 @@ def numbers_present(numeric: Bytes) -> list[int]:
     """Values in each numeric cell of a chunk: finite and non-finite, nulls left out."""
     if not len(numeric):
         return []
-    total = np.zeros(len(numeric), np.uint64)
-    for offset in (layout.N, layout.OVER_POSITIVE, layout.OVER_NEGATIVE, layout.NON_FINITE):
-        total += _field(numeric, offset)
+    parts = (layout.N, layout.OVER_POSITIVE, layout.OVER_NEGATIVE, layout.NON_FINITE)
+    total = _sum_of(numeric, parts)
     found: list[int] = total.tolist()
     return found
 
@@ -106,6 +102,33 @@ def strings_present(strings: Bytes) -> list[int]:
         return []
     found: list[int] = _field(strings, layout.COUNT).tolist()
     return found
+
+
+def read_facts(records: Bytes, *, strings: bool) -> list[Facts]:
+    """Distinct values and extremes of many cells, uint8[n, cell bytes], at once."""
+    if not len(records):
+        return []
+    first = layout.STRING_REGISTERS if strings else layout.NUMERIC_REGISTERS
+    length = 1 << (layout.STRING_PRECISION if strings else layout.NUMERIC_PRECISION)
+    distinct = np.rint(estimates(records[:, first : first + length])).tolist()
+    if strings:
+        counts = _field(records, layout.COUNT).tolist()
+        return [Facts(int(d)) if n else Facts() for d, n in zip(distinct, counts, strict=True)]
+    counts = _sum_of(records, (layout.N, layout.OVER_POSITIVE, layout.OVER_NEGATIVE)).tolist()
+    low = _field(records, layout.MIN).view(np.float64).tolist()
+    high = _field(records, layout.MAX).view(np.float64).tolist()
+    return [
+        Facts(int(d), a, b) if n else Facts()
+        for d, n, a, b in zip(distinct, counts, low, high, strict=True)
+    ]
+
+
+def _sum_of(records: Bytes, offsets: tuple[int, ...]) -> NDArray[np.uint64]:
+    """Sum of uint64 fields of every record."""
+    total = np.zeros(len(records), np.uint64)
+    for offset in offsets:
+        total += _field(records, offset)
+    return total
 
 
 def _field(records: Bytes, offset: int) -> NDArray[np.uint64]:

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from agent.fold.kinds import is_string_kind
 from agent.fold.profile import Profile, ProfileColumn, violations
-from agent.fold.store import Store, is_string_kind
+from agent.fold.store import Store
 from agent.fold.streams import Stream
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
 from agent.types import Column, Json, Kind, Role, StreamKey, Tally

@@ -84,3 +84,38 @@ def estimate(registers: NDArray[np.uint8]) -> float:
         if step <= 1e-10 * rate:
             break
     return min(m * rate, 2.0**64)
+
+
+def estimates(registers: NDArray[np.uint8]) -> _FLOAT:
+    """`estimate` of many sets at once, float64[n]; the same within 1e-9.
+
+    registers  uint8[n, 2^p]
+
+    About 5 us a set when there are many.
+    """
+    n, m = registers.shape
+    unseen, seen, weight = _tables(m.bit_length() - 1)
+    places = registers.astype(np.int64) + 256 * np.arange(n)[:, None]
+    tally = np.bincount(places.ravel(), minlength=256 * n).reshape(n, 256).astype(np.float64)
+    out = np.zeros(n)
+    alpha = tally @ unseen
+    beta = tally @ seen
+    some = tally[:, 0] < m
+    out[some & (alpha <= 0.0)] = 2.0**64
+    left = np.flatnonzero(some & (alpha > 0.0))
+    a, b = alpha[left], beta[left]
+    rate = b.sum(axis=1) / (a + 0.5 * (b @ weight))
+    for _ in range(100):
+        if not len(left):
+            break
+        with np.errstate(over="ignore", invalid="ignore"):
+            e = np.expm1(rate[:, None] * weight)
+            gap = a - (b * (weight / e)).sum(axis=1)
+            slope = (b * (weight * weight * (e + 1.0) / (e * e))).sum(axis=1)
+        step = np.where(slope > 0.0, -gap / np.where(slope > 0.0, slope, 1.0), 0.0)
+        rate += step
+        done = step <= 1e-10 * rate
+        out[left[done]] = np.minimum(m * rate[done], 2.0**64)
+        left, a, b, rate = left[~done], a[~done], b[~done], rate[~done]
+    out[left] = np.minimum(m * rate, 2.0**64)
+    return out

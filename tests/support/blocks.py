@@ -74,14 +74,16 @@ class LaneTable:
         self.keys: list[StreamKey] = []
         self.numeric_lanes: list[list[tuple[Column, JsonType]]] = []
         self.string_lanes: list[list[Column]] = []
+        self._numbers: dict[StreamKey, int] = {}
         self._first: dict[tuple[int, Column], tuple[bool, int]] = {}
 
     def intern(self, key: StreamKey) -> int:
-        if key not in self.keys:
+        number = self._numbers.setdefault(key, len(self.keys))
+        if number == len(self.keys):
             self.keys.append(key)
             self.numeric_lanes.append([])
             self.string_lanes.append([])
-        return self.keys.index(key)
+        return number
 
     def lane(self, stream: int, column: Column, value: Any) -> tuple[bool, int]:
         """(is a string lane, lane) for this value; a null goes to the column's first lane."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import gzip
+import math
 import ssl
 import time
 from collections.abc import Callable
@@ -132,10 +134,9 @@ class HttpClient:
         given = given.strip()
         if not given:
             return None
-        try:
-            return min(max(0.0, float(given)), 86_400.0)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            seconds = float(given)
+            return min(max(0.0, seconds), 86_400.0) if math.isfinite(seconds) else None
         try:
             at = email.utils.parsedate_to_datetime(given)
         except ValueError:

@@ -116,7 +116,7 @@ def explain(kafka: Kafka, where: str, error: BaseException, *, connected: bool) 
             )
         case ssl.SSLError():
             return Trouble(
-                f"no TLS with {where} ({error.reason or 'handshake failed'}); "
+                f"no TLS with {where} ({_reason(error)}); "
                 f"kafka.security_protocol is {protocol}: use one that this listener speaks",
                 Outlook.HOPELESS,
             )
@@ -151,7 +151,7 @@ def explain(kafka: Kafka, where: str, error: BaseException, *, connected: bool) 
         )
     if isinstance(cause, ssl.SSLError):
         return Trouble(
-            f"{where} ended TLS ({cause.reason or 'no reason given'}); it may want a client "
+            f"{where} ended TLS ({_reason(cause)}); it may want a client "
             "certificate: set kafka.tls.cert_file and kafka.tls.key_file",
             Outlook.HOPELESS,
         )
@@ -180,6 +180,10 @@ def explain(kafka: Kafka, where: str, error: BaseException, *, connected: bool) 
         f"(now {protocol})",
         Outlook.SUSPECT,
     )
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return getattr(error, "reason", None) or "no reason given"
 
 
 def _mechanism(kafka: Kafka) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import aiokafka.errors as kafka_errors
 
 from agent.config import Kafka
-from agent.errors import ConfigError, SourceError
+from agent.errors import SourceError
 from agent.ingest.announcer import Announcer
 from agent.ingest.batches import ToleratingConsumer
 from agent.ingest.connection import Outlook, find_trouble
@@ -54,18 +54,9 @@ def topics_of(kafka: Kafka) -> list[str]:
 
 def whole_pattern(kafka: Kafka, excluded: str | None) -> str:
     """One expression for whole topic names (aiokafka matches prefixes): `topic_pattern`, the label
-    topics, and never `excluded`, the dead-letter topic, which would feed itself.
-
-    Raises ConfigError when the option is no regular expression; "" when it is not set.
-    """
+    topics, and never `excluded`, the dead-letter topic, which would feed itself. "" when not set."""
     if kafka.topic_pattern is None:
         return ""
-    try:
-        re.compile(kafka.topic_pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"kafka.topic_pattern is {kafka.topic_pattern!r}; not a regular expression: {error}"
-        ) from None
     names = [f"(?:{kafka.topic_pattern})", *(re.escape(topic) for topic in kafka.label_topics)]
     never = f"(?!{re.escape(excluded)}$)" if excluded else ""
     return f"^{never}(?:{'|'.join(names)})$"

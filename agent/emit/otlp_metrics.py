@@ -138,13 +138,17 @@ _Known = dict[tuple[bytes, Attributes], tuple[Attributes, bytes]]
 class MetricEncoder:
     """Encodes exports of one process; remembers the encoding of attributes from one to the next.
 
+    `target_bytes` is where a request is closed when it can be, `max_bytes` what it never exceeds.
     Used by one thread at a time. Memory: about 150 bytes a series.
     """
 
-    def __init__(self, resource: bytes, scope: bytes, *, max_bytes: int) -> None:
+    def __init__(
+        self, resource: bytes, scope: bytes, *, max_bytes: int, target_bytes: int | None = None
+    ) -> None:
         self._head = delimited(_RESOURCE, resource)
         self._scope = delimited(_SCOPE, scope)
         self._max_bytes = max_bytes
+        self._target_bytes = max_bytes if target_bytes is None else min(target_bytes, max_bytes)
         # Encoded attributes; what an export does not use is forgotten.
         self._known: _Known = {}
         self._fresh: _Known = {}
@@ -154,7 +158,7 @@ class MetricEncoder:
     ) -> Encoded:
         """Encode `metrics`; raises RegistryError on a name that is not registered."""
         known, self._fresh = self._known, {}
-        packer = _Packer(self._head, self._scope, self._max_bytes)
+        packer = _Packer(self._head, self._scope, self._max_bytes, self._target_bytes)
         for metric in metrics:
             spec = spec_of(metric.name)
             packer.begin(_metric_frame(spec, is_delta))
@@ -296,16 +300,11 @@ def _metric_frame(spec: MetricSpec, is_delta: bool) -> _Frame:
 class _Packer:
     """Fills requests greedily. Sizes are upper bounds, so a closed request never exceeds the limit."""
 
-    def __init__(self, head: bytes, scope: bytes, max_bytes: int) -> None:
+    def __init__(self, head: bytes, scope: bytes, max_bytes: int, target_bytes: int) -> None:
         self._head, self._scope = head, scope
-        self._room = (
-            max_bytes
-            - len(head)
-            - len(scope)
-            - len(_RESOURCE_METRICS)
-            - len(_SCOPE_METRICS)
-            - 2 * MAX_LENGTH_PREFIX
-        )
+        keys = len(_RESOURCE_METRICS) + len(_SCOPE_METRICS) + 2 * MAX_LENGTH_PREFIX
+        self._room = max_bytes - len(head) - len(scope) - keys
+        self._target = target_bytes - len(head) - len(scope) - keys
         self._bodies: list[Body] = []
         self._closed: list[bytes] = []  # metrics of the open request
         self._open: list[bytes] = []  # points of the open metric
@@ -322,7 +321,7 @@ class _Packer:
     def add(self, payload: bytes, kept: tuple[str, Point] | None) -> None:
         assert self._frame is not None
         needed = len(payload) + (0 if self._open else self._frame.size_bytes)
-        if self._used + needed > self._room:
+        if self._used + needed > self._target:
             frame = self._frame
             needed = len(payload) + frame.size_bytes
             if needed > self._room:

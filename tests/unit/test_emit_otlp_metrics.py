@@ -303,3 +303,15 @@ def test_an_attribute_that_equals_another_but_for_its_type_is_encoded_by_its_typ
         )
         (read,) = decoded(encoded)
         assert type(read.attributes["a"]) is type(value)
+
+
+def test_a_target_closes_requests_early_and_drops_nothing() -> None:
+    points = [
+        NumberPoint(stream("m" * (5000 if i == 7 else 10), i=str(i)), i, 1, 2) for i in range(50)
+    ]
+    encoder = MetricEncoder(RESOURCE.encoded, RESOURCE.scope, max_bytes=100_000, target_bytes=2000)
+    encoded = encoder.encode([Metric("inference.rows", points)])  # type: ignore[arg-type]
+    assert encoded.n_dropped == 0
+    assert [p.value for p in decoded(encoded)] == list(range(50))
+    large = [body for body in encoded.bodies if len(body.data) > 2000]
+    assert [body.n_points for body in large] == [1], "only the point that does not fit is above"

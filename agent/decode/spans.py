@@ -121,7 +121,9 @@ class SpanSampler:
         features: Mapping[str, Feature],
         *,
         clock: Callable[[], float] = time.monotonic,
+        share: float = 1.0,
     ) -> None:
+        """`share` is this sampler's part of the budget, when several work side by side."""
         self.slow_above_s: dict[StreamKey, float] = {}
         self.limits: dict[str, tuple[float, float]] = {
             name: (
@@ -140,7 +142,7 @@ class SpanSampler:
         self._threshold_bytes = (
             self._threshold.to_bytes(7, "big") if self._threshold < 1 << _BITS else b"\xff" * 8
         )
-        self._budget = _Budget(traces.max_per_s, clock)
+        self._budget = _Budget(traces.max_per_s * share, clock)
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._hashes: dict[tuple[str, Partition], Callable[[], hashlib.blake2b]] = {}
@@ -299,22 +301,22 @@ class SpanSampler:
 class _Budget:
     """A token bucket of one second's spans; the lower half of it is for errors alone."""
 
-    def __init__(self, per_s: int, clock: Callable[[], float]) -> None:
+    def __init__(self, per_s: float, clock: Callable[[], float]) -> None:
         self._per_s = per_s
+        self._size = max(1.0, per_s) if per_s > 0 else 0.0
         self._clock = clock
-        self._tokens = float(per_s)
+        self._tokens = self._size
         self._filled_at = clock()
 
     def take(self, *, is_error: bool) -> bool:
         """Take one token if the rules allow."""
         now = self._clock()
-        self._tokens = min(
-            float(self._per_s), self._tokens + max(0.0, now - self._filled_at) * self._per_s
-        )
+        added = max(0.0, now - self._filled_at) * self._per_s
+        self._tokens = min(self._size, self._tokens + added)
         self._filled_at = now
-        floor = 0.0 if is_error else self._per_s * RESERVED_FOR_ERRORS
-        # A budget of one span a second has no half to keep: it goes to whoever comes first.
-        if self._tokens < 1.0 or (self._tokens - 1.0 < floor and self._per_s > 1):
+        # A bucket of one token has no half to keep: it goes to whoever comes first.
+        floor = 0.0 if is_error or self._size < 2.0 else self._size * RESERVED_FOR_ERRORS
+        if self._tokens < 1.0 or self._tokens - 1.0 < floor:
             return False
         self._tokens -= 1.0
         return True

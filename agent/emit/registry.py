@@ -127,7 +127,7 @@ def _inference() -> list[MetricSpec]:
                 f"{name}.value",
                 _H,
                 "{value}",
-                f"Values of a numeric {what} (of a vector: its Euclidean norm). |x| below 2^-64 counts as zero.",
+                f"Values of a numeric {what} (of a vector: its Euclidean norm). |x| up to 2^-64 counts as zero.",
                 at,
             ),
             MetricSpec(

@@ -399,3 +399,22 @@ def test_a_clock_that_goes_back_gives_no_budget() -> None:
     assert consider(of, status="500") is None
     clock.now += 0.5
     assert consider(of, status="500") is not None
+
+
+def test_samplers_side_by_side_share_one_budget() -> None:
+    clock = Clock()
+    traces = Traces(base_rate=0.0, max_per_s=10)
+    of = [SpanSampler(traces, {}, clock=clock, share=1 / 4) for _ in range(4)]
+    n = sum(consider(one, status="500", offset=i) is not None for one in of for i in range(9))
+    assert n == 8
+    for _ in range(100):
+        clock.now += 0.1
+        n += sum(consider(one, status="500") is not None for one in of)
+    assert 100 <= n <= 110
+    tiny = SpanSampler(Traces(max_per_s=1), {}, clock=clock, share=1 / 4)
+    kept_at = []
+    for _ in range(20):
+        if consider(tiny, status="500") is not None:
+            kept_at.append(clock.now)
+        clock.now += 1.0
+    assert len(kept_at) == 5

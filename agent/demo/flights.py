@@ -31,6 +31,7 @@ LATE_AFTER_MINUTES: Final = 15
 DAY_MS: Final = 86_400_000
 YEAR_START_MS: Final = 1_356_998_400_000  # 2013-01-01T00:00:00Z
 YEAR_DAYS: Final = 365
+_MIDNIGHT_MS: Final = 5 * 3_600_000  # New York's midnight, in winter, after that of UTC
 
 # Airports of the flights table that the airports table leaves out (Puerto Rico, US Virgin Islands).
 _ATLANTIC: Final = {"BQN": -4.0, "SJU": -4.0, "STT": -4.0, "PSE": -4.0}
@@ -65,8 +66,8 @@ class Flights:
         return len(self.departs_ms)
 
     def head(self, days: int) -> Flights:
-        """The flights scheduled in the first `days` days of the year (UTC)."""
-        n = int(np.searchsorted(self.departs_ms, YEAR_START_MS + days * DAY_MS))
+        """The flights scheduled in the first `days` days of the year, by New York's clock."""
+        n = int(np.searchsorted(self.departs_ms, end_of(days)))
         return Flights(
             self.departs_ms[:n],
             self.lands_ms[:n],
@@ -84,6 +85,11 @@ class Flights:
             for name in FEATURES
         ]
         return np.column_stack(columns)
+
+
+def end_of(days: int) -> int:
+    """Epoch milliseconds at which `days` days of 2013 are over in New York."""
+    return YEAR_START_MS + days * DAY_MS + _MIDNIGHT_MS
 
 
 def load() -> Flights:

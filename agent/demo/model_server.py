@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KM_PER_MILE: Final = 1.609344
-MICRO_BATCH: Final = 32  # rows of one model call; they share its latency, as batched requests do
+MICRO_BATCH: Final = 128  # rows of one model call; they share its latency, as batched requests do
 TICK_S: Final = 0.02
+LONGEST_STEP_MS: Final = 6 * 3_600_000  # simulated; a server that is behind still reports and stops
 REPORT_EVERY_S: Final = 0.25
 FLUSH_TIMEOUT_S: Final = 20.0
 
@@ -50,7 +51,7 @@ class Break:
 
 
 def planned_breaks(flights: data.Flights, days: int) -> list[Break]:
-    """Half way JFK's weather station goes silent; at two thirds distances arrive in kilometres."""
+    """Half way JFK's weather goes silent; at two thirds distances arrive in kilometres."""
     weather = np.array([data.FEATURES.index(name) for name in data.FEEDS["weather"]])
     origin, distance = data.FEATURES.index("origin"), data.FEATURES.index("distance")
     jfk = flights.categories["origin"].index("JFK")
@@ -63,7 +64,8 @@ def planned_breaks(flights: data.Flights, days: int) -> list[Break]:
         inputs[:, distance] *= KM_PER_MILE
 
     def at(share: float) -> int:
-        return data.YEAR_START_MS + int(days * share * data.DAY_MS)
+        """The beginning of a window, so that the first one concerned is wholly so."""
+        return data.YEAR_START_MS + int(days * share) * data.DAY_MS
 
     everywhere = tuple(flights.categories["origin"])
     feeds = data.FEEDS
@@ -142,7 +144,7 @@ class Server:
         self._flights, self._model, self._publisher = flights, model, publisher
         self._topic, self._label_topic = topic, label_topic
         self._inputs = flights.matrix()
-        self._waiting = list(breaks)
+        self._waiting = sorted(breaks, key=lambda fault: fault.from_ms)
         self._active: list[Break] = []
         self._due: list[tuple[int, int]] = []  # heap of (landing, flight)
         self._next = 0
@@ -152,18 +154,17 @@ class Server:
     def served(self) -> int:
         return self._next
 
-    def advance(self, now_ms: int) -> list[Break]:
-        """Serve what departs, and label what lands, up to `now_ms`; returns breaks that began."""
-        begun = [b for b in self._waiting if b.from_ms <= now_ms]
-        for fault in begun:
-            self._serve_until(fault.from_ms)
-            self._waiting.remove(fault)
+    def advance(self, now_ms: int, on_break: Callable[[Break], None]) -> None:
+        """Serve what departs, and label what lands, up to `now_ms`; a break is said as it begins."""
+        while self._waiting and self._waiting[0].from_ms <= now_ms:
+            fault = self._waiting.pop(0)
+            self._serve_until(fault.from_ms - 1)
+            on_break(fault)
             self._active.append(fault)
         self._serve_until(now_ms)
         while self._due and self._due[0][0] <= now_ms:
             self._label(*heapq.heappop(self._due))
         self._publisher.poll()
-        return begun
 
     def _serve_until(self, now_ms: int) -> None:
         stop = int(np.searchsorted(self._flights.departs_ms, now_ms, side="right"))
@@ -283,27 +284,30 @@ def _run(arguments: argparse.Namespace) -> int:
     threading.Thread(target=await_stop, name="stdin", daemon=True).start()
 
     started = time.monotonic()
-    speed = arguments.days * data.DAY_MS / arguments.duration_s
-    end_ms = data.YEAR_START_MS + arguments.days * data.DAY_MS
-    reported_s = 0.0
-    while not stop.is_set():
+
+    def say_break(fault: Break) -> None:
+        _say(
+            event="injected",
+            what=fault.what,
+            streams=fault.streams,
+            features=fault.features,
+            at_s=round(time.monotonic() - started, 3),
+            sim_ms=fault.from_ms,
+        )
+
+    end_ms = data.end_of(arguments.days)
+    speed = (end_ms - data.YEAR_START_MS) / arguments.duration_s
+    now_ms, reported_s = data.YEAR_START_MS, 0.0
+    while now_ms < end_ms and not stop.is_set():
         elapsed_s = time.monotonic() - started
-        now_ms = min(data.YEAR_START_MS + int(elapsed_s * speed), end_ms)
-        for fault in server.advance(now_ms):
-            _say(
-                event="injected",
-                what=fault.what,
-                streams=fault.streams,
-                features=fault.features,
-                at_s=round(time.monotonic() - started, 3),
-                sim_ms=fault.from_ms,
-            )
+        clock_ms = min(data.YEAR_START_MS + int(elapsed_s * speed), end_ms)
+        now_ms = min(clock_ms, now_ms + LONGEST_STEP_MS)
+        server.advance(now_ms, say_break)
         if elapsed_s - reported_s >= REPORT_EVERY_S:
             reported_s = elapsed_s
             _say(event="tick", produced=server.served, labels=server.labels, sim_ms=now_ms)
-        if now_ms >= end_ms:
-            break
-        stop.wait(TICK_S)
+        if now_ms == clock_ms:
+            stop.wait(TICK_S)
     unanswered = publisher.flush()
     _say(
         event="done",

@@ -234,7 +234,7 @@ def agent_configuration(
             "out_of_orderness_s": 3600,
             "align_span_s": day_s,
             "idle_timeout_s": 2,
-            "keep": 12,
+            "keep": 6,
         },
         "delivery": {"cut_interval_s": 0.25},
         "web": {"port": 0},

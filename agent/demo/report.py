@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.demo.story import Story
+from agent.fold.summary import main_output
 
 _ONLY_IN_STATE = ("histogram",)
-_COLUMN_GROUPS = ("features", "predictions")
 
 
 def document(story: Story) -> dict[str, Any]:
@@ -37,14 +37,21 @@ def replay_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
             return None
         return {key: value for key, value in column.items() if key not in _ONLY_IN_STATE}
 
+    groups = {
+        group: {name: plain(column) for name, column in totals[group].items()}
+        for group in ("features", "predictions", "usage")
+    }
     return {
         "model": stream["model"],
         "version": stream["version"],
         "segment": stream["segment"],
         "rows": stream["rows"],
-        "features": {name: plain(column) for name, column in totals["features"].items()},
-        "prediction": {name: plain(column) for name, column in totals["predictions"].items()},
+        "errors": stream["errors"],
+        "features": groups["features"],
+        "prediction": main_output(groups["predictions"]),
+        "predictions": groups["predictions"],
         "latency": plain(totals["latency"]),
+        "usage": groups["usage"],
     }
 
 
@@ -80,16 +87,15 @@ def text(story: Story) -> str:
         late = dict(label).get("late", 0) / max(1, stream["rows"])
         name = stream["segment"].get("origin", "")
         lines.append(
-            f"  {stream['model']} v{stream['version']} {name}: {stream['rows']:,} rows, "
-            f"{late:.1%} predicted late, latency p50 {_ms(latency.get('0.5'))} "
-            f"p99 {_ms(latency.get('0.99'))}"
+            f"  {stream['model']} v{stream['version']} {name}: {stream['rows']:>7,} rows, "
+            f"{late:.0%} late, p50 {_ms(latency.get('0.5'))}, p99 {_ms(latency.get('0.99'))}"
         )
     lines.append("")
     for fault in story.injected:
         result = "NOT CAUGHT" if fault.after_s is None else f"caught after {fault.after_s:.1f} s"
         lines.append(f"  at {fault.at_s:5.1f} s  {fault.what}: {result}")
     lines += [
-        f"  at {entry.at_s:5.1f} s  {entry.text} (not injected: the data itself)"
+        f"  at {entry.at_s:5.1f} s  {entry.text} (not injected)"
         for entry in story.entries
         if entry.injected is None
     ]

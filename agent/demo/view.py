@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: Features from the one that must be seen to the one that may be cut off.
 _BY_IMPORTANCE: Final = (
-    *("distance", "temp", "dewp", "humid", "wind_speed", "precip", "visib", "pressure"),
-    *("carrier", "dest", "sched_minutes", "hour", SCORE, "weekday"),
+    *("distance", "temp", "dewp", "humid", "wind_speed", "precip", "visib", "carrier"),
+    *("dest", "sched_minutes", "hour", SCORE, "weekday", "pressure"),
 )
 _SHOWN_ORDER: Final = (*(name for name in FEATURES if name != "origin"), SCORE)
 _NAMES: Final = {SCORE: "late score", "sched_minutes": "sched_min"}
@@ -157,6 +157,9 @@ class View:
         line.append(f"{_change(reference, recent):^15}", "")
         line.append_text(_missing(watch, name))
         complete = all(s.reference_days >= watch.reference_days for s in watch.streams.values())
+        if reference.is_coarse:
+            line.append("coarse", _DIM)
+            return line
         psi = compare(reference, recent).corrected if complete else math.nan
         style = _DIM if not psi >= QUIET_PSI else _WARN if psi < SHIFT_PSI else _BAD
         line.append(f"{'' if math.isnan(psi) else f'{psi:.2f}':>6}", style)

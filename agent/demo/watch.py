@@ -9,6 +9,9 @@ recent past, so that a season does not count as one:
 * shift: on two days in a row PSI against the 14 days before is above .25, for a feature whose days
   were quiet (all below .1) until then. A day's weather differs from a fortnight's: never quiet.
 
+* No shift is asked of a feature that its sketch is too coarse for (pressure: all values within 6 %,
+  which is three buckets): it shows as `coarse`.
+
 Both thresholds were set on the undisturbed year: no shift and no nulls in 364 days of it, and
 nulls on the last day, for which the weather table really has no rows.
 """
@@ -33,6 +36,7 @@ MIN_ROWS: Final = 20
 NULL_RISE: Final = 0.5
 SHIFT_PSI: Final = 0.25
 QUIET_PSI: Final = 0.1
+COARSE_VALUES: Final = 3  # different values a bucket, a day's at most
 SCORE: Final = "score"
 
 
@@ -62,6 +66,11 @@ class Values:
     @property
     def present(self) -> int:
         return self.rows - self.missing
+
+    @property
+    def is_coarse(self) -> bool:
+        """Do many different values share a bucket? Then a small step moves all of them at once."""
+        return self.distinct > COARSE_VALUES * max(1, len(self.histogram.keys)) and not self.top
 
     @property
     def missing_rate(self) -> float:
@@ -222,6 +231,8 @@ def _shift(stream: Stream, name: str, past: list[Day], day: Day) -> Finding | No
     if len(calm) < MIN_PAST_DAYS or day.columns[name].present < MIN_ROWS:
         return None
     before = merge(d.columns[name] for d in calm)
+    if before.is_coarse:
+        return None
     psi = compare(before, day.columns[name]).corrected
     quiet = len(history) >= MIN_PAST_DAYS and max(history) < QUIET_PSI
     if quiet and psi > SHIFT_PSI:

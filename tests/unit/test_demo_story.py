@@ -99,13 +99,20 @@ def test_the_document_has_exactly_the_promised_keys(story):
         "version": "1",
         "segment": {},
         "rows": 3,
-        "totals": {"features": {"a": column}, "predictions": {}, "latency": None, "usage": {}},
+        "errors": 0,
+        "totals": {
+            "features": {"a": column},
+            "predictions": {"score": column},
+            "latency": None,
+            "usage": {},
+        },
     }
     story.take_state({**story.state, "streams": [stream]}, 42.0)
     body = orjson.loads(orjson.dumps(report.document(story)))
     assert list(body) == ["produced", "counted", "labels", "streams", "injected", "caught"]
     assert (body["produced"], body["counted"], body["labels"]) == (900, 900, 800)
     assert body["streams"][0]["features"] == {"a": {"kind": "numeric", "count": 3}}
+    assert body["streams"][0]["prediction"] == {"kind": "numeric", "count": 3}
     assert body["injected"] == [{"what": "weather null", "at_s": 33.0}]
     assert body["caught"] == [{"what": "weather null", "after_s": 1.0}]
 

@@ -7,7 +7,7 @@ Invariants
    one point with the no-recorded-value flag and no value.
 3. No min, max on histograms: they freeze in a cumulative stream.
 
-Cost: about 2 us a number, 8 us a histogram of 100 buckets (`docs/decisions/0004-export.md`).
+Cost: about 1.4 us a number, 8 us a histogram of 100 buckets (`docs/decisions/0004-export.md`).
 """
 
 from __future__ import annotations

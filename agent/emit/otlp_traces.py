@@ -4,7 +4,7 @@ Two kinds: request spans rebuilt from events (`types.RequestSpan`), and the agen
 by the OpenTelemetry SDK's tracer. Both are encoded here: the SDK's encoder leaves out the sampled
 flag and the links' trace state.
 
-Cost: about 5 us a request span (`docs/decisions/0004-export.md`).
+Cost: about 9 us a request span with ten attributes (`docs/decisions/0004-export.md`).
 """
 
 from __future__ import annotations

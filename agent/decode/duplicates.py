@@ -27,17 +27,17 @@ def has_duplicate_key(text: bytes, tree: Any) -> bool:
 def count_keys(tree: Any) -> int:
     """Keys of all objects in a parsed JSON value. Iterative; O(size)."""
     n_keys = 0
-    stack = [tree]
-    for node in stack:  # grows while it is walked
-        if type(node) is dict:
-            n_keys += len(node)
-            node = node.values()
-        elif type(node) is not list:
-            continue
-        for value in node:
-            kind = type(value)
-            if kind is dict or kind is list:
-                stack.append(value)
+    nodes = [tree]
+    while nodes:
+        below: list[Any] = []
+        for node in nodes:
+            if type(node) is dict:
+                n_keys += len(node)
+                node = node.values()
+            elif type(node) is not list:
+                continue
+            below += [value for value in node if type(value) is dict or type(value) is list]
+        nodes = below
     return n_keys
 
 

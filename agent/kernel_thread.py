@@ -43,8 +43,9 @@ from agent.types import (
 
 log = logging.getLogger(__name__)
 
-#: Stream tables past this many keys start afresh at a cut: they are caches, not state.
+#: Stream tables past this many keys or lanes start afresh at a cut: they are caches, not state.
 MAX_KNOWN_STREAMS = 4096
+MAX_KNOWN_LANES = 50_000
 
 
 @dataclass(slots=True)
@@ -305,7 +306,7 @@ class KernelThread:
         own.tally, own.spans, own.exemplars = Tally(), [], []
         self._full_reported = False
         # Safe between two slices: the decoder asks the table anew for every row.
-        if len(own.table.keys) > MAX_KNOWN_STREAMS:
+        if len(own.table.keys) > MAX_KNOWN_STREAMS or own.table.size > MAX_KNOWN_LANES:
             own.table.clear()
         self._loop.call_soon_threadsafe(_resolve, future, part)
 

@@ -63,6 +63,8 @@ from agent.types import (
 #: A slice ends at this many records or bytes: it holds the GIL, and the owner answers messages between two.
 SLICE_RECORDS = 512
 SLICE_BYTES = 1 << 20
+#: Each value may need a cell of its own (about 10 kB), and the owner looks at its memory between slices.
+SLICE_VALUES = 8192
 #: Models whose labels are counted by name; further ones are counted as OVERFLOW.
 MAX_LABEL_MODELS = 1000
 
@@ -126,7 +128,12 @@ class JsonDecoder:
         while at < n:
             out = self._begin(0)
             size_bytes = 0
-            while at < n and self._tally.records < SLICE_RECORDS and size_bytes < SLICE_BYTES:
+            while (
+                at < n
+                and self._tally.records < SLICE_RECORDS
+                and size_bytes < SLICE_BYTES
+                and self._rows.n_values < SLICE_VALUES
+            ):
                 record = records[at]
                 at += 1
                 reason = self._record(record, fetch.is_label_topic)

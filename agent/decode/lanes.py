@@ -77,6 +77,7 @@ class StreamTable:
     numeric_lanes   per stream, (column, type) of each lane of `Block.numbers`
     string_lanes    per stream, column of each lane of `Block.string_*`
     numeric_width, string_width   lanes of the widest stream
+    size            lanes of all streams: about 0.5 kB each
     """
 
     def __init__(self) -> None:
@@ -85,6 +86,7 @@ class StreamTable:
         self.string_lanes: list[list[Column]] = []
         self.numeric_width = 0
         self.string_width = 0
+        self.size = 0
         self.streams: list[StreamLanes] = []
         self._index: dict[tuple[str, str, Segment], StreamLanes] = {}
 
@@ -111,6 +113,7 @@ class StreamTable:
         lanes = self.numeric_lanes[stream.idx]
         lane = len(lanes)
         lanes.append((column.column, kind))
+        self.size += 1
         self.numeric_width = max(self.numeric_width, lane + 1)
         if kind is JsonType.NUMBER:
             column.number = lane
@@ -129,6 +132,7 @@ class StreamTable:
         lanes = self.string_lanes[stream.idx]
         lane = len(lanes)
         lanes.append(column.column)
+        self.size += 1
         self.string_width = max(self.string_width, lane + 1)
         column.string = lane
         if column.first < 0:
@@ -148,3 +152,4 @@ class StreamTable:
         self._index.clear()
         self.numeric_width = 0
         self.string_width = 0
+        self.size = 0

@@ -88,6 +88,11 @@ class RowBuffer:
     def n_rows(self) -> int:
         return len(self._streams)
 
+    @property
+    def n_values(self) -> int:
+        """Values of all rows that are closed, nulls included: a bound for the cells they may need."""
+        return self._n_values
+
     def clear(self) -> None:
         self.rollback((0, 0, 0, 0, 0))
 

@@ -64,6 +64,17 @@ def test_few_categories_are_counted_exactly_and_all_named() -> None:
     assert sorted(view.top(10)) == sorted(want)
 
 
+def test_a_key_that_one_side_has_forgotten_keeps_its_bound_in_a_merge() -> None:
+    crowd = [b"id %d" % i for i in range(5000)]
+    forgot = strings([b"x"] * 3 + crowd)
+    assert "x" not in {text for text, _, _ in string_view(forgot).top(128)}
+    knows = strings([b"x"] * 200)
+    for order in ([forgot, knows], [knows, forgot]):
+        found = {text: (count, over) for text, count, over in string_view(merged(order)).top(128)}
+        count, over = found["x"]
+        assert count - over <= 203 <= count
+
+
 def test_a_rare_category_seen_once_in_each_chunk_is_still_named() -> None:
     parts = [strings([b"rare", *(b"c%d" % i for i in range(20))]) for _ in range(50)]
     assert ("rare", 50, 0) in string_view(merged(parts)).top(30)

@@ -121,7 +121,7 @@ class CutAndFold:
         for at in chunk.ranges:
             self.folded.positions[at.partition] = (epoch, at.to_offset)
             self.folded.newest_event_ms = max(self.folded.newest_event_ms, at.max_event_time_ms)
-        self._count(chunk)
+        self._count(chunk, effects)
         self._hint(effects)
         self._on_ahead(self._ahead(chunk))
         self._on_folded(chunk, cut_ns, effects)
@@ -136,10 +136,11 @@ class CutAndFold:
             digest=self._digest,
         )
 
-    def _count(self, chunk: Chunk) -> None:
+    def _count(self, chunk: Chunk, effects: Effects) -> None:
         count = self._telemetry
         tally = chunk.tally
         count.add("inferometer.chunks")
+        count.add("inferometer.seals", len(effects.sealed))
         count.add("inferometer.records", tally.records)
         count.add("inferometer.events", tally.events)
         for tier, n in tally.rows_by_tier.items():

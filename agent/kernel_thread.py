@@ -132,9 +132,12 @@ class _Owned:
 
 
 class KernelThread:
-    """Start with `start()`; talk by `put`, `open`, `close_epoch`, `cut`, `hint`; end with `stop()`."""
+    """Number `index` of `of`, which share the budget of request spans.
 
-    def __init__(self, index: int, config: Config, callbacks: Callbacks) -> None:
+    Start with `start()`; talk by `put`, `open`, `close_epoch`, `cut`, `hint`; end with `stop()`.
+    """
+
+    def __init__(self, index: int, of: int, config: Config, callbacks: Callbacks) -> None:
         self._config = config
         self._callbacks = callbacks
         self._loop = asyncio.get_running_loop()
@@ -143,7 +146,7 @@ class KernelThread:
         self._current: tuple[Fetch, Iterator[Decoded]] | None = None
         table = StreamTable()
         traces = config.traces
-        sampler = SpanSampler(traces, config.features) if traces.enabled else None
+        sampler = SpanSampler(traces, config.features, share=1 / of) if traces.enabled else None
         self._own = _Owned(
             table=table,
             decoder=JsonDecoder(config, table, sampler),

@@ -94,9 +94,10 @@ class Agent:
         self.telemetry = Telemetry()
         self.telemetry.set("inferometer.info", 1, version=__version__)
         self._fold = OwnerThread("fold", Fold(config, start_ns=self.telemetry.start_ns))
+        n_threads = kernel_threads(config)
         self._kernels = [
-            KernelThread(index, config, self._kernel_callbacks())
-            for index in range(kernel_threads(config))
+            KernelThread(index, n_threads, config, self._kernel_callbacks())
+            for index in range(n_threads)
         ]
         self._kernel_of: dict[Partition, KernelThread] = {}
         self._source = KafkaSource(

@@ -100,7 +100,7 @@ def _load(
                 _events(part, min(5000, n_events - part)),
                 partitions=4,
             )
-            eventually_sync(lambda: rows_counted(agent) >= sent, timeout_s=60, every_s=0.5)
+            _wait_counted(agent, sent)
         return {
             "loaded_rss_mib": rss_mib(agent),
             "loaded_streams": MODELS,
@@ -138,6 +138,10 @@ def rss_mib(agent: AgentProcess) -> float:
     assert agent.process is not None
     pages = int(Path(f"/proc/{agent.process.pid}/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+
+def _wait_counted(agent: AgentProcess, rows: int) -> None:
+    eventually_sync(lambda: rows_counted(agent) >= rows, timeout_s=60, every_s=0.5)
 
 
 def rows_counted(agent: AgentProcess) -> int:

@@ -116,12 +116,12 @@ class CutAndFold:
         for part in parts:
             count_unsampled(self._telemetry, part.unsampled)
         chunk = self._chunk(epoch, parts)
-        effects = await self._fold.call(lambda fold: _apply(fold, chunk))
+        effects, irregular = await self._fold.call(lambda fold: _apply(fold, chunk))
         self.folded.n_chunks += 1
         for at in chunk.ranges:
             self.folded.positions[at.partition] = (epoch, at.to_offset)
             self.folded.newest_event_ms = max(self.folded.newest_event_ms, at.max_event_time_ms)
-        self._count(chunk, effects)
+        self._count(chunk, effects, irregular)
         self._hint(effects)
         self._on_ahead(self._ahead(chunk))
         self._on_folded(chunk, cut_ns, effects)
@@ -136,7 +136,7 @@ class CutAndFold:
             digest=self._digest,
         )
 
-    def _count(self, chunk: Chunk, effects: Effects) -> None:
+    def _count(self, chunk: Chunk, effects: Effects, irregular: dict[str, int]) -> None:
         count = self._telemetry
         tally = chunk.tally
         count.add("inferometer.chunks")
@@ -147,8 +147,8 @@ class CutAndFold:
             count.add("inferometer.rows", n, tier=tier)
         for reason, n in tally.dropped.items():
             count.add("inferometer.dropped", n, reason=reason)
-        for reason, n in tally.irregular.items():
-            count.add("inferometer.irregular", n, reason=reason)
+        for reason, n in irregular.items():  # totals: the fold decides which rows are late
+            count.set("inferometer.irregular", n, reason=reason)
 
     def _hint(self, effects: Effects) -> None:
         if effects.sealed:
@@ -168,12 +168,15 @@ class CutAndFold:
         return {partition for partition, clock in clocks.items() if clock > limit_ms}
 
 
-def _apply(fold: Fold, chunk: Chunk) -> Effects:
-    """Fold a chunk, then let the clock do what it must: idle partitions, waits that are over."""
+def _apply(fold: Fold, chunk: Chunk) -> tuple[Effects, dict[str, int]]:
+    """Fold a chunk, then let the clock do what it must: idle partitions, waits that are over.
+
+    Returns the effects, and the totals of irregular rows by reason.
+    """
     now_ns = time.time_ns()
     effects = fold.apply(chunk, now_ns)
     effects.add(fold.tick(now_ns))
-    return effects
+    return effects, {reason: n for reason, n in fold.tally.irregular.items() if n}
 
 
 class ExportAndCommit:

@@ -167,7 +167,7 @@ async def test_password_file_is_read_again_at_each_connection(
     member = Member(config)
     async with member.running():
         await eventually(lambda: len(member.records) == 3)
-        client = member.source._consumer._client
+        client = member.source._member.consumer._client
         client._sasl_plain_password = WRONG  # as if the file had been changed since the start
         for connection in list(client._conns.values()):
             connection.close()

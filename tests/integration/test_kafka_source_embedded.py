@@ -121,7 +121,7 @@ async def test_member_whose_commit_is_refused_forgets_and_joins_anew(
         assert ledger.counted == {}
         await produce(embedded_kafka.bootstrap, TOPIC, numbers(10, 50))
         # The mock still knows the member, so its heartbeats go on: make it forget as a broker would.
-        coordinator = member.source._consumer._coordinator
+        coordinator = member.source._member.consumer._coordinator
         coordinator.reset_generation()
         await eventually(lambda: member.source.epoch >= 2 and len(member.records) >= 110)
     assert ledger.counted == {(P0, offset): 1 for offset in range(60)}
@@ -288,12 +288,12 @@ async def test_failure_in_the_revoked_callback_ends_the_source(
     async def broken(epoch: int, budget_s: float) -> None:
         raise RuntimeError("a mistake in the pipeline")
 
-    member.source._on_revoked = broken
+    member.source._member._on_revoked = broken
     await member.source.start()
     run = asyncio.ensure_future(member.source.run())
     try:
         await eventually(lambda: len(member.records) == 5)
-        member.source._consumer._coordinator.reset_generation()
+        member.source._member.consumer._coordinator.reset_generation()
         with pytest.raises(SourceError, match=r"hand-over of epoch 1 failed.*a mistake"):
             await asyncio.wait_for(run, 20)
     finally:

@@ -258,7 +258,7 @@ async def test_evicted_member_commits_nothing_and_its_rows_are_counted_by_the_ne
     await produce(real_kafka.bootstrap, topic, numbers(30))
     async with Member(config, ledger=ledger).running(commit_at_end=False) as asleep:
         await eventually(lambda: len(asleep.records) == 30)
-        coordinator = asleep.source._consumer._coordinator
+        coordinator = asleep.source._member.consumer._coordinator
         awake = asyncio.Event()
         heartbeat = coordinator._do_heartbeat
 
@@ -604,7 +604,7 @@ async def test_consumer_whose_fetch_task_died_is_replaced(
     await produce(real_kafka.bootstrap, topic, numbers(10))
     async with Member(config, ledger=ledger).running() as member:
         await eventually(lambda: len(member.records) == 10)
-        member.source._consumer._fetcher._fetch_task.cancel()
+        member.source._member.consumer._fetcher._fetch_task.cancel()
         await produce(real_kafka.bootstrap, topic, numbers(10, 10))
         await eventually(lambda: member.telemetry.value("inferometer.consumer.restarts") == 1)
         await eventually(lambda: len(member.records) == 20)
@@ -631,7 +631,7 @@ async def test_consumer_that_stays_behind_without_moving_is_replaced(
             return False
 
         # A fetch that hangs, as in the reports of stuck consumers.
-        member.source._consumer._fetcher._proc_fetch_request = never
+        member.source._member.consumer._fetcher._proc_fetch_request = never
         await asyncio.wait_for(hangs.wait(), 10)
         await produce(real_kafka.bootstrap, topic, numbers(10, 10))
         await eventually(lambda: len(member.records) == 20)

@@ -1,0 +1,330 @@
+"""Membership in the group: epochs, their starts and their ends, and commits under their fences.
+
+Invariants
+1. An epoch begins paused and with its fence; the pipeline is told before anything is read.
+2. Every epoch starts at the committed offsets (`starts.py` says where there are none).
+3. An epoch is closed to records first, handed over under a budget, and ended; each once.
+4. What aiokafka would swallow (an exception in a callback) reaches `on_failure`.
+
+aiokafka's own tasks call the listener. The assigned callback only pauses and takes the fence, so that
+heartbeats begin at once; the source's task then calls `position`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.structs import TopicPartition
+
+from agent.config import Kafka
+from agent.errors import FencedError, InferometerError, SourceError
+from agent.ingest.announcer import Announcer
+from agent.ingest.assignment import Epoch, Owned
+from agent.ingest.consumer import Pace, connect, disconnect, topics_of
+from agent.ingest.fence import (
+    NOTHING_COMMITTED,
+    Committed,
+    CoordinatorLink,
+    Fence,
+    InstanceFencedError,
+    commit_offsets,
+)
+from agent.ingest.starts import StartFinder, Why, announce_start
+from agent.telemetry import Telemetry
+from agent.types import Partition
+
+log = logging.getLogger(__name__)
+
+OnAssigned = Callable[[int, dict[Partition, int]], None]
+OnRevoked = Callable[[int, float], Awaitable[None]]
+
+
+class Membership:
+    """One consumer at a time and, while the group has given it a share, one epoch."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        *,
+        pattern: str,
+        pace: Pace,
+        announcer: Announcer,
+        telemetry: Telemetry,
+        stopping: asyncio.Event,
+        on_assigned: OnAssigned,
+        on_revoked: OnRevoked,
+        on_change: Callable[[], None],
+        on_failure: Callable[[InferometerError], None],
+    ) -> None:
+        """`on_change` is called when an epoch begins, may be read, or is closed."""
+        self._kafka = kafka
+        self._pattern = pattern
+        self._pace = pace
+        self._announcer = announcer
+        self._telemetry = telemetry
+        self._stopping = stopping
+        self._on_assigned = on_assigned
+        self._on_revoked = on_revoked
+        self._on_change = on_change
+        self._on_failure = on_failure
+        self._revoke_budget_s = kafka.rebalance_timeout_s / 3
+        self._commit_lock = asyncio.Lock()
+        self._out_of_range: dict[Partition, int] = {}
+        self.consumer: Any = None
+        self.epoch: Epoch | None = None
+        self.number = 0
+        self.joined = False
+
+    # -- the consumer
+
+    async def connect(self) -> None:
+        """Bring up a consumer, as long as that takes, and ask to join; nothing when stopping."""
+        consumer = await connect(self._kafka, self._pace, self._announcer, self._stopping)
+        if consumer is None:
+            return
+        self.consumer = consumer
+        listener = _Listener(self, consumer)
+        if self._pattern:
+            consumer.subscribe(pattern=self._pattern, listener=listener)
+        else:
+            consumer.subscribe(topics=topics_of(self._kafka), listener=listener)
+        log.info(
+            "connected to Kafka; joining group %r (topics: %s)",
+            self._kafka.group_id,
+            self._kafka.topic_pattern or ", ".join(topics_of(self._kafka)),
+        )
+
+    async def disconnect(self, timeout_s: float) -> None:
+        """Leave the group and close all connections."""
+        consumer, self.consumer = self.consumer, None
+        self.joined = False
+        if consumer is not None:
+            await disconnect(consumer, timeout_s)
+
+    async def leave(self, timeout_s: float) -> None:
+        """End the epoch without a hand-over: what was to be committed has been."""
+        if self.epoch is not None:
+            self.epoch.closing = True
+            self.epoch.ended.set()
+        await self.disconnect(timeout_s)
+        self.epoch = None
+
+    # -- epochs
+
+    def _begin(self, assigned: Iterable[TopicPartition]) -> None:
+        """Synchronous: pause, number, fence. The first statement keeps anything from being read."""
+        consumer = self.consumer
+        tps = frozenset(assigned)
+        consumer.pause(*tps)
+        for tp in tps:
+            # Any valid position: without one the fetcher would look for one by itself.
+            consumer.seek(tp, 0)
+        self.number += 1
+        self.epoch = Epoch(self.number, self._fence(), tps)
+        self.joined = True
+        self._telemetry.add("inferometer.rebalances")
+        self._on_change()
+
+    def _fence(self) -> Fence:
+        coordinator = self.consumer._coordinator
+        return Fence(
+            self._kafka.group_id,
+            coordinator.generation,
+            coordinator.member_id,
+            self._kafka.group_instance_id,
+        )
+
+    async def close(self, epoch: Epoch) -> None:
+        """Admit nothing more, let the pipeline cut and commit under the budget, end. Never raises."""
+        if epoch.closing:
+            await epoch.ended.wait()
+            return
+        epoch.closing = True
+        self._on_change()
+        try:
+            if epoch.positioned:
+                async with asyncio.timeout(self._revoke_budget_s):
+                    await self._on_revoked(epoch.number, self._revoke_budget_s)
+        except TimeoutError:
+            log.warning(
+                "the hand-over of epoch %d took more than %.1f s (a third of "
+                "kafka.rebalance_timeout_s); rows since the last commit will be read again",
+                epoch.number,
+                self._revoke_budget_s,
+            )
+        except InferometerError as error:
+            log.warning("the hand-over of epoch %d was cut short: %s", epoch.number, error)
+        except Exception as error:
+            log.exception("the revoked callback failed")
+            self._on_failure(
+                SourceError(f"the hand-over of epoch {epoch.number} failed: {error!r}")
+            )
+        finally:
+            epoch.ended.set()
+            for owned in epoch.owned.values():
+                topic, partition = owned.partition
+                self._telemetry.end(
+                    "messaging.kafka.consumer.lag", topic=topic, partition=partition
+                )
+            if self.epoch is epoch:
+                self.epoch = None
+
+    async def start_anew(self, gone: Mapping[TopicPartition, int]) -> None:
+        """These offsets are out of range: end the epoch and begin another on the same assignment."""
+        epoch, consumer = self.epoch, self.consumer
+        if epoch is None or not epoch.admits:
+            return
+        for tp, offset in gone.items():
+            owned = epoch.owned.get(Partition(tp.topic, tp.partition))
+            if owned is not None and owned.next_offset == offset:
+                self._out_of_range[owned.partition] = offset
+        if not self._out_of_range:
+            return
+        await self.close(epoch)
+        unchanged = consumer is self.consumer and self._fence() == epoch.fence
+        rebalancing = consumer._subscription.reassignment_in_progress
+        if self.epoch is None and unchanged and not rebalancing:
+            self._begin(epoch.assigned)
+
+    async def position(self, epoch: Epoch) -> None:
+        """Find where to read, commit the starts that are new, tell the pipeline, resume."""
+        consumer = self.consumer
+        finder = StartFinder(
+            self._kafka,
+            consumer,
+            epoch.fence,
+            epoch.ended,
+            announcer=self._announcer,
+            retry_s=self._pace.reconnect_s,
+        )
+        wanted = {Partition(tp.topic, tp.partition) for tp in epoch.assigned}
+        try:
+            starts = await finder.find(wanted, self._out_of_range)
+            genesis = {
+                partition: Committed(start.offset, start.genesis)
+                for partition, start in starts.items()
+                if start.why is not Why.COMMITTED
+            }
+            for partition in genesis:
+                asked = self._out_of_range.get(partition)
+                announce_start(partition, starts[partition], asked, self._telemetry)
+            if genesis:
+                async with self._commit_lock:
+                    for partition in await self._commit(epoch, genesis):
+                        del genesis[partition]
+        except FencedError as error:
+            log.info("epoch %d ended before it began: %s", epoch.number, error)
+            return
+        if epoch.closing or self._stopping.is_set():
+            return
+        assignment = consumer._subscription.subscription.assignment
+        now = time.monotonic()
+        for tp in epoch.assigned:
+            partition = Partition(tp.topic, tp.partition)
+            start = starts[partition]
+            is_committed = start.why is Why.COMMITTED or partition in genesis
+            consumer.seek(tp, start.offset)
+            epoch.owned[partition] = Owned(
+                partition=partition,
+                tp=tp,
+                state=assignment.state_value(tp),
+                next_offset=start.offset,
+                committed=start.offset if is_committed else NOTHING_COMMITTED,
+                genesis=start.genesis,
+                is_label_topic=tp.topic in self._kafka.label_topics,
+                progressed_at=now,
+                paused="assigned",
+            )
+            self._out_of_range.pop(partition, None)
+        epoch.positioned = True
+        log.info(
+            "epoch %d: generation %d, %d partitions",
+            epoch.number,
+            epoch.fence.generation,
+            len(epoch.owned),
+        )
+        self._on_assigned(epoch.number, {p: owned.next_offset for p, owned in epoch.owned.items()})
+        self._on_change()
+
+    # -- commits
+
+    async def commit(
+        self, epoch: int, offsets: Mapping[Partition, int], metadata: str = ""
+    ) -> dict[Partition, str]:
+        """Commit under the epoch's fence; the same bytes again until accepted, refused, or it ends.
+
+        Returns the partitions that were refused alone, with the reason; the others are committed.
+        Raises FencedError when nothing of this epoch may be committed any more, SourceError.
+        """
+        async with self._commit_lock:  # two at once could arrive in the other order
+            current = self.epoch
+            if current is None or current.number != epoch or current.ended.is_set():
+                raise FencedError(f"epoch {epoch} has ended; nothing of it may be committed")
+            if current.refused:
+                raise FencedError(f"epoch {epoch} was refused; nothing of it may be committed")
+            wanted = {
+                partition: Committed(offset, metadata or current.owned[partition].genesis)
+                for partition, offset in offsets.items()
+                if partition in current.owned
+            }
+            return await self._commit(current, wanted)
+
+    async def _commit(
+        self, epoch: Epoch, wanted: Mapping[Partition, Committed]
+    ) -> dict[Partition, str]:
+        if self.consumer is None:
+            raise FencedError(f"epoch {epoch.number} ended: the consumer is gone")
+        link = CoordinatorLink(self.consumer._coordinator)
+        try:
+            refused = await commit_offsets(link, epoch.fence, wanted, ended=epoch.ended)
+        except FencedError as error:
+            self._telemetry.add("inferometer.commits", outcome="fenced")
+            if not epoch.ended.is_set():
+                epoch.refused = True  # the heartbeat will find out, and ask for a new assignment
+            if isinstance(error, InstanceFencedError):
+                self._on_failure(
+                    SourceError(
+                        f"kafka.group_instance_id {epoch.fence.group_instance_id!r} is used by "
+                        "another agent of this group; give each agent its own"
+                    )
+                )
+            raise
+        except SourceError:
+            self._telemetry.add("inferometer.commits", outcome="failed")
+            raise
+        self._telemetry.add("inferometer.commits", outcome="refused" if refused else "accepted")
+        for partition, (offset, _) in wanted.items():
+            if partition not in refused and (owned := epoch.owned.get(partition)):
+                owned.committed = offset
+        if refused and self._announcer.may_say("refused"):
+            some = ", ".join(f"{p.topic}/{p.partition}: {why}" for p, why in refused.items())
+            log.warning("offsets refused for some partitions, the others are committed: %s", some)
+        return refused
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """aiokafka swallows what a listener raises, so nothing may come out of here unseen."""
+
+    def __init__(self, membership: Membership, consumer: Any) -> None:
+        self._membership = membership
+        self._consumer = consumer
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        membership = self._membership
+        if membership.consumer is not self._consumer:
+            return
+        try:
+            membership._begin(assigned)
+        except Exception as error:
+            log.exception("the assigned callback failed")
+            membership._on_failure(SourceError(f"an assignment could not be taken over: {error!r}"))
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        membership = self._membership
+        if membership.consumer is self._consumer and membership.epoch is not None:
+            await membership.close(membership.epoch)

@@ -80,8 +80,8 @@ def test_a_signal_ends_a_headless_demo_and_all_its_processes(number, status):
     eventually_sync(lambda: not marked.processes(environment), timeout_s=5)
 
 
-def test_children_end_when_the_demo_is_killed():
-    environment = marked.mark()
+def test_children_end_when_the_demo_is_killed(tmp_path):
+    environment = marked.mark() | {"TMPDIR": str(tmp_path)}
     demo = subprocess.Popen(
         command("right", "--duration", "60", "--headless"),
         env=environment,

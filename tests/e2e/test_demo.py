@@ -1,0 +1,90 @@
+"""The whole demo, as a stranger runs it: real agent, model server and broker in processes of their own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from agent.demo.flights import CATEGORICAL, FEATURES
+from tests.support import marked
+from tests.support.wait import eventually_sync
+
+DURATION_S = 25
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One run: the document, what was said on stderr, and the environment that marks its processes."""
+    environment = marked.mark() | {"TMPDIR": str(tmp_path_factory.mktemp("demo"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", "demo", "--duration", str(DURATION_S), "--json"],
+        env=environment,
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout), done.stderr.decode(), environment
+
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_every_produced_inference_and_label_is_counted(demo):
+    document, errors, _ = demo
+    assert list(document) == ["produced", "counted", "labels", "streams", "injected", "caught"]
+    assert document["produced"] == document["counted"] > 60_000
+    assert 0.9 * document["counted"] < document["labels"] < document["counted"]
+    assert "Traceback" not in errors
+
+
+def test_every_injected_break_is_caught_within_seconds(demo):
+    document, _, _ = demo
+    assert [each["what"] for each in document["injected"]] == [
+        "JFK weather feed turned null",
+        "distance feed changed unit: miles to km",
+    ]
+    assert [each["what"] for each in document["caught"]] == [
+        each["what"] for each in document["injected"]
+    ]
+    for fault, caught in zip(document["injected"], document["caught"], strict=True):
+        assert fault["at_s"] > DURATION_S * 0.3
+        assert 0 < caught["after_s"] < 10
+
+
+def test_streams_add_up_to_what_was_produced(demo):
+    document, _, _ = demo
+    streams = {stream["segment"]["origin"]: stream for stream in document["streams"]}
+    assert sorted(streams) == ["EWR", "JFK", "LGA"]
+    assert sum(stream["rows"] for stream in streams.values()) == document["produced"]
+    for stream in streams.values():
+        assert (stream["model"], stream["version"]) == ("flight-delay", "1")
+        assert set(stream["features"]) == set(FEATURES)
+        for name, column in stream["features"].items():
+            assert column["kind"] == ("categorical" if name in CATEGORICAL else "numeric")
+            assert column["count"] + column["missing"] == stream["rows"]
+            assert column["violations"] == 0
+            assert "histogram" not in column
+        assert stream["latency"]["count"] == stream["rows"]
+        labels = dict(stream["predictions"]["label"]["top"])
+        assert labels["late"] + labels["on_time"] == stream["rows"]
+
+
+def test_the_silent_weather_feed_shows_in_jfks_missing_values_only(demo):
+    document, _, _ = demo
+    rates = {
+        stream["segment"]["origin"]: stream["features"]["temp"]["missing"] / stream["rows"]
+        for stream in document["streams"]
+    }
+    assert rates["JFK"] > 0.4
+    assert rates["EWR"] < 0.02
+    assert rates["LGA"] < 0.02
+
+
+def test_no_process_is_left(demo):
+    environment = demo[2]
+    eventually_sync(lambda: not marked.processes(environment), timeout_s=5)
+
+
+def test_nothing_is_left_in_the_folder_for_temporary_files(demo, tmp_path_factory):
+    assert not list((tmp_path_factory.getbasetemp()).glob("demo*/inferometer-demo-*"))

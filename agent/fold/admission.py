@@ -2,8 +2,8 @@
 
 Invariants
  1. What is granted never exceeds the limits (streams, series, memory), overflow streams included in series
-    and memory. The one exception is the last overflow stream (`_overflow`), whose bare counts are always
-    granted: each row is counted somewhere.
+    and memory. Room for the bare counts of the last overflow stream (`_overflow`), and for one series of
+    labels, is kept from the start: each row and label is counted somewhere.
  2. A sixteenth of series and memory is kept for overflow streams; declared models have reserved room
     that nobody else can take.
  3. Overflow applies to future rows: a stream that is admitted stays until it ends.
@@ -131,6 +131,7 @@ def is_overflow(key: StreamKey) -> bool:
     )
 
 
+LABELS = Cost(series=1, memory_bytes=0)
 LAST = StreamKey(OVERFLOW, OVERFLOW)
 
 
@@ -144,6 +145,8 @@ class Admission:
         self.pressed = False  # something was refused since the owner last looked
         self._accounts: dict[str, _Account] = {}
         self._parents: dict[tuple[str, ...], _Parent] = {}
+        # Not granted yet, but promised: the last overflow stream, and the overflow series of labels.
+        self._promised = costs.stream + LABELS
         self._unspent = [0, 0, 0]  # of all accounts
         for model in models:
             streams = model.versions * model.segments
@@ -163,13 +166,14 @@ class Admission:
             self.limits.max_series,
             self.limits.max_memory_bytes,
         )
+        promised = (0, self._promised.series, self._promised.memory_bytes)
         granted = (self.used.streams, self.used.series, self.used.memory_bytes)
         account = None if overflow else self._accounts.get(model)
         own = account.unspent() if account is not None else (0, 0, 0)
         others = [total - mine for total, mine in zip(self._unspent, own, strict=True)]
         for k in range(3):
             kept = 0 if overflow or k == 0 else overflow_share(limits[k])
-            left = limits[k] - kept - granted[k]
+            left = limits[k] - kept - promised[k] - granted[k]
             # Its own reservation holds even where reservations together exceed the limit.
             if asked[k] > left or asked[k] > max(left - others[k], min(own[k], left)):
                 return False
@@ -256,5 +260,17 @@ class Admission:
                 parent.overflow = proposed
                 return proposed
         if LAST not in exists:
-            self._charge(OVERFLOW, 0, cost, 1, overflow=True)
+            self._keep_promise(cost)
         return LAST
+
+    def admit_labels(self, model: str) -> bool:
+        """Grant a series of labels to a model; refused, its labels go to the one `overflow_labels` grants."""
+        return self.grow(StreamKey(model, ""), LABELS)
+
+    def overflow_labels(self) -> None:
+        """Grant the overflow series of labels. Call it once."""
+        self._keep_promise(LABELS)
+
+    def _keep_promise(self, cost: Cost) -> None:
+        self._promised += cost.times(-1)
+        self._charge(OVERFLOW, 0, cost, 1, overflow=True)

@@ -18,7 +18,6 @@ from typing import Final
 from agent.config import Config
 from agent.fold import summary
 from agent.fold.admission import LAST, is_overflow
-from agent.fold.costs import Cost
 from agent.fold.effects import Effects
 from agent.fold.kinds import TYPE_OF, is_string_kind
 from agent.fold.profile import Facts, Profile, ProfileColumn
@@ -169,11 +168,12 @@ class Fold:
         """The model under which labels are counted: its own while there is budget."""
         if model in self._labels:
             return model
-        key = StreamKey(model, "")
         admission = self._register.admission
-        if len(self._labels) >= self._config.budget.max_streams or not admission.grow(
-            key, Cost(1, 0)
+        if len(self._labels) >= self._config.budget.max_streams or not admission.admit_labels(
+            model
         ):
+            if OVERFLOW not in self._labels:
+                admission.overflow_labels()
             model = OVERFLOW
         if model not in self._labels:
             attributes: Attributes = (("inference.model.name", model),)

@@ -13,8 +13,8 @@ Numeric cell (narrow: uint32 buckets; wide: uint64 buckets; everything before th
     104  extents     int32[2][2] lowest bucket index and number of buckets spanned, for + and -
     120  shift       int32       MAX_SCALE - scale, both signs
     128  nulls, non_finite, zeros, over_positive, over_negative   uint64 each
-    192  registers   uint8[512]  UltraLogLog, p = 9, of the values' bits
-    704  buckets     uint32 or uint64 [2][1024]: + then -; bucket i lies at i & 1023
+    192  registers   uint8[2048] UltraLogLog, p = 11, of the values' bits
+    2240 buckets     uint32 or uint64 [2][1024]: + then -; bucket i lies at i & 1023
 
 String cell
 
@@ -40,7 +40,7 @@ assert 2 * DOMAIN_EXPONENT * 2**MIN_SCALE <= RING
 SUMS, RESTS, PIVOT, N, THRESHOLD, MIN, MAX = 0, 32, 64, 72, 80, 88, 96
 EXTENTS, SHIFT = 104, 120
 NULLS, NON_FINITE, ZEROS, OVER_POSITIVE, OVER_NEGATIVE = 128, 136, 144, 152, 160
-NUMERIC_PRECISION = 9  #: p of the UltraLogLog
+NUMERIC_PRECISION = 11  #: p of the UltraLogLog
 NUMERIC_REGISTERS = 192
 BUCKETS = NUMERIC_REGISTERS + (1 << NUMERIC_PRECISION)
 NUMERIC_CELL_BYTES = BUCKETS + 2 * RING * 4

@@ -267,7 +267,9 @@ def _broker(kafka: str | None) -> Iterator[tuple[str, tuple[str, str]]]:
     suffix = secrets.token_hex(4)
     topics = (f"demo-{suffix}-inference", f"demo-{suffix}-labels")
     admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
-    wanted = [NewTopic(topics[0], PARTITIONS), NewTopic(topics[1], 1)]
+    # Records of 2013 are past any retention by time the moment they arrive.
+    keep = {"retention.ms": "-1"}
+    wanted = [NewTopic(topics[0], PARTITIONS, config=keep), NewTopic(topics[1], 1, config=keep)]
     try:
         for created in admin.create_topics(wanted, request_timeout=15.0).values():
             created.result()

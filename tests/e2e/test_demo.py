@@ -88,3 +88,24 @@ def test_no_process_is_left(demo):
 
 def test_nothing_is_left_in_the_folder_for_temporary_files(demo, tmp_path_factory):
     assert not list((tmp_path_factory.getbasetemp()).glob("demo*/inferometer-demo-*"))
+
+
+def test_a_real_broker_and_a_receiver_get_the_same_demo(real_kafka, otlp_receiver):
+    before = set(real_kafka.admin.list_topics(timeout=10).topics)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "agent", "demo", "--duration", "12", "--json"),
+            *("--kafka", real_kafka.bootstrap, "--otlp", otlp_receiver.grpc_endpoint),
+        ],
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    document = json.loads(done.stdout)
+    assert document["produced"] == document["counted"] > 20_000
+    assert len(document["caught"]) == 2
+    # The agent's last export is made while it stops: everything has arrived.
+    assert otlp_receiver.points("inference.rows").total() == document["counted"]
+    assert otlp_receiver.spans()
+    after = set(real_kafka.admin.list_topics(timeout=10).topics)
+    assert not {name for name in after - before if name.startswith("demo-")}

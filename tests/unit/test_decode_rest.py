@@ -265,6 +265,14 @@ def test_the_sampler_is_asked_about_every_row() -> None:
     assert len(result.parts[0].spans) == 3
 
 
+def test_rows_that_were_taken_back_leave_no_trace_with_the_sampler() -> None:
+    sampler = KeepAll()
+    broken = {"id": "broken", "model": "m", "features": [{"x": 1}, {"x": 2}, 3]}
+    result = decode(broken, {**EVENT, "id": "good"}, sampler=sampler)
+    assert [(ask["request_id"], ask["offset"]) for ask in sampler.asked] == [("good", 1)]
+    assert [span.request_id for span in result.parts[0].spans] == ["good"]
+
+
 def test_a_trace_context_in_the_headers_wins() -> None:
     headers = (("TraceParent", PARENT.encode()), ("tracestate", b"x=y"))
     asked, _ = asked_for({**EVENT, "traceparent": OTHER_PARENT, "tracestate": "b=c"}, headers)

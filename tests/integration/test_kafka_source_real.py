@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+import json
 import logging
 import random
+import signal
+import sys
 from collections import Counter
 from typing import Any
 
@@ -281,6 +284,62 @@ async def test_evicted_member_commits_nothing_and_its_rows_are_counted_by_the_ne
         await eventually(lambda: asleep.offsets(p0)[30:] == list(range(30, 35)))
         await asleep.commit()
     assert ledger.counted == {(p0, offset): 1 for offset in range(35)}
+
+
+async def test_process_stopped_beyond_its_session_wakes_up_and_is_refused(
+    real_kafka: RealKafka,
+) -> None:
+    topic, group = real_kafka.fresh_topic(), unique("group")
+    p0 = Partition(topic, 0)
+    await produce(real_kafka.bootstrap, topic, numbers(30))
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.kafka_member"),
+        *(real_kafka.bootstrap, topic, group, "1.0"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    async def heard(key: str) -> dict[str, Any]:
+        """The next line with this key."""
+        assert child.stdout is not None
+        while True:
+            line: dict[str, Any] = json.loads(await child.stdout.readline())
+            if key in line:
+                return line
+
+    try:
+        async with asyncio.timeout(60):
+            while (await heard("read"))["read"] < 30:
+                pass
+            child.send_signal(signal.SIGSTOP)
+            config = kafka_config(real_kafka.bootstrap, [topic], group_id=group)
+            async with Member(config).running() as next_one:
+                await eventually(lambda: len(next_one.records) == 30)
+            assert committed(real_kafka, group) == {p0: 30}
+            await produce(real_kafka.bootstrap, topic, numbers(5, 30))
+            # Asked for while it sleeps, so that a commit is among the first things it does.
+            child.stdin.write(b"\n")
+            child.send_signal(signal.SIGCONT)
+            counted = 0
+            while counted < 5:
+                answer = await heard("commit")
+                counted += answer["commit"]
+                assert committed(real_kafka, group) in ({p0: 30}, {p0: 35}), "never back"
+                child.stdin.write(b"\n")
+            assert counted == 5
+            # The new ones too, when it had read them before it learned that it was evicted.
+            assert answer["forgotten"] in (30, 35)
+            assert committed(real_kafka, group) == {p0: 35}
+    finally:
+        child.send_signal(signal.SIGCONT)
+        child.stdin.close()
+        try:
+            await asyncio.wait_for(child.wait(), 10)
+        except TimeoutError:
+            child.kill()
+            await child.wait()
 
 
 async def test_hand_over_that_takes_too_long_is_cut_off_and_the_rows_are_read_again(

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,15 @@ if TYPE_CHECKING:
 
 
 def directory() -> Path:
-    """The folder; it may not exist yet. XDG_CACHE_HOME applies (XDG base directory specification)."""
+    """The folder; it may not exist yet. XDG_CACHE_HOME applies (XDG base directory specification).
+
+    Raises OSError for a user without a home.
+    """
     root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "inferometer" / "demo"
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "inferometer" / "demo"
+    except RuntimeError as error:
+        raise FileNotFoundError(str(error)) from None
 
 
 def source_digest(*paths: str) -> str:
@@ -38,29 +45,27 @@ def arrays(
     name: str, depends_on: Iterable[str], build: Callable[[], dict[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
     """Named arrays from the cache, or from `build`, which is then cached. Nothing is unpickled."""
-    path = _path(name, depends_on, "npz")
-    with (
-        contextlib.suppress(OSError, ValueError, EOFError, KeyError),
-        np.load(path, allow_pickle=False) as archive,
-    ):
-        return {key: archive[key] for key in archive.files}
-    result = build()
-    _write(path, result)
-    return result
-
-
-def _path(name: str, depends_on: Iterable[str], suffix: str) -> Path:
     key = hashlib.sha256("\0".join(depends_on).encode()).hexdigest()[:16]
-    return directory() / f"{name}-{key}.{suffix}"
+    with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        path = directory() / f"{name}-{key}.npz"
+        with np.load(path, allow_pickle=False) as archive:
+            return {each: archive[each] for each in archive.files}
+    result = build()
+    with contextlib.suppress(OSError):
+        _write(directory() / f"{name}-{key}.npz", result)
+    return result
 
 
 def _write(path: Path, result: dict[str, NDArray[Any]]) -> None:
     """Write beside and rename, so that a reader never sees half a file; drop older keys."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
             np.savez(file, **result)  # type: ignore[arg-type]
-        Path(file.name).replace(path)
-        for old in path.parent.glob(f"{path.stem.rpartition('-')[0]}-*{path.suffix}"):
-            if old != path:
-                old.unlink()
+        except OSError:
+            Path(file.name).unlink()
+            raise
+    Path(file.name).replace(path)
+    for old in path.parent.glob(f"{path.stem.rpartition('-')[0]}-*{path.suffix}"):
+        if old != path:
+            old.unlink(missing_ok=True)

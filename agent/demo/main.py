@@ -187,7 +187,14 @@ class _Demo:
                 agent_ready = agent_ready or self._agent.ready()
                 if agent_ready and not preparing:
                     break
-                say(" · ".join(filter(None, [preparing, "" if agent_ready else "agent: starting"])))
+                say(
+                    " · ".join(
+                        filter(
+                            None,
+                            [preparing, "" if agent_ready else f"agent: {self._agent.waiting_for}"],
+                        )
+                    )
+                )
                 self._check()
                 if time.monotonic() - started > START_TIMEOUT_S:
                     slow: Child = self._server if preparing else self._agent

@@ -19,6 +19,7 @@ import sys
 import threading
 import urllib.parse
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -175,6 +176,7 @@ class AgentProcess(Child):
             folder / "agent.log",
         )
         self.url: str | None = None
+        self.waiting_for = "starting"
         self._connection: http.client.HTTPConnection | None = None
 
     def ready(self) -> bool:
@@ -184,18 +186,21 @@ class AgentProcess(Child):
             if found is None:
                 return False
             self.url = found[1].rstrip("/")
-        return self._get("/readyz") is not None
+        status, body = self._get("/readyz")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.waiting_for = ", ".join(orjson.loads(body)["reasons"])
+        return status == HTTPStatus.OK
 
     def state(self) -> dict[str, Any] | None:
         """The document of `/v1/state`; None when it did not answer in time."""
-        body = self._get("/v1/state")
-        if body is None:
+        status, body = self._get("/v1/state")
+        if status != HTTPStatus.OK:
             return None
         state: dict[str, Any] = orjson.loads(body)
         return state
 
-    def _get(self, path: str) -> bytes | None:
-        """The body of a 200 answer, over one kept connection."""
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body, over one kept connection; (0, b"") when there was no answer."""
         assert self.url is not None
         if self._connection is None:
             address = urllib.parse.urlsplit(self.url)
@@ -209,8 +214,8 @@ class AgentProcess(Child):
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = None
-            return None
-        return body if answer.status == 200 else None
+            return 0, b""
+        return answer.status, body
 
 
 def agent_configuration(

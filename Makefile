@@ -7,6 +7,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+DEMO_STAMP := $(VENV)/.stamp-demo
+CHECK_PYTHON = if [ -z "$(PYTHON)" ]; then \
+	echo "make: no Python 3.11 or newer with venv on the PATH;" \
+		"install python3 (on Debian also python3-venv), or give PYTHON=/path/to/python3" >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -19,12 +23,16 @@ venv: $(STAMP) ## Set up .venv from the lock
 
 # The script writes the stamp last, so that a setup that was broken off is done again.
 $(STAMP): requirements-dev.lock pyproject.toml scripts/make_venv.py
-	@if [ -z "$(PYTHON)" ]; then \
-		echo "make: no Python 3.11 or newer with venv on the PATH;" \
-			"install python3 (on Debian also python3-venv), or give PYTHON=/path/to/python3" >&2; exit 1; fi
-	@$(PYTHON) scripts/make_venv.py $(VENV)
+	@$(CHECK_PYTHON)
+	@$(PYTHON) scripts/make_venv.py $(VENV) requirements-dev.lock $@
+	@touch $(DEMO_STAMP)
 
-demo: $(STAMP) ## A whole pipeline on this machine, with a live view (ARGS="--headless --duration 60")
+# Less than all of it: the first `make demo` is not to wait for compilers and test tools.
+$(DEMO_STAMP): requirements-demo.lock pyproject.toml scripts/make_venv.py
+	@$(CHECK_PYTHON)
+	@$(PYTHON) scripts/make_venv.py $(VENV) requirements-demo.lock $@
+
+demo: $(DEMO_STAMP) ## A whole pipeline on this machine, with a live view (ARGS="--headless --duration 60")
 	@$(BIN)/inferometer demo $(ARGS)
 
 test: lint ## Lint, types and all tests (ARGS="tests/unit -k config")
@@ -45,13 +53,15 @@ docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metr
 UV_COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-header
 
-lock: ## Renew the lock files: runtime, what builds the wheel, and all of it (needs uv on the PATH)
+lock: ## Renew the lock files (needs uv on the PATH)
 	@command -v uv >/dev/null || { echo "make: no uv on the PATH; pip install uv" >&2; exit 1; }
 	$(UV_COMPILE) pyproject.toml --output-file requirements.lock
 	$(UV_COMPILE) pyproject.toml --all-extras --group test --group build --group lint \
 		--constraint requirements.lock --output-file requirements-dev.lock
 	$(UV_COMPILE) --group build --constraint requirements-dev.lock \
 		--output-file requirements-build.lock
+	$(UV_COMPILE) pyproject.toml --extra demo --group build --constraint requirements-dev.lock \
+		--output-file requirements-demo.lock
 
 clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .hypothesis build dist

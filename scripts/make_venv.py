@@ -1,6 +1,6 @@
 """Make or renew the virtual environment: packages from the lock, by hash, then this project itself.
 
-    python3 scripts/make_venv.py FOLDER
+    python3 scripts/make_venv.py FOLDER LOCK STAMP
 
 Called by the Makefile; uses the standard library only. Output is one line that moves, or, where it
 is not a terminal, a line now and then. On failure the end of pip's own words is shown.
@@ -14,23 +14,24 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements-dev.lock"
 _STEP = re.compile(r"(?:Collecting|Requirement already satisfied:) ([A-Za-z0-9_.-]+)|(Installing) ")
 _QUIET_S = 5.0
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, lock: Path, stamp: Path) -> int:
     began = time.monotonic()
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    print(f"Setting up {folder.name} with {python}, packages from {LOCK.name}", flush=True)
+    print(f"Setting up {folder.name} with {python}, packages from {lock.name}", flush=True)
     venv.create(folder, with_pip=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
-    n_locked = sum(re.match(r"[A-Za-z0-9]", line) is not None for line in LOCK.open())
-    if not _run([*pip, "--require-hashes", "-r", str(LOCK)], n_locked):
+    # Python compiles what is imported; compiling everything now takes longer than fetching it.
+    pip.append("--no-compile")
+    n_locked = sum(re.match(r"[A-Za-z0-9]", line) is not None for line in lock.open())
+    if not _run([*pip, "--require-hashes", "-r", str(lock)], n_locked):
         return 1
     if not _run([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], 1):
         return 1
-    (folder / ".stamp").touch()
+    stamp.touch()
     print(f"{folder.name} is ready after {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
@@ -83,4 +84,4 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).absolute()))
+    sys.exit(main(*(Path(argument).absolute() for argument in sys.argv[1:])))

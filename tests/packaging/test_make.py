@@ -12,7 +12,7 @@ import pytest
 from tests.support.built import REPOSITORY
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = ["requirements.lock", "requirements-build.lock", "requirements-dev.lock"]
+LOCKS = [f"requirements{part}.lock" for part in ("", "-build", "-demo", "-dev")]
 
 
 def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -88,14 +88,15 @@ def test_locks_have_hashes_and_no_address(name: str) -> None:
 
 
 def test_the_locks_agree_with_each_other_and_with_the_project() -> None:
-    runtime, build, everything = map(locked, LOCKS)
-    for part in (runtime, build):
+    runtime, build, demo, everything = map(locked, LOCKS)
+    for part in (runtime, build, demo):
         for package, versions in part.items():
             assert everything.get(package) == versions, package
     groups = PYPROJECT["dependency-groups"]
     extras = PYPROJECT["project"]["optional-dependencies"]
     assert names(PYPROJECT["project"]["dependencies"]) <= runtime.keys()
     assert names(groups["build"]) <= build.keys()
+    assert runtime.keys() | build.keys() | names(extras["demo"]) <= demo.keys()
     for requirements in (*groups.values(), *extras.values()):
         assert names(requirements) <= everything.keys()
 

@@ -283,6 +283,10 @@ class KernelThread:
             self._callbacks.on_full()
         return full
 
+    def _knows_too_much(self) -> bool:
+        table = self._own.table
+        return len(table.keys) > MAX_KNOWN_STREAMS or table.size > MAX_KNOWN_LANES
+
     def _answer_cut(self, future: asyncio.Future[Part]) -> None:
         own = self._own
         groups, numeric, strings = own.delta.freeze()
@@ -309,7 +313,7 @@ class KernelThread:
         own.tally, own.spans, own.exemplars = Tally(), [], []
         self._full_reported = False
         # Safe between two slices: the decoder asks the table anew for every row.
-        if len(own.table.keys) > MAX_KNOWN_STREAMS or own.table.size > MAX_KNOWN_LANES:
+        if self._knows_too_much():
             own.table.clear()
         self._loop.call_soon_threadsafe(_resolve, future, part)
 

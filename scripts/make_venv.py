@@ -2,7 +2,7 @@
 
     python3 scripts/make_venv.py FOLDER LOCK STAMP
 
-Called by the Makefile; uses the standard library only. Output is one line that moves, or, where it
+Called by the Makefile; uses the standard library only. Stderr has one line that moves, or, where it
 is not a terminal, a line now and then. On failure the end of pip's own words is shown.
 """
 
@@ -21,7 +21,7 @@ _QUIET_S = 5.0
 def main(folder: Path, lock: Path, stamp: Path) -> int:
     began = time.monotonic()
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    print(f"Setting up {folder.name} with {python}, packages from {lock.name}", flush=True)
+    print(f"Setting up {folder.name} with {python}, packages from {lock.name}", file=sys.stderr)
     venv.create(folder, with_pip=True)
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
     # Python compiles what is imported; compiling everything now takes longer than fetching it.
@@ -32,7 +32,7 @@ def main(folder: Path, lock: Path, stamp: Path) -> int:
     if not _run([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], 1):
         return 1
     stamp.touch()
-    print(f"{folder.name} is ready after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{folder.name} is ready after {time.monotonic() - began:.0f} s", file=sys.stderr)
     return 0
 
 
@@ -67,20 +67,20 @@ def _run(command: list[str], n_steps: int) -> bool:
 class _Progress:
     def __init__(self, total: int) -> None:
         self._total = total
-        self._terminal = sys.stdout.isatty()
+        self._terminal = sys.stderr.isatty()
         self._last = time.monotonic()
 
     def __call__(self, name: str, done: int) -> None:
         text = f"  {min(done, self._total)}/{self._total} {name}"
         if self._terminal:
-            print(f"\r\x1b[K{text[:70]}", end="", flush=True)
+            print(f"\r\x1b[K{text[:70]}", end="", flush=True, file=sys.stderr)
         elif time.monotonic() - self._last > _QUIET_S:
             self._last = time.monotonic()
-            print(text, flush=True)
+            print(text, flush=True, file=sys.stderr)
 
     def end(self) -> None:
         if self._terminal:
-            print("\r\x1b[K", end="", flush=True)
+            print("\r\x1b[K", end="", flush=True, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -108,10 +108,10 @@ def estimates(registers: NDArray[np.uint8]) -> _FLOAT:
     for _ in range(100):
         if not len(left):
             break
-        with np.errstate(over="ignore", invalid="ignore"):
-            e = np.expm1(rate[:, None] * weight)
-            gap = a - (b * (weight / e)).sum(axis=1)
-            slope = (b * (weight * weight * (e + 1.0) / (e * e))).sum(axis=1)
+        with np.errstate(over="ignore"):
+            inverse = 1.0 / np.expm1(rate[:, None] * weight)  # 0 where it overflows
+        gap = a - (b * weight * inverse).sum(axis=1)
+        slope = (b * weight * weight * inverse * (1.0 + inverse)).sum(axis=1)
         step = np.where(slope > 0.0, -gap / np.where(slope > 0.0, slope, 1.0), 0.0)
         rate += step
         done = step <= 1e-10 * rate

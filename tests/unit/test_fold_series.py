@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -181,7 +182,7 @@ def test_times_rise_even_when_the_clock_does_not() -> None:
     d.read(1.0)
     times = [d.export(after_s=0).time_ns for _ in range(3)]
     times.append(d.fold.snapshot(0).time_ns)
-    assert all(b > a for a, b in zip(times, times[1:], strict=False))
+    assert all(b > a for a, b in pairwise(times))
 
 
 def test_a_snapshot_says_up_to_which_offsets_it_holds_rows() -> None:

@@ -258,6 +258,9 @@ class KernelThread:
         if decoded is None:
             progress.to_offset = fetch.to_offset
             progress.high_watermark = fetch.high_watermark
+            if fetch.n_corrupt:
+                own.tally.records += fetch.n_corrupt
+                own.tally.dropped[Drop.CORRUPT_BATCH] += fetch.n_corrupt
             self._current = None
             self._callbacks.on_sketched(fetch.size_bytes)
             return

@@ -215,11 +215,11 @@ Exit status 0 when the answer is yes. For images without curl; Kubernetes can as
 def _run(options: argparse.Namespace) -> int:
     # Until the pipeline takes the signal over: as the first process of a container it would be ignored.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from agent.config_source import check_files, environment, require_topics
+    from agent.check import check
+    from agent.config_source import environment
 
     config = _config(options)
-    require_topics(config)
-    check_files(config)
+    check(config, environment())
     _logs(config)
     from agent import pipeline
 
@@ -227,24 +227,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from agent.config_source import check_files, environment, masked, masked_yaml, require_topics
+    from agent.check import check
+    from agent.config_source import environment, masked, masked_yaml
 
     try:
         config = _config(options)
-        require_topics(config)
-        files = check_files(config)
-        from agent.emit.environment import resolve
-
-        otlp = resolve(config.export, environment())
-        for signal in (otlp.metrics, otlp.traces):
-            files += check_files(signal.tls, f"OTLP {signal.signal} tls")
+        files = check(config, environment())
     except ConfigError as error:
         if options.json:
             _print_json({"ok": False, "error": str(error)})
         raise
     name = str(options.config) if options.config else "the environment's configuration"
     if options.json:
-        document: dict[str, Any] = {"ok": True, "files": sorted({str(f) for f in files})}
+        document: dict[str, Any] = {"ok": True, "files": [str(f) for f in files]}
         _print_json(document | ({"config": masked(config)} if options.show else {}))
     elif options.show:
         print(masked_yaml(config), end="")

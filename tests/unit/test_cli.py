@@ -141,6 +141,23 @@ def test_check_reads_the_opentelemetry_variables_too(capfd, monkeypatch) -> None
     assert "OTEL_EXPORTER_OTLP_PROTOCOL" in err and err.count("\n") == 1
 
 
+def test_check_reads_field_paths(capfd) -> None:
+    text = GOOD + "decode: {fields: {model: a..b}}\n"
+    status, _, err = run(capfd, "check", "-c", written(text))
+    assert status == 2
+    assert err == ("inferometer: path 'a..b' has an empty part; write \\. for a dot inside a key\n")
+
+
+def test_check_judges_certificates(capfd) -> None:
+    Path("ca.pem").write_text("no certificate")
+    text = "kafka: {topics: [a], security_protocol: SSL, tls: {ca_file: ca.pem}}\n"
+    status, _, err = run(capfd, "check", "-c", written(text))
+    assert status == 2
+    assert err.startswith(
+        "inferometer: kafka.tls.ca_file is 'ca.pem'; it holds no PEM certificate."
+    )
+
+
 def test_check_show_masks_secrets(capfd, monkeypatch) -> None:
     monkeypatch.setenv("KAFKA_PASSWORD", "hunter2")
     text = (

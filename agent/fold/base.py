@@ -466,6 +466,8 @@ class Fold:
     def state(self, now_ns: int) -> Json:
         """The fold's part of `/v1/state`: tally, windows, budget, streams, ended."""
         del now_ns
+        streams = self._sorted_streams()
+        distinct = summary.distinct_totals(streams, self._store)
         budget = self._budget()
         granted = self._register.admission.used
         folded = self._register.admission.folded
@@ -487,21 +489,19 @@ class Fold:
                 "folded": list(folded.names),
                 "folded_streams": folded.count(),
             },
-            "streams": [
-                summary.stream_state(stream, self._store) for stream in self._sorted_streams()
-            ],
+            "streams": [summary.stream_state(stream, self._store, distinct) for stream in streams],
             "ended": dict(self._register.ended_rows),
         }
 
     def report(self) -> Json:
         """The document of `inferometer replay --json`, but for its verdicts: there are none yet."""
+        streams = self._sorted_streams()
+        distinct = summary.distinct_totals(streams, self._store)
         return {
             "rows": self.tally.rows,
             "events": self.tally.events,
             "dropped": {str(reason): n for reason, n in sorted(self.tally.dropped.items()) if n},
-            "streams": [
-                summary.stream_report(stream, self._store) for stream in self._sorted_streams()
-            ],
+            "streams": [summary.stream_report(stream, self._store, distinct) for stream in streams],
             "verdicts": [],
         }
 

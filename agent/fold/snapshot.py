@@ -220,9 +220,7 @@ class Writer:
                 case _:
                     self.series(total.gauges, facts[:1])
         if kind is Kind.CATEGORICAL and self._top:
-            texts = in_window.texts if in_window is not None else None
-            top = texts.top(self._top) if texts is not None else []
-            self._categories(total, [(text, count) for text, count, _ in top])
+            self._categories(total, in_window.top(self._top) if in_window is not None else [])
 
     def _categories(self, total: ColumnTotals, top: list[tuple[str, int]]) -> None:
         counts: dict[str, int] = {}

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from agent.fold.kinds import is_string_kind
-from agent.fold.profile import Profile, ProfileColumn, violations
-from agent.fold.store import Store
+from agent.fold.profile import Profile, violations
+from agent.fold.store import Store, read_facts
 from agent.fold.streams import Stream
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
 from agent.types import Column, Json, Kind, Role, StreamKey, Tally
@@ -23,6 +23,11 @@ N_TOP: Final = 10
 #: Which of a model's outputs is the main one, where it has several.
 _MAIN_OUTPUTS: Final = ("score", "value", "label")
 
+#: Cells copied at once: 5 MB.
+_AT_ONCE: Final = 256
+
+#: Estimated distinct values by id() of a column's totals.
+Distinct = dict[int, int | None]
 _Described = Iterable[tuple[Column, Json]]
 
 
@@ -63,13 +68,17 @@ def column(
     numbers: NumericView | None,
     texts: StringView | None,
     *,
+    distinct: int | None,
     histogram: bool,
 ) -> Json:
-    """One COLUMN of `rows` rows with these values by JSON type. Views may be None: no values."""
+    """One COLUMN of `rows` rows with these values by JSON type. Views may be None: no values.
+
+    `distinct` is given: it is estimated for many columns at once.
+    """
     out = _empty(kind, rows, present)
     if texts is not None:
         out["count"] = texts.count
-        out["distinct"] = round(texts.distinct()) if texts.count else 0
+        out["distinct"] = distinct or 0
         out["top"] = [[text, count] for text, count, _ in texts.top(N_TOP)]
         if kind is Kind.TEXT and texts.count:
             out["length"] = {
@@ -79,7 +88,7 @@ def column(
             }
     elif numbers is not None:
         out["count"] = numbers.count
-        out["distinct"] = round(numbers.distinct()) if numbers.count else 0
+        out["distinct"] = distinct or 0
         if kind is Kind.BOOLEAN:
             true = numbers.count - numbers.zeros
             out["mean"] = true / numbers.count if numbers.count else None
@@ -97,7 +106,9 @@ def column(
     return out
 
 
-def _total_columns(stream: Stream, store: Store, *, histogram: bool) -> _Described:
+def _total_columns(
+    stream: Stream, store: Store, distinct: Distinct, *, histogram: bool
+) -> _Described:
     for total in stream.columns.values():
         numbers: NumericView | None = None
         texts: StringView | None = None
@@ -108,16 +119,51 @@ def _total_columns(stream: Stream, store: Store, *, histogram: bool) -> _Describ
                 numbers = numeric_view(store.totals.record(total.cell))
         yield (
             total.column,
-            column(total.kind, stream.rows, total.present, numbers, texts, histogram=histogram),
+            column(
+                total.kind,
+                stream.rows,
+                total.present,
+                numbers,
+                texts,
+                distinct=distinct.get(id(total)),
+                histogram=histogram,
+            ),
         )
 
 
 def _profile_columns(profile: Profile) -> _Described:
-    def describe(c: ProfileColumn) -> Json:
-        return column(c.kind, profile.rows, c.present, c.numbers, c.texts, histogram=True)
-
     for name, c in profile.columns.items():
-        yield name, describe(c)
+        yield (
+            name,
+            column(
+                c.kind,
+                profile.rows,
+                c.present,
+                c.numbers,
+                c.texts,
+                distinct=c.facts.distinct,
+                histogram=True,
+            ),
+        )
+
+
+def distinct_totals(streams: Iterable[Stream], store: Store) -> Distinct:
+    """Estimated distinct values of every column of totals, by id() of the column."""
+    out: Distinct = {}
+    for strings in (False, True):
+        totals = [
+            total
+            for stream in streams
+            for total in stream.columns.values()
+            if total.cell >= 0 and total.kind is not None and is_string_kind(total.kind) is strings
+        ]
+        pages = store.total_pages(strings)
+        for i in range(0, len(totals), _AT_ONCE):
+            part = totals[i : i + _AT_ONCE]
+            records = pages.copy_out([total.cell for total in part])
+            facts = read_facts(records, strings=strings)
+            out.update({id(t): f.distinct for t, f in zip(part, facts, strict=True)})
+    return out
 
 
 def _by_role(described: _Described) -> Json:
@@ -147,7 +193,7 @@ def _identity(key: StreamKey) -> Json:
     return {"model": key.model, "version": key.version, "segment": dict(key.segment)}
 
 
-def stream_state(stream: Stream, store: Store) -> Json:
+def stream_state(stream: Stream, store: Store, distinct: Distinct) -> Json:
     """One entry of `streams` on the state page."""
     return {
         **_identity(stream.key),
@@ -158,7 +204,7 @@ def stream_state(stream: Stream, store: Store) -> Json:
         "first_seen_ms": stream.first_event_ms if stream.first_event_ms >= 0 else None,
         "last_seen_ms": stream.last_event_ms if stream.last_event_ms >= 0 else None,
         "unsketched": {"columns": len(stream.unsketched), "values": stream.unsketched_values},
-        "totals": _by_role(_total_columns(stream, store, histogram=True)),
+        "totals": _by_role(_total_columns(stream, store, distinct, histogram=True)),
         "windows": [
             {
                 "start_ms": profile.start_ms,
@@ -174,9 +220,9 @@ def stream_state(stream: Stream, store: Store) -> Json:
     }
 
 
-def stream_report(stream: Stream, store: Store) -> Json:
+def stream_report(stream: Stream, store: Store, distinct: Distinct) -> Json:
     """One entry of `streams` in the replay document."""
-    columns = _by_role(_total_columns(stream, store, histogram=False))
+    columns = _by_role(_total_columns(stream, store, distinct, histogram=False))
     return {
         **_identity(stream.key),
         "rows": stream.rows,

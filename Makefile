@@ -22,15 +22,15 @@ help: ## Show this list
 venv: $(STAMP) ## Set up .venv from the lock
 
 # The script writes the stamp last, so that a setup that was broken off is done again.
-$(STAMP): requirements-dev.lock pyproject.toml scripts/make_venv.py
+$(STAMP): requirements-dev.lock pyproject.toml .ci/make_venv.py
 	@$(CHECK_PYTHON)
-	@$(PYTHON) scripts/make_venv.py $(VENV) requirements-dev.lock $@
+	@$(PYTHON) .ci/make_venv.py $(VENV) requirements-dev.lock $@
 	@touch $(DEMO_STAMP)
 
 # Less than all of it: the first `make demo` is not to wait for compilers and test tools.
-$(DEMO_STAMP): requirements-demo.lock pyproject.toml scripts/make_venv.py
+$(DEMO_STAMP): requirements-demo.lock pyproject.toml .ci/make_venv.py
 	@$(CHECK_PYTHON)
-	@$(PYTHON) scripts/make_venv.py $(VENV) requirements-demo.lock $@
+	@$(PYTHON) .ci/make_venv.py $(VENV) requirements-demo.lock $@
 
 demo: $(DEMO_STAMP) ## A whole pipeline on this machine, with a live view (ARGS="--headless --duration 60")
 	@$(BIN)/inferometer demo $(ARGS)

@@ -184,7 +184,14 @@ class KernelThread:
         """What the fold has sealed, and which latencies are slow by now."""
         self._inbox.put(_Hints(sealed_until, slow_above_s))
 
+    @property
+    def alive(self) -> bool:
+        """Running, or not yet started."""
+        return self._thread.ident is None or self._thread.is_alive()
+
     def stop(self, timeout_s: float) -> None:
+        if self._thread.ident is None:
+            return
         self._inbox.put(_Stop())
         self._thread.join(timeout_s)
 

@@ -37,6 +37,10 @@ class OwnerThread(Generic[Owned]):
         self._inbox.put((function, future))
         return future
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def close(self, timeout_s: float) -> None:
         """Finish what is queued, then end the thread; waits at most `timeout_s`."""
         self._inbox.put(None)

@@ -19,9 +19,11 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -142,7 +144,9 @@ class Agent:
         )
         self._web = WebServer(
             config.web,
-            Pages(ready=self._ready, state=self._state, metrics=self._scrape),
+            Pages(
+                ready=self._ready, state=self._state, metrics=self._scrape, live=self._dead_threads
+            ),
             prometheus=config.export.prometheus,
         )
 
@@ -154,7 +158,8 @@ class Agent:
             await self._web.start()
         try:
             await self._warm_up()
-            await self._run_tasks()
+            if not self._stop.is_set():
+                await self._run_tasks()
         finally:
             for kernel in self._kernels:
                 kernel.stop(timeout_s=2.0)
@@ -164,9 +169,28 @@ class Agent:
     async def _warm_up(self) -> None:
         """Compile or load every kernel before joining the group: a rebalance does not wait for JIT."""
         started = time.monotonic()
-        await asyncio.to_thread(warm)
-        self._warm = True
-        log.info("kernels warm after %.1f s", time.monotonic() - started)
+        done: asyncio.Future[None] = self._loop.create_future()
+
+        def work() -> None:
+            try:
+                warm()
+            except BaseException as error:
+                self._loop.call_soon_threadsafe(_settle, done, error)
+            else:
+                self._loop.call_soon_threadsafe(_settle, done, None)
+
+        # A daemon thread, not the loop's pool: a stop does not wait for a compiler.
+        threading.Thread(target=work, name="warm-up", daemon=True).start()
+        stop = asyncio.ensure_future(self._stop.wait())
+        waiting: set[asyncio.Future[Any]] = {done, stop}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        if done.done():
+            done.result()
+            self._warm = True
+            log.info("kernels warm after %.1f s", time.monotonic() - started)
 
     async def _run_tasks(self) -> None:
         for kernel in self._kernels:
@@ -336,6 +360,13 @@ class Agent:
             reasons.append(f"not yet a member of group {self._config.kafka.group_id}")
         return Readiness(not reasons, standby=self._source.standby, reasons=reasons)
 
+    async def _dead_threads(self) -> list[str]:
+        """Reasons to be restarted: a thread that should run and does not."""
+        reasons = [] if self._fold.alive else ["the fold thread has ended"]
+        if not all(kernel.alive for kernel in self._kernels):
+            reasons.append("a kernel thread has ended")
+        return reasons
+
     async def _state(self) -> Json:
         now_ns = time.time_ns()
         state = await self._fold.call(lambda fold: fold.state(now_ns))
@@ -407,6 +438,13 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _settle(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def _ignore(handle: object) -> None:

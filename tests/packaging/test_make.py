@@ -63,7 +63,7 @@ def test_an_old_python_is_passed_over(tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     stamp = f"{venv}/.stamp"
     done = make("-n", f"VENV={venv}", stamp, PATH=f"{tmp_path}:/usr/bin:/bin")
-    chosen = re.search(r"(\S+) scripts/make_venv.py", done.stdout)
+    chosen = re.search(r"(\S+) .ci/make_venv.py", done.stdout)
     assert chosen is not None and chosen[1] == "python3.12", done.stdout + done.stderr
 
 

@@ -1,6 +1,6 @@
 """Make or renew the virtual environment: packages from the lock, by hash, then this project itself.
 
-    python3 scripts/make_venv.py FOLDER LOCK STAMP
+    python3 .ci/make_venv.py FOLDER LOCK STAMP
 
 Called by the Makefile; uses the standard library only. Stderr has one line that moves, or, where it
 is not a terminal, a line now and then. On failure the end of pip's own words is shown.

@@ -6,11 +6,14 @@
     watermarks.py event-time clocks of the partitions, which windows may seal
     streams.py    what is known of one stream: totals, open windows, sealed profiles
     store.py      the cells, and merging a chunk's cells into them
+    register.py   streams and columns as they come, get a kind, and end
+    sealing.py    an open window becomes profiles
     profile.py    one stream over one sealed window, as mergeable bytes
     costs.py      series and bytes of a stream and of a column; `inferometer plan` uses it too
     series.py     own start times, zeros, ends, resends
     histograms.py cumulative histograms at a sticky scale
     snapshot.py   base -> points
+    effects.py    what an input brought about
     summary.py    base -> the documents of `/v1/state` and `replay`
 
 Base is a function of the inputs alone, in order: chunks, ticks, forgotten partitions. Time is an argument

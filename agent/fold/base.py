@@ -19,16 +19,15 @@ from agent.config import Config
 from agent.fold import summary
 from agent.fold.admission import LAST, is_overflow
 from agent.fold.effects import Effects
-from agent.fold.kinds import TYPE_OF, is_string_kind
-from agent.fold.profile import Facts, Profile, ProfileColumn
+from agent.fold.kinds import TYPE_OF
+from agent.fold.profile import Profile
 from agent.fold.register import Arrival, Register
+from agent.fold.sealing import close_window
 from agent.fold.series import Ended, Out, Series
 from agent.fold.snapshot import Lives, Writer, accept_stream
-from agent.fold.store import Merges, Store, numbers_present, read_facts, strings_present
+from agent.fold.store import Merges, Store, numbers_present, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
 from agent.fold.watermarks import NEVER, Seal, Watermarks
-from agent.sketch.cells import CellPages
-from agent.sketch.codec import numeric_to_bytes, string_to_bytes
 from agent.state.chunk import merge_digest
 from agent.types import (
     OVERFLOW,
@@ -337,53 +336,13 @@ class Fold:
     def _seal(self, seals: Iterable[Seal]) -> None:
         for seal in seals:
             streams = sorted(self._streams_of.pop(seal.window, []), key=lambda s: s.key)
-            closed: dict[bool, list[tuple[ProfileColumn, int]]] = {False: [], True: []}
-            profiles = [self._profile(stream, seal, closed) for stream in streams]
-            for is_string, pairs in closed.items():
-                self._encode(self._store.window_pages(is_string), pairs, is_string)
+            profiles = close_window(streams, seal, self._marks.width_ms, self._store)
             for stream, profile in zip(streams, profiles, strict=True):
                 stream.sealed.append(profile)
                 while len(stream.sealed) > self._config.windows.keep:
                     stream.sealed.popleft()
                 self._learn_slow(stream, profile)
             self._sealed += profiles
-
-    def _profile(
-        self, stream: Stream, seal: Seal, closed: dict[bool, list[tuple[ProfileColumn, int]]]
-    ) -> Profile:
-        """Close a stream's window. Columns that have a cell are added to `closed`, by kind of cell."""
-        window = stream.open.pop(seal.window)
-        profile = Profile(
-            stream.key,
-            seal.window,
-            self._marks.width_ms,
-            window.rows,
-            window.errors,
-            seal.coverage,
-        )
-        for name, total in stream.columns.items():  # without a value here: missing in this window
-            seen = window.columns.get(name) or WindowColumn()
-            column = ProfileColumn(total.kind, list(seen.present))
-            profile.columns[name] = column
-            if seen.cell >= 0 and total.kind is not None:
-                closed[is_string_kind(total.kind)].append((column, seen.cell))
-            else:
-                column.remember(Facts())
-        return profile
-
-    @staticmethod
-    def _encode(pages: CellPages, pairs: list[tuple[ProfileColumn, int]], strings: bool) -> None:
-        """Cells to bytes and facts; the cells are freed."""
-        if not pairs:
-            return
-        cells = [cell for _, cell in pairs]
-        records = pages.copy_out(cells)
-        encode = string_to_bytes if strings else numeric_to_bytes
-        facts = read_facts(records, strings=strings)
-        for (column, _), record, fact in zip(pairs, records, facts, strict=True):
-            column.sketch = encode(record)
-            column.remember(fact)
-        pages.free(cells)
 
     def _learn_slow(self, stream: Stream, profile: Profile) -> None:
         column = profile.columns.get(_LATENCY)

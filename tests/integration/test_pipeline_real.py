@@ -14,6 +14,7 @@ from tests.support.kafka_real import RealKafka, unique
 from tests.support.otlp_answers import ACCEPT, SILENCE, transient
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.produce import committed, consume_all, produce
+from tests.support.registered import assert_registered
 from tests.support.sent import Sent, Stream, assert_arrived
 from tests.support.series_rules import assert_series_never_reset
 from tests.support.wait import eventually_sync
@@ -47,6 +48,8 @@ def test_what_arrives_at_the_receiver_equals_what_was_sent(
         assert agent.stop() == 0
     assert_arrived(otlp_receiver.points(), sent)
     assert_series_never_reset(otlp_receiver.points())
+    met = assert_registered(otlp_receiver.points())
+    assert {"inference.rows", "inference.feature.value", "inferometer.rows"} <= met
 
 
 def test_a_restart_repeats_nothing_that_was_committed(

@@ -161,6 +161,7 @@ class Agent:
             if not self._stop.is_set():
                 await self._run_tasks()
         finally:
+            await self._source.stop(2.0)  # left already after a drain; not after a failure
             for kernel in self._kernels:
                 kernel.stop(timeout_s=2.0)
             self._fold.close(timeout_s=2.0)

@@ -47,7 +47,7 @@ from agent.own_spans import OwnSpans
 from agent.owner_thread import OwnerThread
 from agent.sketch.kernels.warm import warm
 from agent.telemetry import Telemetry
-from agent.types import Chunk, Drop, Fetch, Json, Partition, Record, Snapshot
+from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, Record, Snapshot
 from agent.web.server import Pages, Readiness, WebServer
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,11 @@ class Agent:
         self._resource = make_resource(config.service, environment)
         self.telemetry = Telemetry()
         self.telemetry.set("inferometer.info", 1, version=__version__)
+        # An explicit zero of each reason: a rate sees the first drop, too.
+        for drop in Drop:
+            self.telemetry.add("inferometer.dropped", 0, reason=drop.value)
+        for odd in Irregular:
+            self.telemetry.add("inferometer.irregular", 0, reason=odd.value)
         self._fold = OwnerThread("fold", Fold(config, start_ns=self.telemetry.start_ns))
         n_threads = kernel_threads(config)
         self._kernels = [
@@ -227,7 +232,11 @@ class Agent:
                 if consume.done() or self._source.joined:
                     await consume
                     await self._deliver.cut_now()
-                    await self._export.export_now()
+                    if not await self._export.export_now():
+                        log.warning(
+                            "the collector did not take the last export: rows since the last commit "
+                            "will be read again"
+                        )
                     await self._flush_rest(started + limit_s - time.monotonic())
         except TimeoutError:
             log.warning(

@@ -7,6 +7,8 @@ import pkgutil
 import time
 from collections.abc import Callable
 
+from numba.core import sigutils
+
 from agent.sketch import kernels
 from agent.sketch.kernels.compile import KERNELS
 
@@ -26,6 +28,7 @@ def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, f
         if progress is not None:
             progress(name, done, len(KERNELS))
         began = time.perf_counter()
-        dispatcher.compile(signature)
+        # The types, not the string: numba keys its cache by what it is given, and a lazy call gives types.
+        dispatcher.compile(sigutils.normalize_signature(signature)[0])
         took[name] = time.perf_counter() - began
     return took

@@ -289,13 +289,13 @@ class JsonDecoder:
         if not has_rows and label is None:
             raise Rejected(Drop.NO_CONTENT)
         model = get("model")
-        model = (None if model is None else self._name(model)) or (
-            self._default_model or source.default_model
-        )
+        model = None if model is None else self._name(model)
         time_ms = self._time(get("ts"), source.timestamp_ms)
         if not has_rows:
+            # No default model: a label without one belongs to the row of its id, of whatever model.
             self._count_labels(model, 1)
             return
+        model = model or self._default_model or source.default_model
         if model is None:
             raise Rejected(Drop.NO_MODEL)
 

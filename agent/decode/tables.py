@@ -15,7 +15,21 @@ from typing import Any
 
 from agent.decode.fields import FieldMap, Parts
 
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+#: Groups: a point and digits behind others, a point and digits alone, an exponent.
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]*)(\.[0-9]*)?|(\.[0-9]+))([eE][+-]?[0-9]+)?", re.ASCII
+)
+#: As numpy, pandas, R, Java and SQL write them. Words of other case are text.
+_NOT_FINITE = {
+    "nan": math.nan,
+    "NaN": math.nan,
+    "NAN": math.nan,
+    "inf": math.inf,
+    "Inf": math.inf,
+    "INF": math.inf,
+    "infinity": math.inf,
+    "Infinity": math.inf,
+}
 _BOOLEANS = {
     "true": True,
     "false": False,
@@ -31,16 +45,24 @@ _SAFE_DIGITS = 18
 
 
 def cell(text: str) -> Any:
-    """The value of a CSV cell: a number or boolean as JSON would write it, None when empty, else text.
+    """The value of a CSV cell: a number, a boolean, None when empty, else the text as it is.
 
-    `True` and `FALSE`, as spreadsheets and pandas write them, are booleans too; `007` is text.
+    Numbers are JSON's, also with white space around, a plus sign, or no digit on one side of the
+    point; `nan`, `inf` and the like are numbers that are not finite. `007` is text: a code.
     """
     if not text:
         return None
     found = _NUMBER.fullmatch(text)
     if found is None:
-        return _BOOLEANS.get(text, text)
-    if found[1] or found[2] or len(text) > _SAFE_DIGITS:
+        bare = text.strip()
+        number = _NOT_FINITE.get(bare.lstrip("+-")) if len(bare) < 10 else None
+        if number is not None and bare[1:2] not in ("+", "-"):
+            return -number if number == math.inf and bare[0] == "-" else number
+        if bare is not text and (found := _NUMBER.fullmatch(bare)) is not None:
+            text = bare
+        else:
+            return _BOOLEANS.get(text, text)
+    if found[1] or found[2] or found[3] or len(text) > _SAFE_DIGITS:
         return float(text)
     return int(text)
 

@@ -169,6 +169,17 @@ def test_labels_are_counted_by_model_and_move_no_clock() -> None:
     assert result.max_event_time_ms == 1_767_225_600_000
 
 
+def test_a_label_alone_takes_no_default_model() -> None:
+    result = decode(
+        {"id": "r", "label": 1},
+        {"id": "r", "label": 1, "model": ""},
+        {"features": {"x": 1}, "label": 1},
+        default_model="d",
+    )
+    assert result.tally.labels_by_model == {"": 2, "d": 1}
+    assert [row.stream.model for row in result.rows] == ["d"]
+
+
 def test_labels_beside_a_batch_are_one_a_row() -> None:
     batch = {"model": "m", "features": [{"x": 1}, {"x": 2}], "label": ["a", "b"]}
     assert decode(batch).tally.labels == 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import gzip
 import io
+import struct
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,9 +23,22 @@ import pytest
 from agent.config import Config, Decode, Fields
 from agent.decode.events import JsonDecoder
 from agent.decode.lanes import StreamTable
+from agent.decode.tables import cell
 from agent.errors import ConfigError, SourceError
 from agent.ingest.files import BATCH_BYTES, open_file, stem
-from agent.types import Column, Fetch, JsonType, Partition, Role, StreamKey, TableFetch, Tally, Tier
+from agent.replay import sketch_files
+from agent.types import (
+    Column,
+    Fetch,
+    JsonType,
+    NumberPoint,
+    Partition,
+    Role,
+    StreamKey,
+    TableFetch,
+    Tally,
+    Tier,
+)
 from tests.support.decoded import NULL, PARTITION, Result, read_rows
 
 NUMBER, BOOLEAN, STRING, VECTOR = (
@@ -234,11 +249,25 @@ def test_a_csv_row_is_an_event(tmp_path: Path) -> None:
         ("-1.5e3", NUMBER, -1500.0),
         ("12345678901234567890123", NUMBER, 12345678901234567890123.0),
         ("1e999", NUMBER, float("inf")),
-        ("+1", STRING, "+1"),
+        ("+1", NUMBER, 1.0),
         ("01", STRING, "01"),
-        (".5", STRING, ".5"),
-        (" 1", STRING, " 1"),
-        ("nan", STRING, "nan"),
+        ("007", STRING, "007"),
+        ("+007.5", STRING, "+007.5"),
+        (".5", NUMBER, 0.5),
+        ("5.", NUMBER, 5.0),
+        ("-.5e1", NUMBER, -5.0),
+        (".", STRING, "."),
+        ("1e", STRING, "1e"),
+        (" 2", NUMBER, 2.0),
+        ("2.5\t", NUMBER, 2.5),
+        (" a", STRING, " a"),
+        ("inf", NUMBER, float("inf")),
+        ("+Infinity", NUMBER, float("inf")),
+        (" -inf", NUMBER, float("-inf")),
+        ("+-inf", STRING, "+-inf"),
+        ("-", STRING, "-"),
+        ("nano", STRING, "nano"),
+        ("\u0665", STRING, "\u0665"),
         ("1_000", STRING, "1_000"),
         ("True", BOOLEAN, 1.0),
         ("FALSE", BOOLEAN, 0.0),
@@ -246,7 +275,7 @@ def test_a_csv_row_is_an_event(tmp_path: Path) -> None:
         ("null", STRING, "null"),
     ],
 )
-def test_a_csv_cell_is_typed_as_json_would_write_it(
+def test_a_csv_cell_is_a_number_a_boolean_or_text(
     tmp_path: Path, text: str, kind: JsonType, value: Any
 ) -> None:
     path = tmp_path / "a.csv"
@@ -254,6 +283,27 @@ def test_a_csv_cell_is_typed_as_json_would_write_it(
     result = decode_file(path)
     assert result.rows[0].values[feature("x", kind)] == value
     assert result.rows[0].stream == StreamKey("a", "")
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "-nan", " NAN"])
+def test_a_csv_cell_that_is_not_a_number_is_present_and_not_finite(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"x,y\n{text},1\n")
+    fold = sketch_files([path], Config())
+    found = {
+        metric.name: [point.value for point in metric.points if isinstance(point, NumberPoint)]
+        for metric in fold.snapshot(time.time_ns()).metrics
+    }
+    # One point a column, x before y.
+    assert found["inference.feature.non_finite"] == [1, 0]
+    assert found["inference.feature.missing"] == [0, 0]
+
+
+def test_a_csv_cell_that_is_nan_keeps_no_payload(tmp_path: Path) -> None:
+    value = cell("-NaN")
+    assert struct.pack(">d", value) == bytes.fromhex("7ff8000000000000")
 
 
 def test_the_model_of_a_table_is_its_column_the_configured_one_or_the_file_s_name(

@@ -1,7 +1,8 @@
 """Delivery in memory mode: cut -> chunk -> fold -> export -> the collector's acceptance -> commit.
 
 Invariants
- 1. One task cuts and folds, one task exports and commits. Others only ask them.
+ 1. One task cuts and folds, one exports, one commits. Others only ask them; none waits for another,
+    so neither a slow collector nor a coordinator that is away holds up what is not its own.
  2. Offsets are committed only for rows that an accepted export holds, and only under the epoch in
     which they were read. With no OTLP receiver configured, the fold stands for the acceptance.
  3. What was folded under an epoch that ended stays in the base; its uncommitted rows are read again
@@ -40,7 +41,6 @@ class Folded:
     """What the loop remembers of the fold: enough to commit, to pause and to report."""
 
     positions: dict[Partition, Position] = field(default_factory=dict)
-    committed: dict[Partition, Position] = field(default_factory=dict)
     n_chunks: int = 0
     newest_event_ms: int = -1
 
@@ -179,31 +179,41 @@ def _apply(fold: Fold, chunk: Chunk) -> tuple[Effects, dict[str, int]]:
     return effects, {reason: n for reason, n in fold.tally.irregular.items() if n}
 
 
-class ExportAndCommit:
-    """The one task that exports snapshots and commits what an accepted one holds.
+class Export:
+    """The one task that exports snapshots; tells `on_accepted` the positions that each one holds.
 
-    `export(urgent) -> accepted` takes a snapshot of the base and delivers it to the collector; None
-    when no receiver is configured. An urgent export gives up the one in flight.
+    `send(urgent) -> accepted` takes a snapshot of the base and delivers it to the collector; None
+    when no receiver is configured: then what is folded counts as accepted. `hurry` makes a send in
+    flight give up.
     """
 
     def __init__(
         self,
         interval_s: float,
         folded: Folded,
-        export: Callable[[bool], Awaitable[bool]] | None,
-        commit: Callable[[int, dict[Partition, int]], Awaitable[dict[Partition, str]]],
+        send: Callable[[bool], Awaitable[bool]] | None,
+        hurry: Callable[[], None],
+        on_accepted: Callable[[dict[Partition, Position]], None],
     ) -> None:
         self._interval_s = interval_s
         self._folded = folded
-        self._export = export
-        self._commit = commit
+        self._send = send
+        self._hurry = hurry
+        self._on_accepted = on_accepted
         self._requests: asyncio.Queue[asyncio.Future[bool]] = asyncio.Queue()
-        self.epoch = 0
+        self._in_flight = False
+
+    @property
+    def is_pressed(self) -> bool:
+        """Somebody waits for an urgent export: one that has not been sent yet should give way."""
+        return not self._requests.empty()
 
     async def export_now(self) -> bool:
-        """Export what is folded now and commit it; True when the collector took it."""
+        """Export what is folded now, giving up an export in flight; True when the collector took it."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._requests.put_nowait(future)
+        if self._in_flight:
+            self._hurry()
         return await future
 
     async def run(self) -> None:
@@ -225,17 +235,67 @@ class ExportAndCommit:
     async def _once(self, *, urgent: bool) -> bool:
         # Positions first: the snapshot is taken later, so it holds at least these.
         positions = dict(self._folded.positions)
-        if self._export is not None and not await self._export(urgent):
-            return False
-        await self._commit_accepted(positions)
+        if self._send is not None:
+            self._in_flight = not urgent
+            try:
+                if not await self._send(urgent):
+                    return False
+            finally:
+                self._in_flight = False
+        self._on_accepted(positions)
         return True
 
-    async def _commit_accepted(self, positions: dict[Partition, Position]) -> None:
+
+class Commit:
+    """The one task that commits accepted positions: one commit in flight, the newest positions next.
+
+    A coordinator that is away delays commits, and nothing else.
+    """
+
+    def __init__(
+        self, commit: Callable[[int, dict[Partition, int]], Awaitable[dict[Partition, str]]]
+    ) -> None:
+        self._commit = commit
+        self._accepted: dict[Partition, Position] = {}
+        self._committed: dict[Partition, Position] = {}
+        self._requests: asyncio.Queue[asyncio.Future[None] | None] = asyncio.Queue()
+        self.epoch = 0
+
+    def begin(self, epoch: int) -> None:
+        """An epoch begins: what was accepted under another is not to be committed any more."""
+        self.epoch = epoch
+        self._accepted.clear()
+        self._committed.clear()
+
+    def accepted(self, positions: dict[Partition, Position]) -> None:
+        """An accepted export holds these positions."""
+        self._accepted = positions
+        if self._requests.empty():
+            self._requests.put_nowait(None)
+
+    async def commit_now(self) -> None:
+        """Return when what has been accepted so far is committed, or could not be."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests.put_nowait(future)
+        await future
+
+    async def run(self) -> None:
+        """Commit when there is something new, until cancelled."""
+        while True:
+            waiting = [await self._requests.get()]
+            while not self._requests.empty():
+                waiting.append(self._requests.get_nowait())
+            await self._once()
+            for request in waiting:
+                if request is not None and not request.done():
+                    request.set_result(None)
+
+    async def _once(self) -> None:
         epoch = self.epoch
         due = {
             partition: position
-            for partition, position in positions.items()
-            if position[0] == epoch and self._folded.committed.get(partition) != position
+            for partition, position in self._accepted.items()
+            if position[0] == epoch and self._committed.get(partition) != position
         }
         if not due:
             return
@@ -246,6 +306,7 @@ class ExportAndCommit:
         except SourceError as error:
             log.warning("commit failed, tried again with the next export: %s", error)
         else:
-            self._folded.committed.update(
-                {partition: at for partition, at in due.items() if partition not in refused}
-            )
+            if epoch == self.epoch:
+                self._committed.update(
+                    {partition: at for partition, at in due.items() if partition not in refused}
+                )

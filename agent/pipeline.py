@@ -3,7 +3,8 @@
 Tasks
   consume    the source's fetch loop: Kafka -> kernel threads
   deliver    cut -> chunk -> fold -> tick, on a timer, when a delta is full, and when asked
-  export     snapshot -> collector -> fenced commit
+  export     snapshot -> collector
+  commit     accepted positions -> fenced commit
   spans      request spans and own spans -> collector
   observe    loop lag, memory, freshness, lag
 
@@ -29,7 +30,7 @@ import uvloop
 
 from agent import __version__
 from agent.config import Config
-from agent.delivery import CutAndFold, ExportAndCommit
+from agent.delivery import Commit, CutAndFold, Export
 from agent.emit.console import Console
 from agent.emit.environment import resolve
 from agent.emit.exporter import MetricExporter
@@ -141,11 +142,13 @@ class Agent:
             on_folded=self._on_folded,
             on_ahead=self._source.set_ahead,
         )
-        self._export = ExportAndCommit(
+        self._commit = Commit(self._source.commit)
+        self._export = Export(
             settings.interval_s,
             self._deliver.folded,
             self._send if self._metrics or self._console else None,
-            self._source.commit,
+            self._metrics.hurry if self._metrics else lambda: None,
+            self._commit.accepted,
         )
         self._web = WebServer(
             config.web,
@@ -167,6 +170,9 @@ class Agent:
                 await self._run_tasks()
         finally:
             await self._source.stop(2.0)  # left already after a drain; not after a failure
+            for part in (self._metrics, self._spans):
+                if part is not None:
+                    await part.close()
             for kernel in self._kernels:
                 kernel.stop(timeout_s=2.0)
             self._fold.close(timeout_s=2.0)
@@ -206,6 +212,7 @@ class Agent:
                 group.create_task(self._observe(), name="observe"),
                 group.create_task(self._deliver.run(), name="deliver"),
                 group.create_task(self._export.run(), name="export"),
+                group.create_task(self._commit.run(), name="commit"),
             ]
             if self._spans is not None:
                 tasks.append(group.create_task(self._spans.run(), name="spans"))
@@ -231,8 +238,7 @@ class Agent:
             async with asyncio.timeout(limit_s):
                 if consume.done() or self._source.joined:
                     await consume
-                    await self._deliver.cut_now()
-                    if not await self._export.export_now():
+                    if not await self._hand_over():
                         log.warning(
                             "the collector did not take the last export: rows since the last commit "
                             "will be read again"
@@ -246,10 +252,15 @@ class Agent:
             )
         consume.cancel()
         await self._source.stop(max(1.0, started + limit_s - time.monotonic()))
-        for part in (self._metrics, self._spans):
-            if part is not None:
-                await part.close()
         log.info("stopped after %.1f s", time.monotonic() - started)
+
+    async def _hand_over(self) -> bool:
+        """Cut, fold, export, commit; True when the collector took the export."""
+        if all(kernel.alive for kernel in self._kernels):  # a dead thread answers no cut
+            await self._deliver.cut_now()
+        accepted = await self._export.export_now()
+        await self._commit.commit_now()
+        return accepted
 
     async def _flush_rest(self, limit_s: float) -> None:
         """Spans and dead letters, each at most half of what is left of the deadline."""
@@ -273,8 +284,7 @@ class Agent:
 
     def _on_assigned(self, epoch: int, offsets: dict[Partition, int]) -> None:
         self._deliver.epoch = epoch
-        self._export.epoch = epoch
-        self._deliver.folded.committed.clear()
+        self._commit.begin(epoch)
         shares: list[dict[Partition, int]] = [{} for _ in self._kernels]
         self._kernel_of = {}
         for index, partition in enumerate(sorted(offsets)):
@@ -291,15 +301,15 @@ class Agent:
         """Cut, fold, export and commit under the old epoch's fence; it does not seal."""
         try:
             async with asyncio.timeout(budget_s):
-                await self._deliver.cut_now()
-                await self._export.export_now()
+                await self._hand_over()
         except TimeoutError:
             log.warning(
                 "handing over took longer than %.1f s: the next owner reads again", budget_s
             )
         finally:
             lost = list(self._kernel_of)
-            self._deliver.epoch = self._export.epoch = 0
+            self._deliver.epoch = 0
+            self._commit.begin(0)
             self._kernel_of = {}
             for kernel in self._kernels:
                 kernel.close_epoch()
@@ -335,9 +345,12 @@ class Agent:
         zeros = self._with_zeros
         snapshot = await self._fold.call(lambda fold: fold.export(began_ns, zeros=zeros))
         snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
+        if self._export.is_pressed and not urgent:
+            return False
         if self._console is not None:
             self._console.show(snapshot)
         if self._metrics is None:
+            self._fold.call(lambda fold: fold.accepted(snapshot))
             return True
         outcome = (
             await self._metrics.flush(snapshot, self._config.delivery.drain_timeout_s / 2)

@@ -10,10 +10,10 @@ from typing import Any
 
 from agent.demo.broker import EmbeddedBroker
 from tests.support.agent_process import AgentProcess
-from tests.support.otlp_answers import SILENCE
+from tests.support.otlp_answers import ACCEPT, SILENCE
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.produce import produce
-from tests.support.sent import Sent
+from tests.support.sent import Sent, assert_arrived
 from tests.support.wait import eventually_sync
 
 
@@ -39,6 +39,23 @@ def test_a_drain_that_cannot_end_is_cut_off_by_its_deadline(
         assert agent.stop(timeout_s=15) == 0
         assert time.monotonic() - began < 8
         assert "stopped after" in agent.log
+
+
+def test_a_request_that_hangs_does_not_keep_a_healthy_collector_from_the_last_export(
+    embedded_kafka: EmbeddedBroker, otlp_receiver: OtlpReceiver, tmp_path: Path
+) -> None:
+    settings = config(embedded_kafka, otlp_receiver)
+    otlp_receiver.always(SILENCE)
+    sent = Sent(500, seed=43)
+    produce(embedded_kafka.bootstrap, "inference", sent.values)
+    with AgentProcess(tmp_path, settings) as agent:
+        agent.wait_rows(sent.total)
+        eventually_sync(lambda: otlp_receiver.requests)  # one is in flight, and hangs
+        otlp_receiver.always(ACCEPT)
+        began = time.monotonic()
+        assert agent.stop(timeout_s=15) == 0
+        assert time.monotonic() - began < 5
+    assert_arrived(otlp_receiver.points(), sent)
 
 
 def test_a_second_signal_exits_at_once(

@@ -48,6 +48,7 @@ def lines(state: Json, blocks: str = _BLOCKS) -> Iterator[str]:
 
 _HEAD: Final = ("column", "kind", "count", "missing", "violations", "min", "median", "mean", "max")
 _LEFT: Final = 2  # columns that are aligned to the left
+_BEHIND: Final = 5  # where "non-finite" goes
 
 
 def _table(stream: Json, blocks: str) -> Iterator[str]:
@@ -58,7 +59,10 @@ def _table(stream: Json, blocks: str) -> Iterator[str]:
         *([("latency (s)", totals["latency"])] if totals["latency"] else []),
         *((f"usage {name}", column) for name, column in totals["usage"].items()),
     ]
-    rows = [(_HEAD, "values")]
+    # Rare, so a column of its own only where there are any.
+    has_non_finite = any(column["non_finite"] for _, column in columns)
+    head = (*_HEAD[:_BEHIND], "non-finite", *_HEAD[_BEHIND:]) if has_non_finite else _HEAD
+    rows: list[tuple[tuple[str, ...], str]] = [(head, "values")]
     for name, column in columns:
         quantiles = column["quantiles"] or {}
         cells = (
@@ -67,13 +71,14 @@ def _table(stream: Json, blocks: str) -> Iterator[str]:
             f"{column['count']:,}",
             _count(column["missing"]),
             _count(column["violations"]),
+            *([_count(column["non_finite"] or 0)] if has_non_finite else []),
             number(column["min"]),
             number(quantiles.get("0.5")),
             number(column["mean"]),
             number(column["max"]),
         )
         rows.append((cells, _values(column, blocks)))
-    widths = [max(len(cells[i]) for cells, _ in rows) for i in range(len(_HEAD))]
+    widths = [max(len(cells[i]) for cells, _ in rows) for i in range(len(head))]
     for cells, values in rows:
         aligned = [
             text.ljust(width) if i < _LEFT else text.rjust(width)

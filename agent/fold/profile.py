@@ -83,11 +83,10 @@ class ProfileColumn:
         return self._facts
 
     def top(self, k: int) -> list[tuple[str, int]]:
-        """The most frequent texts and their counts; kept, since every export asks again."""
+        """The most frequent texts and their counts, within 5 %; kept, since every export asks again."""
         if self._top is None or self._top[0] != k:
             view = self.texts
-            named = view.top(k) if view is not None else []
-            self._top = k, [(text, count) for text, count, _ in named]
+            self._top = k, view.frequent(k) if view is not None else []
         return self._top[1]
 
     def remember(self, facts: Facts) -> None:

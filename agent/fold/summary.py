@@ -1,8 +1,12 @@
 """Base -> JSON documents: a stream's columns as numbers that people and pages read.
 
-A COLUMN is {"kind", "count", "missing", "violations", "min", "max", "mean", "stddev", "quantiles",
-"relative_error", "distinct", "top"}; what does not apply to a kind is null. On the state page a numeric
-or vector column also has "histogram".
+A COLUMN is {"kind", "count", "missing", "violations", "non_finite", "over_range", "min", "max", "mean",
+"stddev", "quantiles", "relative_error", "distinct", "top"}; what does not apply to a kind is null. On the
+state page a numeric or vector column also has "histogram".
+
+    count + missing + violations + non_finite = rows. over_range (|x| > 2^64) is part of count.
+    relative_error bounds that of quantiles; null when values lie beyond 2^-64..2^64 (`NumericView`).
+    top lists a value only when its count is at most 5 % too large: empty when none stands out.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ N_TOP: Final = 10
 #: Which of a model's outputs is the main one, where it has several.
 _MAIN_OUTPUTS: Final = ("score", "value", "label")
 
+_NUMBERS: Final = (Kind.NUMERIC, Kind.VECTOR)
+
 #: Cells copied at once: 5 MB.
 _AT_ONCE: Final = 256
 
@@ -41,6 +47,8 @@ def _empty(kind: Kind | None, rows: int, present: list[int]) -> Json:
         "count": 0,
         "missing": rows - sum(present),
         "violations": violations(kind, present),
+        "non_finite": 0 if kind in _NUMBERS else None,
+        "over_range": 0 if kind in _NUMBERS else None,
         "min": None,
         "max": None,
         "mean": None,
@@ -79,7 +87,7 @@ def column(
     if texts is not None:
         out["count"] = texts.count
         out["distinct"] = distinct or 0
-        out["top"] = [[text, count] for text, count, _ in texts.top(N_TOP)]
+        out["top"] = [[text, count] for text, count in texts.frequent(N_TOP)]
         if kind is Kind.TEXT and texts.count:
             out["length"] = {
                 "min": texts.length_min,
@@ -95,13 +103,14 @@ def column(
             sides = [[True, true], [False, numbers.zeros]]
             out["top"] = sorted((s for s in sides if s[1]), key=lambda s: -s[1])
         else:
+            out["non_finite"], out["over_range"] = numbers.non_finite, numbers.over_range
             out["min"], out["max"] = _number(numbers.min), _number(numbers.max)
             out["mean"], out["stddev"] = _number(numbers.mean), _number(numbers.stddev())
             answers = numbers.quantiles(QUANTILES)
             if numbers.count:
                 out["quantiles"] = {str(q): x for q, x in zip(QUANTILES, answers, strict=True)}
             out["relative_error"] = numbers.relative_error
-    if histogram and kind in (Kind.NUMERIC, Kind.VECTOR) and numbers is not None:
+    if histogram and kind in _NUMBERS and numbers is not None:
         out["histogram"] = _histogram(numbers)
     return out
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from agent.sketch.cells import Bytes
 from agent.sketch.kernels import layout
 
-SLOTS = layout.SETS * layout.WAYS
+#: Largest share of a listed count that may be overestimate.
+MAX_OVERESTIMATE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,12 @@ class Hitter:
     overestimate: int
     key: int  # merge_hash of the full text
     length: int  # bytes of the full text
+
+    @property
+    def is_certain(self) -> bool:
+        """Is the count within MAX_OVERESTIMATE of the true one? Chance fills a table too: without this
+        the keys of a column of many equally likely values would be listed with counts that mean nothing."""
+        return self.overestimate <= MAX_OVERESTIMATE * self.count
 
 
 def read_table(record: Bytes) -> list[Hitter]:
@@ -45,3 +54,9 @@ def unlisted_bound(record: Bytes) -> int:
     """A key that is not in the table has occurred at most this often."""
     words = record[layout.COUNTS : layout.OVERS].view(np.uint64)
     return int((words >> np.uint64(1)).reshape(layout.SETS, layout.WAYS).min(axis=1).max())
+
+
+def frequent(hitters: Iterable[Hitter], k: int) -> list[tuple[str, int]]:
+    """Up to k (text, count) in the given order, only those whose count is certain: what may be shown."""
+    found = [(h.text, h.count) for h in hitters if h.is_certain]
+    return found[:k]

@@ -17,7 +17,7 @@ from agent.sketch.cells import (
     STRING_CELL_BYTES,
     Bytes,
 )
-from agent.sketch.heavy_hitters import Hitter, read_table, unlisted_bound
+from agent.sketch.heavy_hitters import Hitter, frequent, read_table, unlisted_bound
 from agent.sketch.kernels import layout
 from agent.sketch.moments import central
 
@@ -67,9 +67,17 @@ class NumericView:
         return self.count - self.over_range
 
     @property
-    def relative_error(self) -> float:
-        """Bound of a quantile's relative error: (base - 1) / (base + 1). Values of zero have none, values
-        beyond 2^64 are answered by min or max."""
+    def relative_error(self) -> float | None:
+        """Bound of a quantile's relative error, (base - 1) / (base + 1), for |x| in 2^-64..2^64.
+
+        Values that are closer to zero count as zero: the answer's absolute error is at most 2^-64.
+        None where nothing can be said: no values, values beyond 2^64 (answered by min or max), or
+        values other than zero that are all below 2^-64.
+        """
+        if not self.count or self.over_range:
+            return None
+        if self.zeros == self.count and (self.min != 0.0 or self.max != 0.0):
+            return None
         return histogram.relative_error(self.scale)
 
     def variance(self) -> float:
@@ -224,6 +232,11 @@ class StringView:
         high-cardinality column fills up with keys of small count - overestimate: chance, not heavy.
         """
         return [(h.text, h.count, h.overestimate) for h in self.named[:k]]
+
+    def frequent(self, k: int) -> list[tuple[str, int]]:
+        """Up to k (text, count) to be shown: of `top`, those with at most 5 % overestimate. Empty when
+        no text stands out of a column of many."""
+        return frequent(self.named, k)
 
 
 def string_view(record: Bytes) -> StringView:

@@ -92,11 +92,16 @@ def assert_quantiles(view: NumericView, values: np.ndarray) -> None:
     exact = np.quantile(finite, QS, method="inverted_cdf")
     assert view.min == finite.min()
     assert view.max == finite.max()
+    bound = histogram.relative_error(view.scale)
+    assert view.relative_error in (bound, None)
+    inside = (np.abs(finite) <= histogram.DOMAIN_LIMIT) & (np.abs(finite) > 2.0**-64)
+    if (inside | (finite == 0.0)).all():
+        assert view.relative_error == bound
     for q, want, got in zip(QS, exact.tolist(), view.quantiles(QS), strict=True):
         if abs(want) > histogram.DOMAIN_LIMIT:
             assert view.min <= got <= view.max
             continue
-        allowed = view.relative_error * abs(want) * (1 + 1e-12) + histogram.ZERO_THRESHOLD
+        allowed = bound * abs(want) * (1 + 1e-12) + histogram.ZERO_THRESHOLD
         assert abs(got - want) <= allowed, (q, want, got)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
-from agent.config import Config
+from agent.config import Config, Export
 from agent.fold.base import Fold
 from agent.fold.summary import main_output
 from agent.state.chunk import merge_digest
@@ -25,6 +26,8 @@ COLUMN_FIELDS = {
     "count",
     "missing",
     "violations",
+    "non_finite",
+    "over_range",
     "min",
     "max",
     "mean",
@@ -79,6 +82,8 @@ def test_a_categorical_column_names_its_values_and_has_no_moments() -> None:
         "count": 3,
         "missing": 1,
         "violations": 1,
+        "non_finite": None,
+        "over_range": None,
         "min": None,
         "max": None,
         "mean": None,
@@ -107,6 +112,71 @@ def test_a_vector_column_is_described_by_its_norm() -> None:
     c = report_of([[3.0, 4.0], [6.0, 8.0], ["no"]])
     assert (c["kind"], c["count"], c["violations"]) == ("vector", 2, 1)
     assert (c["min"], c["max"], c["mean"]) == (5.0, 10.0, 7.5)
+
+
+def test_a_column_of_equally_likely_values_lists_none_of_them() -> None:
+    picks = np.random.default_rng(5).integers(0, 20_000, 200_000).tolist()
+    fold = fold_of_texts([f"c{n}" for n in picks])
+    c, window, points = shown_top(fold)
+    assert (c["kind"], c["count"]) == ("categorical", 200_000)
+    assert c["top"] == window == points == []
+
+
+def test_a_skewed_column_lists_what_is_frequent_within_five_percent() -> None:
+    picks = (np.random.default_rng(6).zipf(1.5, 200_000) % 1_000_000).tolist()
+    true = Counter(f"c{n}" for n in picks)
+    fold = fold_of_texts([f"c{n}" for n in picks])
+    c, window, points = shown_top(fold)
+    for top in (c["top"], window, points):
+        found = dict(top)
+        assert {text for text, _ in true.most_common(5)} <= found.keys()
+        for text, count in found.items():
+            assert true[text] <= count <= true[text] / 0.95
+
+
+def fold_of_texts(texts: list[str]) -> Fold:
+    config = Config(export=Export(top_categories=10))
+    fold = Fold(config, start_ns=1)
+    for at in range(0, len(texts), 20_000):
+        rows = [Row(KEY, T0, {feature("f"): text}) for text in texts[at : at + 20_000]]
+        ranges = [range_of(0, from_offset=at, max_event_time_ms=T0)]
+        fold.apply(chunk_of([[rows]], digest=merge_digest(config), ranges=ranges), 2)
+    fold.seal_all(3)
+    return fold
+
+
+def shown_top(fold: Fold) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """The column of the replay document, and `top` of the window and of the exported points."""
+    (stream,) = fold.report()["streams"]
+    (state,) = fold.state(4)["streams"]
+    points = [
+        (dict(point.attributes)["inference.category.value"], point.value)
+        for metric in fold.snapshot(5).metrics
+        if metric.name == "inference.feature.category"
+        for point in metric.points
+    ]
+    return stream["features"]["f"], state["windows"][0]["features"]["f"]["top"], points
+
+
+def test_the_relative_error_is_null_where_values_lie_beyond_the_domain() -> None:
+    over = report_of([1.0, 2.0, 2.0**65])
+    assert (over["relative_error"], over["over_range"], over["count"]) == (None, 1, 3)
+    tiny = report_of([2.0**-70, 3 * 2.0**-70, 0.0])
+    assert (tiny["relative_error"], tiny["over_range"]) == (None, 0)
+    assert abs(tiny["quantiles"]["0.5"] - 2.0**-70) <= 2.0**-64
+    for inside in ([0.0, 0.0], [1.0, 2.0**64, -(2.0**-63)]):
+        c = report_of(inside)
+        assert c["over_range"] == 0
+        assert 0 < c["relative_error"] < 0.05
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [[1.0], [3.0]]])
+def test_the_counts_of_a_column_add_up_to_the_rows(values: list[Any]) -> None:
+    bad = [math.nan, math.inf, -math.inf]
+    more = [[x] for x in bad] if isinstance(values[0], list) else bad
+    c = report_of([*values, *more, None, ..., "wrong"])
+    counts = {name: c[name] for name in ("count", "missing", "violations", "non_finite")}
+    assert counts == {"count": 2, "missing": 2, "violations": 1, "non_finite": 3}
 
 
 @pytest.mark.parametrize("values", [[math.nan], [math.inf, -math.inf], [1e300], [1.0]])

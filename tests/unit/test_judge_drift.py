@@ -160,6 +160,15 @@ def test_categorical_psi_puts_unknown_values_into_one_cell():
     assert math.isnan(drift.categorical_psi(known, 1000, {}, 0).corrected)
 
 
+def test_a_value_that_a_partial_list_leaves_out_has_not_vanished():
+    known = {"UA": 500, "B6": 300, "DL": 100}
+    cut = drift.categorical_psi(known, 1000, {"UA": 500, "B6": 300}, 1000)
+    whole = drift.categorical_psi(known, 1000, {"UA": 600, "B6": 400}, 1000)
+    assert cut.corrected < 0.01
+    assert whole.corrected > 0.1
+    assert drift.categorical_psi({}, 1000, {}, 1000).corrected == 0.0
+
+
 def test_outside_sees_what_a_constant_baseline_cannot():
     constant, moved = histogram(np.full(500, 3.0)), histogram(np.array([3.0] * 25 + [9.0] * 75))
     assert drift.outside(constant, moved) == pytest.approx(0.75)

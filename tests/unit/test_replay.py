@@ -25,7 +25,8 @@ from tests.support.events import FEATURES, Expected, ExpectedColumn, ExpectedStr
 
 QUANTILES = ("0.01", "0.05", "0.25", "0.5", "0.75", "0.95", "0.99")
 COLUMN_FIELDS = {
-    *("kind", "count", "missing", "violations", "min", "max", "mean", "stddev"),
+    *("kind", "count", "missing", "violations", "non_finite", "over_range"),
+    *("min", "max", "mean", "stddev"),
     *("quantiles", "relative_error", "distinct", "top"),
 }
 
@@ -382,3 +383,19 @@ def test_text_for_a_terminal_without_blocks_is_ascii(tmp_path: Path) -> None:
     out.flush()
     assert b"mod?le" in raw.getvalue()
     assert b"\x1b" not in raw.getvalue()
+
+
+def test_the_table_shows_non_finite_values_only_where_there_are_any(tmp_path: Path) -> None:
+    shown = []
+    for name, number in (("a", 1.5), ("b", 1.7e308)):  # whose norm is infinite
+        event = {"model": "m", "features": {"x": [number, number], "y": 1.0}}
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(f"{json.dumps(event)}\n" * 3)
+        state = replay.sketch_files([path], Config()).state(0)
+        shown.append(list(replay_text.lines(state)))
+    finite, bad = ("\n".join(lines) for lines in shown)
+    assert "non-finite" not in finite
+    assert "non-finite" in bad
+    head, row = (next(line for line in shown[1] if key in line) for key in ("column", " x "))
+    at = head.index("non-finite") + len("non-finite")
+    assert row[at - 1] == "3"

@@ -11,16 +11,22 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.config_source import check_files, require_topics
+from agent.emit.environment import SignalSettings, resolve
+from agent.errors import ConfigError
+
+#: What gRPC resolves by itself, besides http and https that say whether TLS is used.
+_GRPC_SCHEMES = frozenset(
+    ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds", "http", "https")
+)
 
 
-def check(config: Config, env: Mapping[str, str]) -> list[Path]:
-    """Raise ConfigError for the first mistake; return the files that were read."""
-    from agent.decode.fields import FieldMap
-    from agent.emit.environment import resolve
+def check(config: Config, env: Mapping[str, str], source: Path | None = None) -> list[Path]:
+    """Raise ConfigError for the first mistake; return the files that were read.
 
-    require_topics(config)
+    `source`: the configuration's file, for messages. Values by themselves were judged when it was read.
+    """
+    require_topics(config, source)
     files = check_files(config)
-    FieldMap(config.decode.fields)
     if config.kafka.security_protocol != "PLAINTEXT":
         # aiokafka is slow to import: only where there is something to judge.
         from agent.ingest.security import client_security
@@ -28,5 +34,61 @@ def check(config: Config, env: Mapping[str, str]) -> list[Path]:
         client_security(config.kafka)
     otlp = resolve(config.export, env)
     for signal in (otlp.metrics, otlp.traces):
+        _require_known_scheme(config, env, signal)
         files += check_files(signal.tls, f"OTLP {signal.signal} tls")
     return sorted(set(files))
+
+
+def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
+    """What is allowed but hardly meant, a line each. Raises ConfigError as `check` does."""
+    found: list[str] = []
+    export = config.export
+    otlp = resolve(export, env)
+    signals = [otlp.metrics, *([otlp.traces] if config.traces.enabled else [])]
+    is_scraped = export.prometheus and config.web.enabled
+    if not is_scraped and not export.console and not any(s.enabled for s in signals):
+        found.append(
+            "nothing is exported; set export.otlp.endpoint, or export.prometheus with web.enabled, "
+            "or export.console"
+        )
+    for signal in signals:
+        if not signal.enabled or signal.protocol != "grpc" or not signal.secure:
+            continue
+        origin, endpoint = _endpoint(config, env, signal)
+        if endpoint.lower().startswith("https://"):
+            continue
+        line = (
+            f"{origin} has no scheme http or https, so TLS is used; write https:// to say so, "
+            "or http:// (or export.otlp.insecure: true) for none"
+        )
+        if line not in found:
+            found.append(line)
+    return found
+
+
+def _require_known_scheme(config: Config, env: Mapping[str, str], signal: SignalSettings) -> None:
+    """ConfigError for an endpoint such as `ftp://c:4317`. Of HTTP `resolve` has judged it."""
+    if not signal.enabled or signal.protocol != "grpc":
+        return
+    origin, endpoint = _endpoint(config, env, signal)
+    scheme, separator, _ = endpoint.partition("://")
+    if separator and scheme.lower() not in _GRPC_SCHEMES:
+        raise ConfigError(
+            f"{origin} begins with {scheme[:40]}://; must be http:// or https://, as in http://host:4317"
+        )
+
+
+def _endpoint(config: Config, env: Mapping[str, str], signal: SignalSettings) -> tuple[str, str]:
+    """The endpoint as it was written, and the option or variable that it comes from."""
+    otlp = config.export.otlp
+    own = otlp.metrics_endpoint if signal.signal == "metrics" else otlp.traces_endpoint
+    variable = f"OTEL_EXPORTER_OTLP_{signal.signal.upper()}_ENDPOINT"
+    for origin, endpoint in (
+        (f"export.otlp.{signal.signal}_endpoint", own),
+        ("export.otlp.endpoint", otlp.endpoint),
+        (variable, env.get(variable)),
+    ):
+        if endpoint and endpoint.strip():
+            return origin, endpoint.strip()
+    name = "OTEL_EXPORTER_OTLP_ENDPOINT"
+    return name, env.get(name, "").strip() or "http://"

@@ -7,6 +7,7 @@ Exit status: 0 done, 1 failed at run time, 2 wrong usage or configuration (one l
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -146,16 +147,21 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 86400 seconds")
-    return value
+    return _within(text, 86_400, "seconds")
 
 
 def _rate(text: str) -> float:
-    value = float(text)
-    if not 1 <= value <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to 1000000 events a second")
+    return _within(text, 1_000_000, "events a second")
+
+
+def _within(text: str, most: int, unit: str) -> float:
+    """The number, from 1 to `most`."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {most} ({unit})")
     return value
 
 
@@ -184,8 +190,9 @@ examples:
   inferometer replay monday.jsonl.zst tuesday.jsonl.zst
   inferometer replay scores.parquet --model churn --json | jq '.streams[].features'
 
-The same decode, window and sketch code as `run`, on .jsonl, .csv and .parquet, each also .gz or .zst
-where that makes sense.
+The same decode, window and sketch code as `run`. By name, .csv, .tsv and .parquet are tables; everything
+else is JSON, one event a line, or a .json file with an array of events. JSON, CSV and TSV may be packed
+with gzip or zstd. A file that cannot be read to its end is an error: nothing is printed on stdout then.
 """
 _WARMUP = """\
 example:
@@ -215,31 +222,40 @@ Exit status 0 when the answer is yes. For images without curl; Kubernetes can as
 def _run(options: argparse.Namespace) -> int:
     # Until the pipeline takes the signal over: as the first process of a container it would be ignored.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    from agent.check import check
+    from agent.check import check, warnings
     from agent.config_source import environment
 
     config = _config(options)
-    check(config, environment())
+    check(config, environment(), options.config)
     _logs(config)
+    for warning in warnings(config, environment()):
+        logging.getLogger(__name__).warning("%s", warning)
     from agent import pipeline
 
     return pipeline.run(config, environment())
 
 
 def _check(options: argparse.Namespace) -> int:
-    from agent.check import check
+    from agent.check import check, warnings
     from agent.config_source import environment, masked, masked_yaml
 
     try:
         config = _config(options)
-        files = check(config, environment())
+        files = check(config, environment(), options.config)
+        warned = warnings(config, environment())
     except ConfigError as error:
         if options.json:
             _print_json({"ok": False, "error": str(error)})
         raise
     name = str(options.config) if options.config else "the environment's configuration"
+    for warning in warned:
+        print(f"inferometer: warning: {warning}", file=sys.stderr)
     if options.json:
-        document: dict[str, Any] = {"ok": True, "files": [str(f) for f in files]}
+        document: dict[str, Any] = {
+            "ok": True,
+            "files": [str(f) for f in files],
+            "warnings": warned,
+        }
         _print_json(document | ({"config": masked(config)} if options.show else {}))
     elif options.show:
         print(masked_yaml(config), end="")

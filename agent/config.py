@@ -11,6 +11,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from agent.config_syntax import (
+    is_host,
+    parse_path,
+    require_address,
+    require_topic,
+    require_topics_once,
+)
 from agent.types import Kind
 
 
@@ -180,6 +187,17 @@ class Kafka(Options, frozen=True, kw_only=True):
     ] = 32 << 20
 
     def __post_init__(self) -> None:
+        for index, address in enumerate(self.bootstrap_servers):
+            require_address(f"bootstrap_servers[{index}]", address)
+        require_topics_once("topics", self.topics)
+        require_topics_once("label_topics", self.label_topics)
+        for name in self.label_topics:
+            if name in self.topics:
+                raise ValueError(
+                    f"label_topics and topics both name {name}; remove one: labels may also come on topics"
+                )
+        if not self.group_id.strip():
+            raise ValueError("group_id is blank; name the consumer group")
         if self.topics and self.topic_pattern:
             raise ValueError("topics and topic_pattern exclude each other; remove one")
         if self.topic_pattern is not None:
@@ -248,6 +266,19 @@ class Fields(Options, frozen=True, kw_only=True):
         Path, Meta(description="W3C trace context; a record header of that name wins.")
     ] = "traceparent"
 
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if name == "latency_unit":
+                continue
+            given = getattr(self, name)
+            paths = {name: given} if isinstance(given, str) else given
+            for key, path in paths.items():
+                option = name if isinstance(given, str) else f"{name}.{key}"
+                try:
+                    parse_path(path)
+                except ValueError as error:
+                    raise ValueError(f"{option}: {error}") from None
+
 
 class Decode(Options, frozen=True, kw_only=True):
     """How bytes become rows."""
@@ -279,9 +310,13 @@ class Decode(Options, frozen=True, kw_only=True):
     dead_letter_topic: Annotated[
         str | None,
         Meta(
-            description="Topic that receives dropped records: original key, value, headers, and the reason in `inferometer.reason`."
+            description="Topic that receives dropped records: original key, value, headers, and the reason in `inferometer.reason`. Must not be one that is read."
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.dead_letter_topic is not None:
+            require_topic("dead_letter_topic", self.dead_letter_topic)
 
 
 class Feature(Options, frozen=True, kw_only=True):
@@ -570,6 +605,13 @@ class Web(Options, frozen=True, kw_only=True):
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="0: any free port, printed at start.")] = 9464
 
+    def __post_init__(self) -> None:
+        if not is_host(self.host):
+            raise ValueError(
+                f'host is "{self.host[:80]}"; must be an IP address or a host name, '
+                "such as 127.0.0.1, or 0.0.0.0 for all"
+            )
+
 
 class Service(Options, frozen=True, kw_only=True):
     """Who this agent is, as an OpenTelemetry resource. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES apply."""
@@ -631,3 +673,26 @@ class Config(Options, frozen=True, kw_only=True):
             raise ValueError(
                 f"delivery.drain_timeout_s is {self.delivery.drain_timeout_s}; must be below kafka.session_timeout_s ({self.kafka.session_timeout_s})"
             )
+        self._require_other_dead_letter_topic()
+        seen: set[str] = set()
+        for index, model in enumerate(self.models):
+            if model.name in seen:
+                raise ValueError(
+                    f'models[{index}].name is "{model.name}", as of a model before it; remove one'
+                )
+            seen.add(model.name)
+
+    def _require_other_dead_letter_topic(self) -> None:
+        """A topic that is read and written would feed on itself."""
+        topic, kafka = self.decode.dead_letter_topic, self.kafka
+        if topic is None:
+            return
+        # topic_pattern may match it: the source leaves it out.
+        for option, names in (
+            ("kafka.topics", kafka.topics),
+            ("kafka.label_topics", kafka.label_topics),
+        ):
+            if topic in names:
+                raise ValueError(
+                    f"decode.dead_letter_topic is {topic}, which {option} reads; name another topic"
+                )

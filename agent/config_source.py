@@ -72,11 +72,12 @@ def check_files(group: Options, place: str = "") -> list[Path]:
     return found
 
 
-def require_topics(config: Config) -> None:
-    """ConfigError when there is nothing to consume."""
+def require_topics(config: Config, source: Path | None = None) -> None:
+    """ConfigError when there is nothing to consume. `source`: the file, for the message."""
     if not config.kafka.topics and not config.kafka.topic_pattern:
+        at = "" if source is None else f"{source}: "
         raise ConfigError(
-            "kafka.topics is empty; name at least one topic "
+            f"{at}kafka.topics is empty; name at least one topic "
             "(kafka.topics: [predictions], or INFEROMETER__KAFKA__TOPICS='[predictions]'), or set kafka.topic_pattern"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.config import Fields
-from agent.errors import ConfigError
+from agent.config_syntax import parse_path
 
 Parts = tuple[str, ...]
 ABSENT: Any = object()
@@ -29,34 +29,6 @@ _SINGLE = (
 )
 
 
-def parse_path(path: str) -> Parts:
-    """`a.b\\.c` -> ("a", "b.c"). Raises ConfigError for an empty part or a dangling backslash."""
-    parts: list[str] = []
-    part = ""
-    escaped = False
-    for char in path:
-        if escaped:
-            if char not in ".\\":
-                raise ConfigError(
-                    f"path {path!r}: \\{char} is no escape; write \\. for a dot, \\\\ for a backslash"
-                )
-            part += char
-            escaped = False
-        elif char == "\\":
-            escaped = True
-        elif char == ".":
-            parts.append(part)
-            part = ""
-        else:
-            part += char
-    if escaped:
-        raise ConfigError(f"path {path!r} ends in a backslash; write \\\\ for a backslash")
-    parts.append(part)
-    if "" in parts:
-        raise ConfigError(f"path {path!r} has an empty part; write \\. for a dot inside a key")
-    return tuple(parts)
-
-
 def dig(tree: Any, parts: Parts) -> Any:
     """The value at `parts`, or ABSENT."""
     for part in parts:
@@ -71,10 +43,7 @@ def dig(tree: Any, parts: Parts) -> Any:
 
 
 class FieldMap:
-    """Compiled `decode.fields`. `is_native`: events need no rewriting.
-
-    Raises ConfigError for a malformed path.
-    """
+    """Compiled `decode.fields`, whose paths are well formed. `is_native`: events need no rewriting."""
 
     def __init__(self, fields: Fields) -> None:
         self.is_native = fields == Fields()

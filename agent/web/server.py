@@ -192,11 +192,12 @@ def _bind_failure(host: str, port: int, error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
     match number:
         case errno.EADDRINUSE:
-            why = "in use by another process; choose another port, or 0 for any free one"
+            why = "is in use by another process; choose another port, or 0 for any free one"
         case errno.EACCES:
-            why = "not permitted; choose a port of 1024 or above"
+            why = "is not permitted; choose a port of 1024 or above"
         case errno.EADDRNOTAVAIL:
-            why = "not an address of this machine; set web.host to one, or to 0.0.0.0 for all"
+            why = "is not an address of this machine; set web.host to one, or to 0.0.0.0 for all"
         case _:
             why = f"cannot be bound ({error}); set web.host to an address of this machine"
-    return f"web.host and web.port are {host}:{port}: {why}"
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"the pages' address {place} (web.host, web.port) {why}"

@@ -76,11 +76,15 @@ def test_version(capfd) -> None:
         ),
         (
             ["demo", "--duration", "0"],
-            "inferometer demo: argument --duration: 0 is not from 1 to 86400 seconds; see inferometer demo --help\n",
+            "inferometer demo: argument --duration: 0 is not a number from 1 to 86400 (seconds); see inferometer demo --help\n",
+        ),
+        (
+            ["demo", "--duration", "x"],
+            "inferometer demo: argument --duration: x is not a number from 1 to 86400 (seconds); see inferometer demo --help\n",
         ),
         (
             ["demo", "--rate", "fast"],
-            "inferometer demo: argument --rate: invalid _rate value: 'fast'; see inferometer demo --help\n",
+            "inferometer demo: argument --rate: fast is not a number from 1 to 1000000 (events a second); see inferometer demo --help\n",
         ),
     ],
 )
@@ -102,7 +106,7 @@ def test_check_names_the_mistake_in_one_line_with_status_2(capfd) -> None:
 
 def test_check_json_is_one_document_either_way(capfd) -> None:
     status, out, _ = run(capfd, "check", "--json", "-c", written(GOOD))
-    assert (status, json.loads(out)) == (0, {"ok": True, "files": []})
+    assert (status, json.loads(out)) == (0, {"ok": True, "files": [], "warnings": []})
     status, out, _ = run(capfd, "check", "--json", "-c", "none.yaml")
     assert (status, json.loads(out)) == (
         2,
@@ -145,7 +149,105 @@ def test_check_reads_field_paths(capfd) -> None:
     text = GOOD + "decode: {fields: {model: a..b}}\n"
     status, _, err = run(capfd, "check", "-c", written(text))
     assert status == 2
-    assert err == ("inferometer: path 'a..b' has an empty part; write \\. for a dot inside a key\n")
+    assert err == (
+        "inferometer: inferometer.yaml:2: decode.fields: model: path 'a..b' has an empty part; "
+        "write \\. for a dot inside a key\n"
+    )
+
+
+def test_check_names_the_file_that_has_no_topics(capfd) -> None:
+    status, _, err = run(capfd, "check", "-c", written("web: {port: 1}\n"))
+    assert status == 2
+    assert err.startswith("inferometer: inferometer.yaml: kafka.topics is empty; ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "decode: {dead_letter_topic: predictions}\n", "which kafka.topics reads"),
+        (
+            "kafka: {topics: [a], label_topics: [b]}\ndecode: {dead_letter_topic: b}\n",
+            "which kafka.label_topics reads",
+        ),
+        (GOOD + "decode: {dead_letter_topic: 'a b'}\n", 'dead_letter_topic is "a b"; a topic name'),
+        ("kafka: {topics: [a], bootstrap_servers: ['h:0']}\n", "port from 1 to 65535"),
+        ("kafka: {topics: [a], bootstrap_servers: ['h:65536']}\n", "port from 1 to 65535"),
+        ("kafka: {topics: [a], bootstrap_servers: [h]}\n", 'bootstrap_servers[0] is "h"'),
+        ("kafka: {topics: [a], bootstrap_servers: ['a:1', ':9092']}\n", "bootstrap_servers[1]"),
+        ("kafka: {topics: [a], bootstrap_servers: ['::1:9092']}\n", "must be host:port"),
+        ("kafka: {topics: [a], bootstrap_servers: ['a:1,b:2']}\n", "an entry of its own"),
+        ("kafka: {topics: [a], bootstrap_servers: ['kafka://h:9092']}\n", "without a scheme"),
+        ("kafka: {topics: ['']}\n", 'topics[0] is ""; a topic name'),
+        ("kafka: {topics: ['..']}\n", 'topics[0] is ".."; a topic name'),
+        (f"kafka: {{topics: [{'a' * 250}]}}\n", "1 to 249"),
+        ("kafka: {topics: [a], label_topics: ['b/c']}\n", 'label_topics[0] is "b/c"'),
+        ("kafka: {topics: [a, b, a]}\n", "topics names a twice"),
+        ("kafka: {topics: [a], label_topics: [l, l]}\n", "label_topics names l twice"),
+        ("kafka: {topics: [a, b], label_topics: [b]}\n", "label_topics and topics both name b"),
+        ("kafka: {topics: [a], group_id: '  '}\n", "group_id is blank"),
+        (GOOD + "models: [{name: m}, {name: n}, {name: m}]\n", 'models[2].name is "m"'),
+        (GOOD + "web: {host: 'not a host'}\n", 'host is "not a host"'),
+        (GOOD + "web: {host: ''}\n", 'host is ""'),
+        (GOOD + "web: {host: 1.2.3.400}\n", "must be an IP address or a host name"),
+    ],
+)
+def test_check_refuses_what_cannot_work_and_names_the_file(capfd, text: str, message: str) -> None:
+    status, out, err = run(capfd, "check", "-c", written(text))
+    assert (status, out) == (2, "")
+    assert err.startswith("inferometer: inferometer.yaml:") and err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("grpc", "export.otlp.endpoint begins with ftp://; must be http:// or https://"),
+        ("http/protobuf", "export.otlp.endpoint is not an http:// or https:// URL"),
+    ],
+)
+def test_check_refuses_an_endpoint_of_another_scheme(capfd, protocol: str, message: str) -> None:
+    text = f"{GOOD}export: {{otlp: {{endpoint: 'ftp://c:4317', protocol: {protocol}}}}}\n"
+    status, out, err = run(capfd, "check", "-c", written(text))
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith(f"inferometer: {message}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "kafka: {topics: [a.b_c-9], bootstrap_servers: ['[::1]:9092', 'k_1.example.:1', '10.0.0.1:65535']}\n",
+        GOOD + "web: {host: '::'}\n",
+        GOOD + "web: {host: localhost}\n",
+        GOOD + "decode: {dead_letter_topic: other}\n",
+        "kafka: {topic_pattern: 'pred.*'}\ndecode: {dead_letter_topic: predictions.dead}\n",
+        GOOD + "export: {otlp: {endpoint: 'dns:///c:4317', insecure: true}}\n",
+    ],
+)
+def test_check_takes_what_is_rare_but_right(capfd, text: str) -> None:
+    assert run(capfd, "check", "-c", written(text)) == (0, "", "inferometer.yaml is valid\n")
+
+
+@pytest.mark.parametrize("text", ["export: {prometheus: false}\n", "web: {enabled: false}\n"])
+def test_check_warns_when_nothing_is_exported(capfd, text: str) -> None:
+    status, out, err = run(capfd, "check", "-c", written(GOOD + text))
+    assert (status, out) == (0, "")
+    assert err.startswith("inferometer: warning: nothing is exported; ")
+    status, out, _ = run(capfd, "check", "--json", "-c", "inferometer.yaml")
+    assert status == 0 and len(json.loads(out)["warnings"]) == 1
+
+
+def test_check_warns_of_tls_that_was_not_asked_for(capfd, monkeypatch) -> None:
+    warning = "inferometer: warning: {} has no scheme http or https, so TLS is used; "
+    text = GOOD + "export: {otlp: {endpoint: 'c:4317'}}\n"
+    status, _, err = run(capfd, "check", "-c", written(text))
+    assert status == 0 and err.count("warning") == 1
+    assert err.startswith(warning.format("export.otlp.endpoint"))
+    for sound in ("endpoint: 'c:4317', insecure: true", "endpoint: 'https://c:4317'"):
+        text = f"{GOOD}export: {{otlp: {{{sound}}}}}\n"
+        assert "warning" not in run(capfd, "check", "-c", written(text))[2]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "c:4317")
+    err = run(capfd, "check", "-c", written(GOOD))[2]
+    assert err.startswith(warning.format("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"))
 
 
 def test_check_judges_certificates(capfd) -> None:
@@ -174,7 +276,8 @@ def test_check_show_masks_secrets(capfd, monkeypatch) -> None:
 def test_run_without_topics_fails_before_it_starts(capfd) -> None:
     status, out, err = run(capfd, "run", "-c", written("log: {level: debug}\n"))
     assert (status, out) == (2, "")
-    assert err.startswith("inferometer: kafka.topics is empty; ") and err.count("\n") == 1
+    assert err.startswith("inferometer: inferometer.yaml: kafka.topics is empty; ")
+    assert err.count("\n") == 1
 
 
 def test_health_of_nobody_is_status_1(capfd) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from agent.config import Fields
 from agent.decode.fields import ABSENT, FieldMap, dig, parse_path
-from agent.errors import ConfigError
 
 TREE = {"a": {"b": [10, {"c": None}], "": 1}, "a.b": 2, "x\\y": 3, "0": 4}
 
@@ -43,9 +42,11 @@ def test_a_path_leads_to_a_value_or_to_nothing(path: str, value: Any) -> None:
         (r"a\b", r"\\b is no escape"),
     ],
 )
-def test_a_path_that_makes_no_sense_is_a_config_error(path: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        FieldMap(Fields(ts=path))
+def test_a_path_that_makes_no_sense_is_refused_with_its_option(path: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_path(path)
+    with pytest.raises(ValueError, match=f"^ts: .*{message}"):
+        Fields(ts=path)
 
 
 def test_the_default_paths_rewrite_nothing() -> None:

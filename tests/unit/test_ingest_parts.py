@@ -39,6 +39,7 @@ def starts(
         elsewhere,
         fence=FENCE,
         policy=options.pop("policy", End.LATEST),
+        out_of_range=options.pop("out_of_range", {}),
         **options,
     )
 
@@ -72,9 +73,9 @@ def test_genesis_of_a_former_generation_makes_it_a_known_group() -> None:
     assert chosen[P1].why is Why.NEW_PARTITION
 
 
-def test_offset_that_was_out_of_range_starts_at_the_beginning_whatever_is_committed() -> None:
+def test_committed_offset_that_is_out_of_range_starts_at_the_beginning() -> None:
     known = {P0: Committed(9, ""), P1: Committed(5, "")}
-    chosen = starts(known, list(known.values()), out_of_range=[P1, P2])
+    chosen = starts(known, list(known.values()), out_of_range={P1: 5, P2: 5})
     assert chosen[P0].why is Why.COMMITTED
     assert (chosen[P1].why, chosen[P1].end, chosen[P1].genesis) == (
         Why.OUT_OF_RANGE,
@@ -82,6 +83,12 @@ def test_offset_that_was_out_of_range_starts_at_the_beginning_whatever_is_commit
         "",
     )
     assert set(chosen) == {P0, P1}
+
+
+def test_group_that_has_committed_another_offset_since_starts_there() -> None:
+    known = {P0: Committed(9, ""), P1: Committed(1_000_000, "")}
+    chosen = starts(known, list(known.values()), out_of_range={P1: 5})
+    assert (chosen[P1].why, chosen[P1].offset) == (Why.COMMITTED, 1_000_000)
 
 
 # ---------------------------------------------------------------- budget
@@ -116,8 +123,8 @@ def test_size_counts_values_apart_and_everything_with_its_overhead() -> None:
 # ---------------------------------------------------------------- topics
 
 
-def test_topics_are_named_once_and_label_topics_come_last() -> None:
-    assert topics_of(Kafka(topics=["a", "b", "a"], label_topics=["b", "c"])) == ["a", "b", "c"]
+def test_label_topics_come_last() -> None:
+    assert topics_of(Kafka(topics=["b", "c"], label_topics=["a"])) == ["b", "c", "a"]
 
 
 def test_pattern_takes_whole_names_label_topics_and_no_dead_letters() -> None:

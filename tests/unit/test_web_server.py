@@ -168,8 +168,8 @@ async def test_a_port_in_use_is_said_with_the_next_step() -> None:
         with pytest.raises(ConfigError) as caught:
             await WebServer(Web(port=port), Answers().pages()).start()
     assert str(caught.value) == (
-        f"web.host and web.port are 127.0.0.1:{port}: "
-        "in use by another process; choose another port, or 0 for any free one"
+        f"the pages' address 127.0.0.1:{port} (web.host, web.port) "
+        "is in use by another process; choose another port, or 0 for any free one"
     )
 
 
@@ -177,9 +177,19 @@ async def test_a_foreign_address_is_said_with_the_next_step() -> None:
     with pytest.raises(ConfigError) as caught:
         await WebServer(Web(host="192.0.2.1", port=0), Answers().pages()).start()
     assert str(caught.value) == (
-        "web.host and web.port are 192.0.2.1:0: "
-        "not an address of this machine; set web.host to one, or to 0.0.0.0 for all"
+        "the pages' address 192.0.2.1:0 (web.host, web.port) "
+        "is not an address of this machine; set web.host to one, or to 0.0.0.0 for all"
     )
+
+
+async def test_a_host_without_an_address_is_said_with_the_next_step() -> None:
+    with pytest.raises(ConfigError) as caught:
+        await WebServer(Web(host="no-such-host.invalid", port=0), Answers().pages()).start()
+    text = str(caught.value)
+    assert text.startswith(
+        "the pages' address no-such-host.invalid:0 (web.host, web.port) cannot be bound ("
+    )
+    assert text.endswith("); set web.host to an address of this machine")
 
 
 async def test_stop_does_not_wait_for_a_slow_client() -> None:

@@ -74,7 +74,7 @@ class Membership:
         self._on_failure = on_failure
         self._revoke_budget_s = kafka.rebalance_timeout_s / 3
         self._commit_lock = asyncio.Lock()
-        self._out_of_range: dict[Partition, int] = {}
+        self._out_of_range: dict[Partition, int] = {}  # the offset that the log refused
         self.consumer: Any = None
         self.epoch: Epoch | None = None
         self.number = 0
@@ -179,12 +179,15 @@ class Membership:
         epoch, consumer = self.epoch, self.consumer
         if epoch is None or not epoch.admits:
             return
-        for tp, offset in gone.items():
-            owned = epoch.owned.get(Partition(tp.topic, tp.partition))
-            if owned is not None and owned.next_offset == offset:
-                self._out_of_range[owned.partition] = offset
-        if not self._out_of_range:
+        marks = {
+            owned.partition: offset
+            for tp, offset in gone.items()
+            if (owned := epoch.owned.get(Partition(tp.topic, tp.partition))) is not None
+            and owned.next_offset == offset
+        }
+        if not marks:
             return
+        self._out_of_range |= marks
         await self.close(epoch)
         unchanged = consumer is self.consumer and self._fence() == epoch.fence
         rebalancing = consumer._subscription.reassignment_in_progress
@@ -203,6 +206,8 @@ class Membership:
             retry_s=self._pace.reconnect_s,
         )
         wanted = {Partition(tp.topic, tp.partition) for tp in epoch.assigned}
+        # Another member looks after the others now; when they come back, the log is asked anew.
+        self._out_of_range = {p: at for p, at in self._out_of_range.items() if p in wanted}
         try:
             starts = await finder.find(wanted, self._out_of_range)
             genesis = {
@@ -211,8 +216,10 @@ class Membership:
                 if start.why is not Why.COMMITTED
             }
             for partition in genesis:
-                asked = self._out_of_range.get(partition)
-                announce_start(partition, starts[partition], asked, self._telemetry)
+                start = starts[partition]
+                is_gone = start.why is Why.OUT_OF_RANGE
+                asked = self._out_of_range[partition] if is_gone else None
+                announce_start(partition, start, asked, self._telemetry)
             if genesis:
                 async with self._commit_lock:
                     for partition in await self._commit(epoch, genesis):

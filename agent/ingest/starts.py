@@ -3,7 +3,7 @@
   committed              the committed offset
   nothing in the group   the start policy (`kafka.auto_offset_reset`)
   nothing here, but elsewhere in the group      earliest: a partition that the group has not met
-  the log said "out of range"                   earliest; what lies between is counted and announced
+  committed, and the log said "out of range"    earliest; what lies between is counted and announced
 
 A start that is not a committed one is committed before anything is read (**genesis**), so that a
 crash before the first commit, or another member, finds the same start.
@@ -70,18 +70,22 @@ def choose_starts(
     *,
     fence: Fence,
     policy: End,
-    out_of_range: Iterable[Partition] = (),
+    out_of_range: Mapping[Partition, int],
 ) -> dict[Partition, Start]:
-    """Decide for each partition. `elsewhere`: all offsets that the group has committed anywhere."""
+    """Decide for each partition. `elsewhere`: all offsets that the group has committed anywhere.
+
+    `out_of_range`: offsets that a log has refused. It says nothing about any other offset, so it is
+    of no account once the group's offset is another one.
+    """
     mark = genesis_mark(fence)
     is_new_group = all(offset.metadata == mark for offset in elsewhere)
-    gone = set(out_of_range)
     starts: dict[Partition, Start] = {}
     for partition in sorted(wanted):
-        if partition in gone:
-            starts[partition] = Start(Why.OUT_OF_RANGE, end=End.EARLIEST)
-        elif partition in committed:
+        if partition in committed:
             offset, metadata = committed[partition]
+            if out_of_range.get(partition) == offset:
+                starts[partition] = Start(Why.OUT_OF_RANGE, end=End.EARLIEST)
+                continue
             genesis = mark if metadata == mark else ""
             starts[partition] = Start(Why.COMMITTED, offset, genesis=genesis)
         elif is_new_group:
@@ -112,7 +116,7 @@ class StartFinder:
         self._retry_s = retry_s
 
     async def find(
-        self, wanted: Collection[Partition], out_of_range: Collection[Partition]
+        self, wanted: Collection[Partition], out_of_range: Mapping[Partition, int]
     ) -> dict[Partition, Start]:
         """Committed offsets, and the ends of the log where there are none, for all of `wanted`.
 

@@ -1,0 +1,167 @@
+"""Epochs that meet a rebalance in the wrong moment: aiokafka's own subscription state, no broker."""
+
+import asyncio
+import re
+from collections.abc import Collection, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.structs import TopicPartition
+
+from agent.config import Kafka
+from agent.ingest import membership, starts
+from agent.ingest.announcer import Announcer
+from agent.ingest.fence import Committed
+from agent.ingest.membership import Membership
+from agent.telemetry import Telemetry
+from agent.types import Partition
+from tests.support.kafka_source import QUICK
+
+TP = TopicPartition("t", 0)
+P0 = Partition("t", 0)
+LOG_BEGINS_AT = 100
+
+
+class Consumer:
+    """The calls that are made of an AIOKafkaConsumer, on its real subscription state."""
+
+    def __init__(self) -> None:
+        self._coordinator = SimpleNamespace(generation=1, member_id="m")
+        self._client = SimpleNamespace(
+            cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0})
+        )
+        self._subscription = SubscriptionState()
+        self._subscription.subscribe_pattern(re.compile("t.*"))
+        self._subscription.subscribe_from_pattern({"t"})
+        self.seeks: list[tuple[TopicPartition, int]] = []
+
+    def assign(self, *tps: TopicPartition) -> None:
+        self._subscription.assign_from_subscribed(list(tps))
+
+    def subscription(self) -> Collection[str]:
+        return frozenset(self._subscription.topics)
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self._subscription.assigned_partitions())
+
+    def pause(self, *tps: TopicPartition) -> None:
+        for tp in tps:
+            self._subscription.pause(tp)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._subscription.seek(tp, offset)
+        self.seeks.append((tp, offset))
+
+    async def beginning_offsets(self, tps: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, LOG_BEGINS_AT)
+
+
+class Group:
+    """Offsets of a group, and one member of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.committed = {P0: Committed(500, "")}
+        self.n_fetches = 0
+        self.consumer = Consumer()
+        self.assigned: list[dict[Partition, int]] = []
+        monkeypatch.setattr(starts, "CoordinatorLink", lambda coordinator: None)
+        monkeypatch.setattr(membership, "CoordinatorLink", lambda coordinator: None)
+        monkeypatch.setattr(starts, "fetch_offsets", self._fetch)
+        monkeypatch.setattr(membership, "commit_offsets", self._commit)
+        self.telemetry = Telemetry()
+        self.member = Membership(
+            Kafka(bootstrap_servers=["h:1"], topic_pattern="t.*", group_id="g"),
+            pattern="t.*",
+            pace=QUICK,
+            announcer=Announcer(10.0),
+            telemetry=self.telemetry,
+            stopping=asyncio.Event(),
+            on_assigned=lambda epoch, offsets: self.assigned.append(offsets),
+            on_revoked=self._revoked,
+            on_change=lambda: None,
+            on_failure=self._failed,
+        )
+        self.member.consumer = self.consumer
+
+    async def begin(self, *tps: TopicPartition) -> None:
+        """A new assignment under a new generation, and its starts."""
+        if self.member.epoch is not None:
+            await self.member.close(self.member.epoch)
+        self.consumer._coordinator.generation += 1
+        self.consumer.assign(*tps)
+        self.member._begin(tps)
+        await self.position()
+
+    async def position(self) -> None:
+        assert self.member.epoch is not None
+        await self.member.position(self.member.epoch)
+
+    async def _fetch(
+        self, link: Any, group: str, partitions: Collection[Partition] | None, **_: Any
+    ) -> dict[Partition, Committed]:
+        self.n_fetches += 1
+        return dict(self.committed)
+
+    async def _commit(
+        self, link: Any, fence: Any, offsets: Mapping[Partition, Committed], **_: Any
+    ) -> dict[Partition, str]:
+        self.committed.update(offsets)
+        return {}
+
+    async def _revoked(self, epoch: int, budget_s: float) -> None:
+        pass
+
+    def _failed(self, error: Exception) -> None:
+        raise AssertionError(error)
+
+
+@pytest.fixture
+async def group(monkeypatch: pytest.MonkeyPatch) -> Group:
+    return Group(monkeypatch)
+
+
+async def test_offset_out_of_range_is_replaced_by_the_beginning_of_the_log(group: Group) -> None:
+    await group.begin(TP)
+    await group.member.start_anew({TP: 500})
+    await group.position()
+    assert group.assigned == [{P0: 500}, {P0: LOG_BEGINS_AT}]
+    assert group.committed[P0].offset == LOG_BEGINS_AT
+    assert group.telemetry.value("inferometer.offset.resets") == 1
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_out_of_range_of_an_old_offset_does_not_rewind_a_newer_one(
+    group: Group, is_away: bool
+) -> None:
+    """A rebalance comes before the new start is found, and another member reads on."""
+    await group.begin(TP)
+    group.consumer._subscription.begin_reassignment()
+    await group.member.start_anew({TP: 500})
+    assert group.member.epoch is None, "the rebalance begins the next one"
+    if is_away:
+        await group.begin()
+    group.committed[P0] = Committed(1_000_000, "")
+    await group.begin(TP)
+    assert group.assigned[-1] == {P0: 1_000_000}
+    assert group.committed[P0].offset == 1_000_000
+    assert group.telemetry.value("inferometer.offset.resets") == 0
+
+
+async def test_partition_that_comes_back_is_asked_for_its_offset_anew(group: Group) -> None:
+    await group.begin(TP)
+    group.consumer._subscription.begin_reassignment()
+    await group.member.start_anew({TP: 500})
+    await group.begin()
+    await group.begin(TP)
+    assert group.assigned[-1] == {P0: 500}, "the log may be another one by now"
+
+
+async def test_answer_about_an_offset_that_is_no_longer_asked_for_ends_no_epoch(
+    group: Group,
+) -> None:
+    await group.begin(TP)
+    await group.member.start_anew({TP: 499})
+    assert group.member.epoch is not None
+    assert group.member.number == 1

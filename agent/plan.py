@@ -42,6 +42,8 @@ class Sample:
     streams: list[Line]
     total: Line
     folded: list[str]  # first names of streams that the budget had no room for
+    unsketched_columns: int  # of all streams, past a limit
+    unsketched_values: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ def count(fold: Fold, name: str) -> Sample:
             sum(line.memory_bytes for line in lines),
         ),
         folded=list(fold.state(0)["budget"]["folded"]),
+        unsketched_columns=sum(len(stream.unsketched) for stream in fold.streams.values()),
+        unsketched_values=fold.n_unsketched_values,
     )
 
 
@@ -198,4 +202,9 @@ def _warnings(plan: Plan) -> list[str]:
     if plan.sample is not None and plan.sample.folded:
         names = ", ".join(plan.sample.folded[:5])
         found.append(f"the sample did not fit the budget: {names} ... folded into `_overflow`.")
+    if plan.sample is not None and plan.sample.unsketched_values:
+        found.append(
+            f"{plan.sample.unsketched_columns:,} columns of the sample, {plan.sample.unsketched_values:,} "
+            "values, are past budget.max_features_per_stream or the budget: counted, not sketched."
+        )
     return found

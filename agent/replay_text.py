@@ -42,6 +42,11 @@ def lines(state: Json, blocks: str = _BLOCKS) -> Iterator[str]:
         yield ""
         yield _title(stream)
         yield from _table(stream, blocks)
+        if (unsketched := stream["unsketched"])["values"]:
+            yield (
+                f"  {unsketched['columns']:,} more columns with {unsketched['values']:,} values are past "
+                "the budget: counted, not sketched"
+            )
     if len(streams) > MAX_STREAMS:
         yield f"\n... and {len(streams) - MAX_STREAMS:,} more streams; --json has all"
 

@@ -242,6 +242,18 @@ def _own() -> list[MetricSpec]:
             "Streams folded into overflow streams because the budget was used up.",
         ),
         MetricSpec(
+            "inferometer.unsketched.values",
+            _C,
+            "{value}",
+            "Values of columns past `budget.max_features_per_stream` or the budget: counted, in no sketch.",
+        ),
+        MetricSpec(
+            "inferometer.unsketched.columns",
+            _G,
+            "{column}",
+            "Columns past `budget.max_features_per_stream` or the budget, of all streams.",
+        ),
+        MetricSpec(
             "inferometer.export.failures",
             _C,
             "{request}",

@@ -13,6 +13,7 @@
     series.py     own start times, zeros, ends, resends
     histograms.py cumulative histograms at a sticky scale
     snapshot.py   base -> points
+    account.py    what the fold says of itself
     effects.py    what an input brought about
     summary.py    base -> the documents of `/v1/state` and `replay`
 

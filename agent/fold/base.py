@@ -12,18 +12,20 @@ Invariants
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
 from agent.config import Config
 from agent.fold import summary
+from agent.fold.account import Account
 from agent.fold.admission import LAST, is_overflow
 from agent.fold.effects import Effects
 from agent.fold.kinds import TYPE_OF
 from agent.fold.profile import Profile
 from agent.fold.register import Arrival, Register
 from agent.fold.sealing import close_window
-from agent.fold.series import Ended, Out, Series
+from agent.fold.series import MAX_ENDED, Ended, Out, Series
 from agent.fold.snapshot import Lives, Writer, accept_stream
 from agent.fold.store import Merges, Store, numbers_present, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
@@ -42,8 +44,6 @@ from agent.types import (
     Irregular,
     Json,
     JsonType,
-    Metric,
-    NumberPoint,
     Partition,
     Role,
     Snapshot,
@@ -68,6 +68,7 @@ class Fold:
         self.tally = Tally()
         self.newest_event_ms = -1
         self.n_foreign = 0
+        self.n_unsketched_values = 0  # of columns past a limit, ended streams' too
         self.n_series = 0  # that the last snapshot held
         self._config = config
         self._start_ns = start_ns
@@ -81,7 +82,7 @@ class Fold:
         self._register = Register(config, self._store, self._lives, self._make_room)
         self._streams_of: dict[int, list[Stream]] = {}  # by open window
         self._labels: dict[str, Series] = {}
-        self._ended: list[Ended] = []
+        self._ended: deque[Ended] = deque(maxlen=MAX_ENDED)
         self._sealed: list[Profile] = []  # since the caller was last told
 
     @property
@@ -250,6 +251,7 @@ class Fold:
                 total = stream.columns.get(ref.column)
                 if total is None:
                     stream.unsketched_values += n
+                    self.n_unsketched_values += n
                     continue
                 total.present[ref.type] += n
                 if n and _belongs(total, ref):
@@ -319,7 +321,7 @@ class Fold:
             stream = taken.get(exemplar.stream)
             total = stream.columns.get(exemplar.column) if stream is not None else None
             if total is not None and total.histogram is not None:
-                total.exemplars.append(exemplar)
+                total.keep(exemplar)
 
     # ------------------------------------------------------------ seals
 
@@ -372,7 +374,7 @@ class Fold:
             accept_stream(stream, snapshot.time_ns)
         for series in self._labels.values():
             series.accepted(snapshot.time_ns)
-        self._ended = [end for end in self._ended if not end.offered]
+        self._ended = deque((e for e in self._ended if not e.offered), maxlen=MAX_ENDED)
 
     def _write(self, now_ns: int, *, is_export: bool, zeros: bool) -> Snapshot:
         time_ns = max(now_ns, self._time_ns + _STEP_NS)
@@ -388,37 +390,27 @@ class Fold:
         if is_export:
             self._export_ns = time_ns
             self._lives.start_ns = time_ns
-        return Snapshot(time_ns, metrics + self._own_metrics(time_ns), dict(self.covers))
+        return Snapshot(time_ns, metrics + self._account().metrics(time_ns), dict(self.covers))
 
-    def _own_metrics(self, time_ns: int) -> list[Metric]:
-        """Budgets, folded streams, lag of the watermark."""
-        metrics = []
-        for name, (used, limit) in self._budget().items():
-            points = [
-                NumberPoint((("inferometer.budget.state", state),), value, 0, time_ns)
-                for state, value in (("used", used), ("limit", limit))
-            ]
-            metrics.append(Metric(f"inferometer.budget.{name}", points))
-        folded = self._register.admission.folded.count()
-        metrics.append(
-            Metric(
-                "inferometer.overflow.folded",
-                [NumberPoint((), folded, self._start_ns, time_ns)],
-            )
-        )
-        low = self._marks.low_ms(self._now_ns)
-        if low is not None and low > NEVER:
-            lag = time_ns / 1e9 - low / 1e3
-            metrics.append(Metric("inferometer.watermark.lag", [NumberPoint((), lag, 0, time_ns)]))
-        return metrics
-
-    def _budget(self) -> dict[str, tuple[int, int]]:
+    def _account(self) -> Account:
         limits = self._config.budget
-        return {
-            "streams": (self._register.admission.used.streams, limits.max_streams),
-            "series": (self.n_series, limits.max_series),
-            "memory": (self._store.used_bytes, limits.max_memory_bytes),
-        }
+        admission = self._register.admission
+        low = self._marks.low_ms(self._now_ns)
+        return Account(
+            start_ns=self._start_ns,
+            budget={
+                "streams": (admission.used.streams, limits.max_streams),
+                "series": (self.n_series, limits.max_series),
+                "memory": (self._store.used_bytes, limits.max_memory_bytes),
+            },
+            granted_series=admission.used.series,
+            granted_memory_bytes=admission.used.memory_bytes,
+            folded_names=list(admission.folded.names),
+            n_folded=admission.folded.count(),
+            n_unsketched_columns=sum(len(s.unsketched) for s in self.streams.values()),
+            n_unsketched_values=self.n_unsketched_values,
+            watermark_ms=low if low is not None and low > NEVER else None,
+        )
 
     # ------------------------------------------------------------ documents
 
@@ -427,10 +419,7 @@ class Fold:
         del now_ns
         streams = self._sorted_streams()
         distinct = summary.distinct_totals(streams, self._store)
-        budget = self._budget()
-        granted = self._register.admission.used
-        folded = self._register.admission.folded
-        low = self._marks.low_ms(self._now_ns)
+        account = self._account()
         sealed_until = self.sealed_until
         width_ms = self._marks.width_ms
         return {
@@ -439,15 +428,9 @@ class Fold:
                 "width_s": width_ms / 1000,
                 "sealed_until_ms": sealed_until * width_ms if sealed_until > NEVER else None,
                 "open": [window * width_ms for window in sorted(self._marks.open)],
-                "watermark_ms": low if low is not None and low > NEVER else None,
+                "watermark_ms": account.watermark_ms,
             },
-            "budget": {
-                "streams": _share(budget["streams"]),
-                "series": {**_share(budget["series"]), "granted": granted.series},
-                "memory_bytes": {**_share(budget["memory"]), "granted": granted.memory_bytes},
-                "folded": list(folded.names),
-                "folded_streams": folded.count(),
-            },
+            "budget": account.budget_state(),
             "streams": [summary.stream_state(stream, self._store, distinct) for stream in streams],
             "ended": dict(self._register.ended_rows),
         }
@@ -472,8 +455,3 @@ class Fold:
 def _belongs(total: ColumnTotals, ref: CellRef) -> bool:
     """Whether these values have the type of the column's kind; others are violations, only counted."""
     return total.kind is not None and TYPE_OF[total.kind] is ref.type
-
-
-def _share(used_and_limit: tuple[int, int]) -> Json:
-    used, limit = used_and_limit
-    return {"used": used, "limit": limit}

@@ -6,8 +6,9 @@ Rules, on top of those of `series`
  2. Sum: a column is *unsigned* when its first exported point has no value below zero; its points carry a sum. A
     *signed* one carries none, and a sum that may fall stands beside it (`<name>.sum`).
  3. The first negative value of an unsigned column ends its period: one last point, without a sum, holds all up
-    to now; from then on the series starts anew, from zero, at the time of that point. So no count is
-    seen twice, and the sum over all periods is the total.
+    to now. Until it is accepted each export holds such a point; once it is, the series starts anew,
+    from zero, at its time. So no export holds points of two periods, no count is seen twice, and the
+    sum over all periods is the total.
  4. No min and max: they would freeze. Over-range values are in the count and the top bucket, not in the sum.
 """
 
@@ -144,7 +145,9 @@ class HistogramSeries:
         self._sum_name = sum_name
         self._sums: Series | None = None
         self._base: Head | None = None  # what earlier periods held
-        self._closing: HistogramPoint | None = None  # last point of the period before
+        self._closing: tuple[Head, int] | None = (
+            None  # last of its period, and when; in the last export
+        )
         self._period_ns = period_ns
         self._due_ns = start_ns + period_ns
         self._sent = -1
@@ -163,24 +166,20 @@ class HistogramSeries:
             signed = bool(self.is_signed) or head.is_signed
             points.append(self._point(head, out.time_ns, signed, tuple(exemplars)))
             return 1 + self._write_sum(head, out, signed)
-        if self._closing is not None:
-            points.append(self._closing)
         if self.is_signed is None:
             if head.count:
                 self.is_signed = head.is_signed
         elif not self.is_signed and head.is_signed:
-            if not self._is_new or self._offered >= 0:
-                self._exemplars = tuple(exemplars)
-                self._closing = self._point(head, out.time_ns, True, self._exemplars)
-                points.append(self._closing)
-                self._restart(head, out.time_ns)
-                return 1
-            self.is_signed = True
+            self._exemplars = tuple(exemplars)
+            self._closing = head, out.time_ns
+            points.append(self._point(head, out.time_ns, True, self._exemplars))
+            return 1
         signed = bool(self.is_signed)
         count = head.count - (self._base.count if self._base else 0)
         self._whole = out.time_ns >= self._due_ns
         if self._is_new and out.zeros:
             points.append(self._zero(signed))
+        self._is_new = False
         if self._whole or count != self._sent:
             self._exemplars = tuple(exemplars)
             points.append(self._point(head, out.time_ns, signed, self._exemplars))
@@ -259,11 +258,12 @@ class HistogramSeries:
     def accepted(self, time_ns: int) -> tuple[Exemplar, ...]:
         """The last export that was written has arrived; returns the exemplars that were in it."""
         arrived, self._exemplars = self._exemplars, ()
-        self._closing = None
-        if self._offered >= 0:
+        if self._closing is not None:
+            self._restart(*self._closing)
+            self._closing = None
+        elif self._offered >= 0:
             self._sent = self._offered
             self._offered = -1
-            self._is_new = False
             if self._whole:
                 self._due_ns = time_ns + self._period_ns
         if self._sums is not None:
@@ -273,7 +273,7 @@ class HistogramSeries:
     def ends(self) -> list[Ended]:
         """The series that a receiver may know, which now end."""
         out = []
-        if self._sent >= 0 or self._offered >= 0 or self._closing is not None:
+        if self._sent >= 0 or self._offered >= 0:
             out.append(Ended(self.name, self.attributes, self.start_ns))
         if self._sums is not None:
             out += self._sums.ends()

@@ -18,7 +18,7 @@ from agent.fold.admission import LAST, Admission
 from agent.fold.costs import Cost, Costs
 from agent.fold.kinds import given_kind, is_string_kind, kind_of_texts, kind_of_type, most_frequent
 from agent.fold.series import Ended
-from agent.fold.snapshot import Lives, series_of, stream_attributes
+from agent.fold.snapshot import Lives, is_owed, series_of, stream_attributes
 from agent.fold.store import Store
 from agent.fold.streams import N_TYPES, ColumnTotals, Stream
 from agent.sketch.views import string_view
@@ -126,8 +126,8 @@ class Register:
     def end_forgotten(self, now_ns: int) -> list[Ended]:
         """End the streams that may be, when room was wanted since the last call; their series end too.
 
-        A stream may be ended when no row of it came for 24 hours, it has no open window, and its
-        model is not declared.
+        A stream may be ended when no row of it came for 24 hours, it has no open window, what was
+        exported of it has been accepted, and its model is not declared.
         """
         if not self.admission.pressed:
             return []
@@ -137,6 +137,7 @@ class Register:
             if (
                 now_ns - stream.seen_ns >= FORGOTTEN_AFTER_NS
                 and not stream.open
+                and not is_owed(stream)
                 and key != LAST
                 and not self.admission.is_declared(key.model)
             ):

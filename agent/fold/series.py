@@ -2,7 +2,8 @@
 
 Rules
  1. A series starts at the time of the last export before it was admitted: there its value was 0. Its first
-    export sends that 0, one millisecond behind the start, and then the value.
+    export sends that 0, one millisecond behind the start, and then the value. Only the first: when its
+    answer is lost, the receiver may hold later points already, and the start time says the same.
  2. An export sends what has changed since the last export that was *accepted*, and, once in
     `resend_interval` to twice that (by a phase of its own, so that they rotate), everything.
  3. A series that ends sends one no-recorded-value point. One that comes back has a new start time.
@@ -18,6 +19,9 @@ from agent.types import Attributes, NumberPoint
 
 #: Distance of the explicit zero from the start: distinct also where times have milliseconds.
 ZERO_AFTER_NS = 1_000_000
+
+#: Ends of series that wait for an accepted export. Of more, the oldest are never told.
+MAX_ENDED = 50_000
 
 Number = int | float
 
@@ -118,6 +122,7 @@ class Series:
                 out.add(name, NumberPoint(attributes, 0, start_ns, start_ns + ZERO_AFTER_NS))
             if whole or value != old:
                 out.add(name, NumberPoint(attributes, value, start_ns, time_ns))
+        self._is_new = False
         self._offered = values
         self._whole = whole
         return live
@@ -128,7 +133,6 @@ class Series:
             return
         self._sent = self._offered
         self._offered = None
-        self._is_new = False
         if self._whole:
             self._due_ns = time_ns + self._period_ns
 
@@ -136,6 +140,10 @@ class Series:
     def is_over(self) -> bool:
         """A gauge without a value that no receiver knows of."""
         return all(value is None for value in self._sent)
+
+    def is_owed(self, values: Sequence[Number | None]) -> bool:
+        """Whether these counters have been exported, but no receiver has accepted these values."""
+        return not self._is_new and tuple(self._sent) != tuple(values)
 
     def ends(self) -> list[Ended]:
         """The series that a receiver may know, which now end."""

@@ -3,12 +3,13 @@
 stream        rows, errors, late, future; of the last sealed window: rows, start, coverage
 column        missing; once its kind is decided the counters, histogram and gauges of that kind
 model         labels
-fold          budgets, folded streams, lag of the watermark
+
+The fold's own numbers are in `account`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import numpy as np
@@ -178,7 +179,7 @@ class Writer:
             self.n_series += series.write(values, self._out)
 
     def _stream(self, stream: Stream) -> None:
-        self.series(stream.counters, (stream.rows, stream.errors, stream.late, stream.future))
+        self.series(stream.counters, _counts(stream))
         if stream.sealed:
             last = stream.sealed[-1]
             self.series(stream.gauges, (last.rows, last.start_ms / 1000.0, last.coverage))
@@ -191,7 +192,8 @@ class Writer:
         violated = total.violations()
         if head is not None and total.histogram is not None:
             points = self._histograms.setdefault(total.histogram.name, [])
-            self.n_series += total.histogram.write(head, total.exemplars, self._out, points)
+            exemplars = total.exemplars if self._out.is_export else total.recent
+            self.n_series += total.histogram.write(head, exemplars, self._out, points)
         if kind is Kind.BOOLEAN:
             true = head.count - head.zeros if head is not None else 0
             self.series(total.counters, (violated, true))
@@ -226,15 +228,19 @@ class Writer:
         counts: dict[str, int] = {}
         for text, count in top:  # texts cut to the same 56 bytes are one category here
             counts[text] = counts.get(text, 0) + count
+        if not self._out.is_export:  # without an exporter nothing would ever take an entry away
+            for text, count in counts.items():
+                self.series(self._lives.category(total, text), (count,))
+            return
         for text in counts:
             if text not in total.categories:
                 total.categories[text] = self._lives.category(total, text)
         for text, series in list(total.categories.items()):
             self.series(series, (counts.get(text),))
-            if self._out.is_export and text not in counts and series.is_over:
+            if text not in counts and series.is_over:
                 del total.categories[text]
 
-    def metrics(self, ended: list[Ended]) -> list[Metric]:
+    def metrics(self, ended: Collection[Ended]) -> list[Metric]:
         """What was written, and (in an export) the ends of series that have not come back."""
         out = self._out
         if out.is_export and ended:
@@ -315,6 +321,16 @@ def series_of(stream: Stream) -> list[Series | HistogramSeries]:
         out += [total.missing, total.counters, total.histogram, total.gauges]
         out += total.categories.values()
     return [series for series in out if series is not None]
+
+
+def _counts(stream: Stream) -> tuple[int, int, int, int]:
+    """In the order of `STREAM_COUNTERS`."""
+    return stream.rows, stream.errors, stream.late, stream.future
+
+
+def is_owed(stream: Stream) -> bool:
+    """Whether an export is still to bring rows of this stream; never without an exporter."""
+    return stream.counters is not None and stream.counters.is_owed(_counts(stream))
 
 
 def accept_stream(stream: Stream, time_ns: int) -> None:

@@ -11,7 +11,7 @@ from agent.fold.profile import Profile, violations
 from agent.fold.series import Series
 from agent.types import Attributes, Column, Exemplar, Kind, StreamKey
 
-#: Exemplars kept for one histogram until an export that holds them is accepted.
+#: Exemplars kept for one histogram: the last ones, and those that no accepted export holds yet.
 MAX_EXEMPLARS = 4
 
 N_TYPES = 5
@@ -26,13 +26,20 @@ class ColumnTotals:
     kind: Kind | None = None
     present: list[int] = field(default_factory=lambda: [0] * N_TYPES)  # values by JsonType
     cell: int = -1  # totals: a wide numeric or a string cell
+    # Until an export that holds them is accepted.
     exemplars: deque[Exemplar] = field(default_factory=lambda: deque(maxlen=MAX_EXEMPLARS))
+    recent: tuple[Exemplar, ...] = ()  # the last ones, for scrapes: whether exported or not
     attributes: Attributes = ()
     missing: Series | None = None
     counters: Series | None = None
     histogram: HistogramSeries | None = None
     gauges: Series | None = None
     categories: dict[str, Series] = field(default_factory=dict)
+
+    def keep(self, exemplar: Exemplar) -> None:
+        """For the next export, and for scrapes."""
+        self.exemplars.append(exemplar)
+        self.recent = (*self.recent, exemplar)[-MAX_EXEMPLARS:]
 
     def violations(self) -> int:
         """Values of another type than the kind's."""

@@ -202,6 +202,11 @@ def _identity(key: StreamKey) -> Json:
     return {"model": key.model, "version": key.version, "segment": dict(key.segment)}
 
 
+def _unsketched(stream: Stream) -> Json:
+    """Columns past a limit (the first 1000 are told apart) and their values, which no sketch holds."""
+    return {"columns": len(stream.unsketched), "values": stream.unsketched_values}
+
+
 def stream_state(stream: Stream, store: Store, distinct: Distinct) -> Json:
     """One entry of `streams` on the state page."""
     return {
@@ -212,7 +217,7 @@ def stream_state(stream: Stream, store: Store, distinct: Distinct) -> Json:
         "future": stream.future,
         "first_seen_ms": stream.first_event_ms if stream.first_event_ms >= 0 else None,
         "last_seen_ms": stream.last_event_ms if stream.last_event_ms >= 0 else None,
-        "unsketched": {"columns": len(stream.unsketched), "values": stream.unsketched_values},
+        "unsketched": _unsketched(stream),
         "totals": _by_role(_total_columns(stream, store, distinct, histogram=True)),
         "windows": [
             {
@@ -236,6 +241,7 @@ def stream_report(stream: Stream, store: Store, distinct: Distinct) -> Json:
         **_identity(stream.key),
         "rows": stream.rows,
         "errors": stream.errors,
+        "unsketched": _unsketched(stream),
         "features": columns["features"],
         "prediction": main_output(columns["predictions"]),
         "predictions": columns["predictions"],

@@ -172,6 +172,10 @@ def test_columns_past_the_limit_are_counted_and_not_sketched() -> None:
     assert set(stream.columns) == {LATENCY, prediction("score"), feature("f0"), feature("f1")}
     (document,) = d.fold.state(0)["streams"]
     assert document["unsketched"] == {"columns": 4, "values": 12}
+    (reported,) = d.fold.report()["streams"]
+    assert reported["unsketched"] == {"columns": 4, "values": 12}
+    own = {m.name: m.points[0].value for m in d.fold.snapshot(0).metrics if "unsketched" in m.name}
+    assert own == {"inferometer.unsketched.values": 12, "inferometer.unsketched.columns": 4}
     assert stream.rows == 3
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.config import Budget, Config, Export
+from agent.emit.prometheus import render
 from agent.emit.registry import METRICS, Instrument, check
 from agent.fold.base import Fold
 from agent.fold.histograms import read_heads
@@ -444,6 +445,22 @@ def test_exemplars_are_bounded_kept_until_accepted_and_then_dropped() -> None:
     d.read(2.0, exemplars=[exemplar(9.0, 99)])
     point = points(d.export(), "inference.feature.value")[-1]
     assert [e.time_ns for e in point.exemplars] == [99]
+
+
+def test_a_scrape_still_shows_the_last_exemplars_when_an_export_has_taken_them() -> None:
+    d = Driver()
+    for n in range(MAX_EXEMPLARS + 3):
+        d.read(1.0, exemplars=[exemplar(1.0, n)])
+        d.export()
+    for _ in range(2):
+        snapshot = d.fold.snapshot(d.now_s * S)
+        (point,) = points(snapshot, "inference.feature.value")
+        assert [e.time_ns for e in point.exemplars] == list(range(3, MAX_EXEMPLARS + 3))
+    page = render(snapshot.metrics, openmetrics=True).decode()
+    newest = (MAX_EXEMPLARS + 2).to_bytes(16, "big").hex()
+    assert f'# {{trace_id="{newest}"' in page
+    assert "trace_id" not in render(snapshot.metrics).decode()
+    assert not points(d.export(), "inference.feature.value"), "exported once"
 
 
 def test_exemplars_of_a_folded_stream_go_to_its_overflow_stream() -> None:

@@ -151,6 +151,24 @@ def test_a_sample_that_folds_is_said(tmp_path: Path) -> None:
     assert "_overflow" in plan.as_table(result)
 
 
+def test_a_sample_with_columns_past_the_limit_is_said(tmp_path: Path) -> None:
+    names = [f"f{n}" for n in range(10)]
+    events = [event(i, features=dict.fromkeys(names, 1.0)) for i in range(20)]
+    config = Config(budget=Budget(max_features_per_stream=4))
+    path = written(tmp_path / "wide.jsonl", events)
+    result = plan.predict(config, path)
+    streams = sketch_files([path], config).report()["streams"]
+    columns = sum(stream["unsketched"]["columns"] for stream in streams)
+    values = sum(stream["unsketched"]["values"] for stream in streams)
+    assert columns >= 6 and values >= 6 * 20
+    assert result.sample is not None
+    assert (result.sample.unsketched_columns, result.sample.unsketched_values) == (columns, values)
+    assert result.warnings[-1].startswith(f"{columns:,} columns of the sample, {values:,} values")
+    assert result.warnings[-1] in plan.as_table(result)
+    assert plan.as_json(result)["warnings"][-1] == result.warnings[-1]
+    assert plan.as_json(result)["sample"]["unsketched_values"] == values
+
+
 def test_a_missing_sample_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         plan.predict(Config(), tmp_path / "none.jsonl")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from agent import replay, replay_text
-from agent.config import Config, Delivery, Windows
+from agent.config import Budget, Config, Delivery, Windows
 from agent.errors import ConfigError, SourceError
 from agent.types import Column, JsonType, Role
 from tests.support.events import FEATURES, Expected, ExpectedColumn, ExpectedStream, make_events
@@ -399,3 +399,15 @@ def test_the_table_shows_non_finite_values_only_where_there_are_any(tmp_path: Pa
     head, row = (next(line for line in shown[1] if key in line) for key in ("column", " x "))
     at = head.index("non-finite") + len("non-finite")
     assert row[at - 1] == "3"
+
+
+def test_columns_past_the_limit_are_said_in_the_document_and_the_table(tmp_path: Path) -> None:
+    event = {"model": "m", "features": {f"f{n}": 1.0 for n in range(7)}}
+    path = tmp_path / "e.jsonl"
+    path.write_text(f"{json.dumps(event)}\n" * 5)
+    fold = replay.sketch_files([path], Config(budget=Budget(max_features_per_stream=3)))
+    (stream,) = fold.report()["streams"]
+    assert stream["unsketched"] == {"columns": 4, "values": 20}
+    assert any("4 more columns with 20 values" in line for line in replay_text.lines(fold.state(0)))
+    fold = replay.sketch_files([path], Config())
+    assert not any("more columns" in line for line in replay_text.lines(fold.state(0)))

@@ -16,17 +16,11 @@ Standard error 0.761 / sqrt(m) (Ertl, PVLDB 17(7), 2024): 1.68 % with the 2048 r
 from __future__ import annotations
 
 from functools import lru_cache
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 _FLOAT = NDArray[np.float64]
-
-
-def standard_error(precision: int) -> float:
-    """Relative standard error of `distinct` with 2^precision registers."""
-    return 0.761 / sqrt(1 << precision)
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ from agent.sketch.kernels import layout
 from agent.sketch.views import numeric_view, string_view
 from tests.reference.merge_hash import merge_hash, value_hash
 from tests.reference.sketching import numeric, numeric_records, strings
-from tests.reference.ultraloglog import registers
+from tests.reference.ultraloglog import likely_count, registers
 
 SEEDS = 40
 
@@ -22,7 +22,7 @@ SEEDS = 40
 def assert_within_standard_error(estimates: list[float], n: int, precision: int) -> None:
     """Five sigma on the mean and on the spread of the relative errors."""
     error = np.array(estimates) / n - 1
-    sigma = cardinality.standard_error(precision)
+    sigma = 0.761 / sqrt(1 << precision)  # Ertl, PVLDB 17(7), 2024
     assert abs(error.mean()) <= 5 * sigma / sqrt(len(error)) + 1 / (1 << precision)
     assert sqrt((error**2).mean()) <= sigma * sqrt(1 + 5 * sqrt(2 / len(error)))
 
@@ -82,6 +82,25 @@ def test_registers_of_numbers_equal_the_reference(values: list[float]) -> None:
 def test_registers_of_texts_equal_the_reference(texts: list[bytes]) -> None:
     want = registers((merge_hash(t) for t in texts), layout.STRING_PRECISION)
     assert string_view(strings(texts)).registers.tolist() == want
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([4, 8, layout.STRING_PRECISION]),
+    st.floats(0.0, 7.0),
+    st.integers(0, 2**32),
+)
+def test_the_estimate_is_the_maximum_of_the_likelihood(p: int, exponent: float, seed: int) -> None:
+    n = min(round(10**exponent), 20_000) - 1
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, n, np.uint64).tolist()
+    if exponent > 5:  # as if there had been many more: leading zeros behind the register's bits
+        hashes = [h >> (64 - p) << (64 - p) | (h & ((1 << (64 - p)) - 1)) >> 12 for h in hashes]
+    found = registers(hashes, p)
+    want = likely_count(found, p)
+    both = np.array([found, found], np.uint8)
+    for got in (cardinality.estimate(both[0]), *cardinality.estimates(both)):
+        assert got == pytest.approx(want, rel=1e-8)
 
 
 def test_full_registers_do_not_overflow() -> None:

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.sketch.kernels import layout
 from agent.sketch.views import StringView, string_view
-from tests.reference.sketching import merged, strings
+from tests.reference import space_saving
+from tests.reference.merge_hash import merge_hash
+from tests.reference.sketching import Record, merged, strings
 
 
 def _words(kind: str, n: int) -> list[bytes]:
@@ -84,6 +87,38 @@ def test_a_key_stays_listed_as_long_as_the_bound_says_on_unique_ids() -> None:
     view = string_view(strings(_words("unique", 50_000)))
     assert view.unlisted_bound <= 50_000 / 8  # each of 16 sets has 8 ways
     assert view.unlisted_bound <= 1.3 * 50_000 / 126
+
+
+def table(record: Record) -> dict[int, tuple[int, int]]:
+    """(count, overestimate) by key, named or not."""
+    keys = record[layout.KEYS : layout.COUNTS].view(np.uint64).tolist()
+    words = record[layout.COUNTS : layout.OVERS].view(np.uint64).tolist()
+    overs = record[layout.OVERS : layout.HASHED].view(np.uint64).tolist()
+    return {k: (word >> 1, o) for k, word, o in zip(keys, words, overs, strict=True) if word}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([5, 100, 200, 1000, 10_000]),
+    st.tuples(st.integers(0, 3000), st.integers(0, 3000)),
+    st.floats(0.5, 4.0),
+    st.integers(0, 2**32),
+)
+def test_the_table_equals_the_reference_before_and_after_a_merge(
+    n_words: int, sizes: tuple[int, int], skew: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [
+        [b"key %d" % k for k in (n_words * rng.random(n) ** skew).astype(int).tolist()]
+        for n in sizes
+    ]
+    wanted = [space_saving.table_of(merge_hash(word) for word in words) for words in parts]
+    records = [strings(words, block=500) for words in parts]
+    for record, want in zip(records, wanted, strict=True):
+        assert table(record) == want.entries()
+        bound = max(want.least(number) for number in range(space_saving.SETS))
+        assert string_view(record).unlisted_bound == bound
+    assert table(merged(records)) == space_saving.merged(*wanted)
 
 
 @settings(max_examples=80, deadline=None)

@@ -105,12 +105,6 @@ def f64_of(typingctx, bits):
 
 
 @intrinsic
-def bits_of(typingctx, value):
-    """The bits of a float64."""
-    return u64(f64), lambda context, builder, signature, args: builder.bitcast(args[0], _I64)
-
-
-@intrinsic
 def prefetch(typingctx, address):
     """Ask for the cache line at `address`, to be written. Never faults."""
 

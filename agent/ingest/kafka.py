@@ -247,6 +247,11 @@ class KafkaSource:
             self._poll_scope = None
         if epoch is None or epoch is not self._member.epoch or not epoch.admits:
             return
+        if not epoch.assigned <= consumer.assignment():
+            # It went while this waited, and nothing can be sought now. What was fetched is left: no
+            # offset beyond it is told under this epoch, and the next begins at the committed ones.
+            await asyncio.sleep(0)
+            return
         for tp, items in fetched.items():
             owned = epoch.owned.get(Partition(tp.topic, tp.partition))
             if owned is not None:

@@ -13,6 +13,7 @@ heartbeats begin at once; the source's task then calls `position`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -191,12 +192,22 @@ class Membership:
         await self.close(epoch)
         unchanged = consumer is self.consumer and self._fence() == epoch.fence
         rebalancing = consumer._subscription.reassignment_in_progress
-        if self.epoch is None and unchanged and not rebalancing:
+        held = epoch.assigned <= consumer.assignment()
+        if self.epoch is None and unchanged and held and not rebalancing:
             self._begin(epoch.assigned)
 
     async def position(self, epoch: Epoch) -> None:
-        """Find where to read, commit the starts that are new, tell the pipeline, resume."""
+        """Find where to read, commit the starts that are new, tell the pipeline, resume.
+
+        Leaves the epoch as it is when its assignment has gone: a topic that appears or vanishes under
+        `kafka.topic_pattern` takes it away before the revoked callback is called.
+        """
         consumer = self.consumer
+        if not epoch.assigned <= consumer.assignment():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.poll_s):
+                    await epoch.ended.wait()
+            return
         finder = StartFinder(
             self._kafka,
             consumer,
@@ -229,6 +240,8 @@ class Membership:
             return
         if epoch.closing or self._stopping.is_set():
             return
+        if not epoch.assigned <= consumer.assignment():
+            return  # nothing waits from here on, so it stays as it is until all are sought
         assignment = consumer._subscription.subscription.assignment
         now = time.monotonic()
         for tp in epoch.assigned:

@@ -43,7 +43,10 @@ class RangeMaker:
         self._corrupt_seen: dict[tuple[Partition, int], int] = {}
 
     def hand_on(self, consumer: Any, epoch: Epoch, owned: Owned, items: list[Any]) -> None:
-        """Records of one partition, in offset order, with damaged ranges in their places."""
+        """Records of one partition, in offset order, with damaged ranges in their places.
+
+        The consumer must still be assigned the partition: it may be told to seek.
+        """
         corrupt = [i for i, item in enumerate(items) if type(item) is CorruptRange]
         n_corrupt = 0
         for index in corrupt:

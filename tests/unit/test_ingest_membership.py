@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,11 +14,14 @@ from aiokafka.structs import TopicPartition
 from agent.config import Kafka
 from agent.ingest import membership, starts
 from agent.ingest.announcer import Announcer
-from agent.ingest.fence import Committed
+from agent.ingest.assignment import Epoch, Owned
+from agent.ingest.batches import CorruptRange
+from agent.ingest.fence import Committed, Fence
+from agent.ingest.kafka import KafkaSource
 from agent.ingest.membership import Membership
 from agent.telemetry import Telemetry
-from agent.types import Partition
-from tests.support.kafka_source import QUICK
+from agent.types import Fetch, Partition
+from tests.support.kafka_source import QUICK, kafka_config
 
 TP = TopicPartition("t", 0)
 P0 = Partition("t", 0)
@@ -39,6 +43,14 @@ class Consumer:
 
     def assign(self, *tps: TopicPartition) -> None:
         self._subscription.assign_from_subscribed(list(tps))
+
+    def meet_topics(self, *topics: str) -> None:
+        """What aiokafka does at once when its metadata has other topics; the listener hears later."""
+        self._subscription.subscribe_from_pattern(set(topics))
+
+    async def getmany(self, *tps: TopicPartition, **_: Any) -> dict[TopicPartition, list[Any]]:
+        self.meet_topics("t", "t2")
+        return {TP: [CorruptRange(5, 9, "damaged")]}
 
     def subscription(self) -> Collection[str]:
         return frozenset(self._subscription.topics)
@@ -64,6 +76,7 @@ class Group:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.committed = {P0: Committed(500, "")}
         self.n_fetches = 0
+        self.on_fetch: Callable[[], None] | None = None
         self.consumer = Consumer()
         self.assigned: list[dict[Partition, int]] = []
         monkeypatch.setattr(starts, "CoordinatorLink", lambda coordinator: None)
@@ -102,6 +115,8 @@ class Group:
         self, link: Any, group: str, partitions: Collection[Partition] | None, **_: Any
     ) -> dict[Partition, Committed]:
         self.n_fetches += 1
+        if self.on_fetch is not None:
+            self.on_fetch()
         return dict(self.committed)
 
     async def _commit(
@@ -165,3 +180,68 @@ async def test_answer_about_an_offset_that_is_no_longer_asked_for_ends_no_epoch(
     await group.member.start_anew({TP: 499})
     assert group.member.epoch is not None
     assert group.member.number == 1
+
+
+@pytest.mark.parametrize("topics", [("t", "t2"), ()])
+async def test_topics_that_change_while_starts_are_looked_up_leave_the_epoch_to_the_rebalance(
+    group: Group, topics: tuple[str, ...]
+) -> None:
+    group.on_fetch = lambda: group.consumer.meet_topics(*topics)
+    await group.begin(TP)
+    epoch = group.member.epoch
+    assert epoch is not None
+    assert not epoch.positioned
+    assert group.assigned == []
+
+    # Until the rebalance comes, the source comes back here: it must neither spin nor ask.
+    assert group.n_fetches == 1
+    began_at = time.monotonic()
+    await group.position()
+    assert time.monotonic() - began_at >= QUICK.poll_s * 0.9
+    assert group.n_fetches == 1
+    closing = asyncio.ensure_future(group.member.close(epoch))
+    await asyncio.wait_for(group.member.position(epoch), 1.0)
+    await closing
+
+    group.on_fetch = None
+    group.consumer.meet_topics("t", "t2", "t3")
+    await group.begin(TP)
+    assert group.assigned == [{P0: 500}]
+
+
+async def test_assignment_that_goes_during_the_hand_over_is_not_begun_again(group: Group) -> None:
+    await group.begin(TP)
+
+    async def revoked(epoch: int, budget_s: float) -> None:
+        group.consumer.meet_topics("t", "t2")
+
+    group.member._on_revoked = revoked
+    await group.member.start_anew({TP: 500})
+    assert group.member.epoch is None
+
+
+async def test_records_that_arrive_as_the_assignment_goes_are_left_to_the_next_epoch() -> None:
+    """A damaged batch would be sought again, which cannot be done any more."""
+    fetches: list[Fetch] = []
+
+    async def revoked(epoch: int, budget_s: float) -> None:
+        pass
+
+    source = KafkaSource(
+        kafka_config("h:1", ["t"]),
+        on_assigned=lambda epoch, offsets: None,
+        on_fetch=fetches.append,
+        on_revoked=revoked,
+        telemetry=Telemetry(),
+        pace=QUICK,
+    )
+    consumer = Consumer()
+    consumer.assign(TP)
+    consumer.seek(TP, 9)
+    state = consumer._subscription.subscription.assignment.state_value(TP)
+    owned = Owned(P0, TP, state, 5, 5, "", is_label_topic=False, progressed_at=0.0)
+    epoch = Epoch(1, Fence("g", 1, "m"), frozenset({TP}), {P0: owned}, positioned=True)
+    source._member.consumer, source._member.epoch = consumer, epoch
+    await source._poll()
+    assert fetches == []
+    assert owned.next_offset == 5

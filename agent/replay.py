@@ -13,16 +13,15 @@ import dataclasses
 import secrets
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from agent.config import Config
 from agent.decode.events import Decoded, JsonDecoder
@@ -30,14 +29,13 @@ from agent.decode.lanes import StreamTable
 from agent.errors import ConfigError
 from agent.fold.base import Fold
 from agent.ingest.files import EventFile, open_file
+from agent.kernel_thread import MAX_KNOWN_LANES, MAX_KNOWN_STREAMS, Part
 from agent.sketch.delta import Delta, concat
 from agent.state.chunk import merge_digest
-from agent.types import Exemplar, Fetch, Group, PartitionRange, RequestSpan, TableFetch, Tally
+from agent.types import Fetch, PartitionRange, TableFetch, Tally
 
 #: Rows of one delta; `delivery.cut_max_bytes` and `cut_max_windows` may cut sooner.
 CUT_ROWS: Final = 1 << 16
-#: The stream table is a cache; past this many streams it starts afresh at the next cut.
-MAX_KNOWN_STREAMS: Final = 4096
 _PROGRESS_EVERY_S: Final = 0.1
 
 
@@ -111,19 +109,6 @@ def sketch_files(
             source.close()
 
 
-@dataclass(slots=True)
-class _Part:
-    """What one delta held (`sketch.delta.PartLike`)."""
-
-    groups: list[Group]
-    numeric: NDArray[np.uint8]
-    strings: NDArray[np.uint8]
-    ranges: list[PartitionRange]
-    tally: Tally
-    spans: list[RequestSpan] = field(default_factory=list)
-    exemplars: list[Exemplar] = field(default_factory=list)
-
-
 class _Sketching:
     """One thread's road from batches to the fold."""
 
@@ -179,13 +164,20 @@ class _Sketching:
             delta.rows >= CUT_ROWS
             or delta.size_bytes >= limits.cut_max_bytes
             or delta.n_windows >= limits.cut_max_windows
-            or len(self._table.keys) > MAX_KNOWN_STREAMS
+            or self._is_table_full()
         )
+
+    def _is_table_full(self) -> bool:
+        """The stream table is a cache: past these bounds it starts afresh at the next cut."""
+        table = self._table
+        return len(table.keys) > MAX_KNOWN_STREAMS or table.size > MAX_KNOWN_LANES
 
     def _cut(self, at: PartitionRange) -> None:
         """Freeze the delta and fold it; `at` moves to where the next one starts."""
         groups, numeric, strings = self._delta.freeze()
-        part = _Part(groups, numeric, strings, [dataclasses.replace(at)], self._tally)
+        part = Part(
+            groups, numeric, strings, [dataclasses.replace(at)], self._tally, [], [], Counter()
+        )
         self._tally = Tally()
         self._n_chunks += 1
         chunk = concat(
@@ -195,7 +187,7 @@ class _Sketching:
         at.from_offset = at.to_offset
         at.prev = f"{self._run_id}-{self._n_chunks}"
         self._decoder.sealed_until = self._fold.sealed_until
-        if len(self._table.keys) > MAX_KNOWN_STREAMS:
+        if self._is_table_full():
             self._table.clear()
 
     def finish(self) -> Fold:

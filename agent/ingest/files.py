@@ -13,6 +13,7 @@ import csv
 import gzip
 import io
 import os
+import shlex
 import sys
 import tempfile
 import zlib
@@ -98,9 +99,9 @@ class _Stream(EventFile):
             self.close()
             raise ConfigError(f"{self.path}: {error.strerror or error}") from None
         if head.startswith(_GZIP):
-            stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-            self._opened.append(stream)
-            return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream), _CHUNK_BYTES))
+            stream = gzip.GzipFile(fileobj=raw)
+            self._opened.append(cast(BinaryIO, stream))
+            return cast(BinaryIO, io.BufferedReader(_Unpacked(stream), _CHUNK_BYTES))
         return self._unpack_zstd(raw) if head == _ZSTD else raw
 
     def _unpack_zstd(self, raw: BinaryIO) -> BinaryIO:
@@ -141,7 +142,29 @@ class _Stream(EventFile):
         self._opened.clear()
 
     def _broken(self, error: Exception, n: int, unit: str) -> SourceError:
-        return SourceError(f"{self.path}: cannot be read beyond {n} {unit}: {error}")
+        """What was read before does not come out: a document of a part looks like one of the whole."""
+        advice = "; it can be read with an intact copy"
+        if isinstance(error, _CORRUPT) and self.path != STDIN:
+            advice += f", and its intact part with: gzip -dc {shlex.quote(str(self.path))} | inferometer replay -"
+        return SourceError(f"{self.path}: cannot be read beyond {n} {unit}: {error}{advice}")
+
+
+class _Unpacked(io.RawIOBase):
+    """The text of a gzip file. Damage is raised after all that stands before it was handed on.
+
+    A larger read of GzipFile itself forgets, when it fails, what it had gathered.
+    """
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class JsonFile(_Stream):
@@ -238,10 +261,10 @@ class CsvFile(_Stream):
         csv.field_size_limit(self._max_cell_bytes)
         reader = csv.reader(text, delimiter=self._delimiter)
         offset = 0
+        rows: list[list[str]] = []
         try:
             columns = tuple(next(reader, []))
             _check_columns(self.path, columns)
-            rows: list[list[str]] = []
             size_bytes = 0
             for row in reader:
                 if not row:  # a blank line
@@ -255,7 +278,7 @@ class CsvFile(_Stream):
         except csv.Error as error:
             raise SourceError(f"{self.path}, line {reader.line_num}: {error}") from None
         except (*_CORRUPT, OSError) as error:
-            raise self._broken(error, offset, "rows") from None
+            raise self._broken(error, offset + len(rows), "rows") from None
         finally:
             text.detach()  # closing belongs to `close`
         if rows:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import builtins
 import gzip
 import io
+import shlex
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -175,6 +177,26 @@ def test_a_packed_file_that_was_cut_short_is_an_error_that_says_where(
         SourceError, match=r"a\.jsonl: .*(cannot be read beyond|cannot be unpacked)"
     ):
         lines(path)
+
+
+@pytest.mark.parametrize(("name", "unit"), [("a.jsonl.gz", "lines"), ("a.csv.gz", "rows")])
+def test_a_gzip_file_that_was_cut_short_says_how_much_of_it_is_whole(
+    tmp_path: Path, name: str, unit: str
+) -> None:
+    text = b"x,y\n" if unit == "rows" else b""
+    text += b"".join(b"%d,1\n" % (i * 7919 % 10007) for i in range(20_000))
+    packed = gzip.compress(text)[:-5000]
+    whole = zlib.decompressobj(wbits=31).decompress(packed).count(b"\n") - (unit == "rows")
+    path = tmp_path / name
+    path.write_bytes(packed)
+    with pytest.raises(SourceError) as caught:
+        batches(path)
+    assert str(caught.value) == (
+        f"{path}: cannot be read beyond {whole} {unit}: "
+        "Compressed file ended before the end-of-stream marker was reached; "
+        "it can be read with an intact copy, "
+        f"and its intact part with: gzip -dc {shlex.quote(str(path))} | inferometer replay -"
+    )
 
 
 def test_position_rises_to_size(tmp_path: Path) -> None:

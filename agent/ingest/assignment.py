@@ -37,11 +37,19 @@ class Owned:
     progressed_at: float  # monotonic; when it last moved, or was resumed
     high_watermark: int = -1
     told_watermark: bool = False  # the pipeline knows a high watermark of this epoch
+    told_at: float = 0.0  # monotonic; when a range was last handed on
+    told_answer_ms: int | None = None  # `answered_ms` at that time, or when the epoch began
     paused: str = ""  # why, "" when it is read
 
     def position(self) -> int:
         """Where the consumer will read next; beyond `next_offset` only past what holds no records."""
         return int(self.state.position) if self.state.has_valid_position else self.next_offset
+
+    @property
+    def answered_ms(self) -> int | None:
+        """Wall clock when a broker last answered a fetch of this partition without an error."""
+        answered_ms: int | None = self.state.timestamp
+        return answered_ms
 
     def lag(self) -> int:
         """Records between `next_offset` and the end of the log; -1 while the end is not known."""

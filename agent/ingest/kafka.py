@@ -91,6 +91,7 @@ class KafkaSource:
             self._budget,
             telemetry,
             corrupt_attempts=pace.corrupt_attempts,
+            heartbeat_s=pace.heartbeat_s,
         )
         self._ahead: set[Partition] = set()
         self._ready: tuple[TopicPartition, ...] = (_NOWHERE,)

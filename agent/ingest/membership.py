@@ -249,15 +249,17 @@ class Membership:
             start = starts[partition]
             is_committed = start.why is Why.COMMITTED or partition in genesis
             consumer.seek(tp, start.offset)
+            state = assignment.state_value(tp)
             epoch.owned[partition] = Owned(
                 partition=partition,
                 tp=tp,
-                state=assignment.state_value(tp),
+                state=state,
                 next_offset=start.offset,
                 committed=start.offset if is_committed else NOTHING_COMMITTED,
                 genesis=start.genesis,
                 is_label_topic=tp.topic in self._kafka.label_topics,
                 progressed_at=now,
+                told_answer_ms=state.timestamp,
                 paused="assigned",
             )
             self._out_of_range.pop(partition, None)

@@ -4,6 +4,9 @@ Invariants
 1. The ranges of one partition in one epoch abut, from its start on; a record lies in one of them.
 2. A damaged batch is read again before it is given up, with everything behind it.
 3. Offsets that hold no record (transaction markers, compacted ones) extend a range, or are one.
+4. A range without offsets says that a broker has answered since the last range, and that nothing is
+   behind `high_watermark`: the first once an epoch, then every `heartbeat_s`. A partition whose broker
+   is silent gets none, so that its reader can tell a log that is idle from one that is out of reach.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent.config import Kafka
-from agent.ingest.assignment import ByteBudget, Epoch, Owned, size_of
+from agent.ingest.assignment import RECORD_OVERHEAD_BYTES, ByteBudget, Epoch, Owned, size_of
 from agent.ingest.batches import CorruptRange
 from agent.telemetry import Telemetry
 from agent.types import Drop, Fetch, Partition, Record
@@ -33,6 +36,7 @@ class RangeMaker:
         telemetry: Telemetry,
         *,
         corrupt_attempts: int,
+        heartbeat_s: float,
     ) -> None:
         self._group = kafka.group_id
         self._committed_only = kafka.isolation_level == "read_committed"
@@ -40,6 +44,7 @@ class RangeMaker:
         self._budget = budget
         self._telemetry = telemetry
         self._corrupt_attempts = corrupt_attempts
+        self._heartbeat_s = heartbeat_s
         self._corrupt_seen: dict[tuple[Partition, int], int] = {}
 
     def hand_on(self, consumer: Any, epoch: Epoch, owned: Owned, items: list[Any]) -> None:
@@ -69,11 +74,21 @@ class RangeMaker:
         self._put(epoch, owned, records, to_offset, n_corrupt)
 
     def hand_on_progress(self, epoch: Epoch, owned: Owned) -> None:
-        """A range without records, when the position moved past such offsets; and, once an epoch, the
-        end of a log that has nothing new: only so can its reader know that it has caught up."""
+        """A range without records, when the position moved past such offsets; and the end of a log that
+        has nothing new: only so can its reader know that it has caught up, and still is."""
         position = owned.position()
-        if position > owned.next_offset or (not owned.told_watermark and self.end_of(owned) >= 0):
+        if position > owned.next_offset or self._is_heartbeat_due(owned, position):
             self._put(epoch, owned, [], max(position, owned.next_offset), 0)
+
+    def _is_heartbeat_due(self, owned: Owned, position: int) -> bool:
+        if owned.answered_ms in (None, owned.told_answer_ms):
+            return False
+        end = self.end_of(owned)
+        if not owned.told_watermark:
+            return end >= 0
+        if owned.paused or not 0 <= end <= position:
+            return False
+        return time.monotonic() - owned.told_at >= self._heartbeat_s
 
     def end_of(self, owned: Owned) -> int:
         """End of what may be read: the high watermark, or the last stable offset; -1 unknown."""
@@ -113,6 +128,7 @@ class RangeMaker:
         self, epoch: Epoch, owned: Owned, records: list[Record], to_offset: int, n_corrupt: int
     ) -> None:
         values_bytes, size_bytes = size_of(records)
+        size_bytes = size_bytes or RECORD_OVERHEAD_BYTES  # heartbeats that wait are bounded as well
         owned.high_watermark = self.end_of(owned)
         owned.told_watermark = owned.high_watermark >= 0
         fetch = Fetch(
@@ -127,7 +143,8 @@ class RangeMaker:
             n_corrupt=n_corrupt,
         )
         owned.next_offset = to_offset
-        owned.progressed_at = time.monotonic()
+        owned.progressed_at = owned.told_at = time.monotonic()
+        owned.told_answer_ms = owned.answered_ms
         self._budget.reserve(size_bytes)
         if records:
             topic, partition = owned.partition

@@ -76,5 +76,5 @@ async def why_restart(
 
 def _silent_s(owned: Owned) -> float:
     """Seconds since a broker last answered a fetch for this partition; 0 before the first."""
-    answered_ms = owned.state.timestamp
+    answered_ms = owned.answered_ms
     return 0.0 if answered_ms is None else max(0.0, time.time() - answered_ms / 1000)

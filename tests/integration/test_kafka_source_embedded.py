@@ -13,17 +13,17 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from agent.config import Config
-from agent.demo.broker import (
-    API_FIND_COORDINATOR,
-    API_OFFSET_COMMIT,
-    API_OFFSET_FETCH,
-    EmbeddedBroker,
-)
 from agent.errors import SourceError
 from agent.ingest import batches
 from agent.types import Drop, Partition
-from tests.support.kafka_embedded import leaders_sync_late
-from tests.support.kafka_source import Ledger, Member, kafka_config, produce
+from tests.support.kafka_embedded import (
+    API_FIND_COORDINATOR,
+    API_OFFSET_COMMIT,
+    API_OFFSET_FETCH,
+    FaultyBroker,
+    leaders_sync_late,
+)
+from tests.support.kafka_source import QUICK, Ledger, Member, kafka_config, produce
 from tests.support.wait import eventually
 
 TOPIC = "events"
@@ -35,13 +35,13 @@ def numbers(count: int, begin: int = 0) -> list[bytes]:
     return [b"%d" % i for i in range(begin, begin + count)]
 
 
-def config_of(broker: EmbeddedBroker, **options: Any) -> Config:
+def config_of(broker: FaultyBroker, **options: Any) -> Config:
     """Short sessions: the mock keeps a member that comes back under a new id until its session ends."""
     sessions = {"session_timeout_s": 2.0, "rebalance_timeout_s": 3.0}
     return kafka_config(broker.bootstrap, [TOPIC], **(sessions | options))
 
 
-async def test_every_record_arrives_once_and_in_order(embedded_kafka: EmbeddedBroker) -> None:
+async def test_every_record_arrives_once_and_in_order(embedded_kafka: FaultyBroker) -> None:
     embedded_kafka.create_topic(TOPIC, 2)
     sent = numbers(1000)
     await produce(embedded_kafka.bootstrap, TOPIC, sent, partitions=2)
@@ -56,22 +56,44 @@ async def test_every_record_arrives_once_and_in_order(embedded_kafka: EmbeddedBr
     assert member.revoked == []
 
 
-async def test_end_of_a_log_without_news_is_told_once(embedded_kafka: EmbeddedBroker) -> None:
+async def test_end_of_a_log_without_news_is_told(embedded_kafka: FaultyBroker) -> None:
     """Only so can the reader know that the partition is caught up, and not hold the watermark."""
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(5))
     config = config_of(embedded_kafka, auto_offset_reset="latest")
     async with Member(config).running() as member:
         await eventually(lambda: member.fetches)
-        (fetch,) = member.fetches
+        fetch = member.fetches[0]
         assert (fetch.from_offset, fetch.to_offset, fetch.high_watermark) == (5, 5, 5)
         assert fetch.records == []
-        assert fetch.size_bytes == 0
+
+
+async def test_idle_partition_is_told_again_and_again_only_while_its_broker_answers(
+    embedded_kafka: FaultyBroker,
+) -> None:
+    """So the reader can tell an idle log, whose windows may seal, from one that is out of reach."""
+    embedded_kafka.create_topic(TOPIC, 1)
+    await produce(embedded_kafka.bootstrap, TOPIC, numbers(5))
+    config = config_of(embedded_kafka, session_timeout_s=20.0)
+    async with Member(config).running() as member:
+        await eventually(lambda: len(member.fetches) >= 4)
+        for fetch in member.fetches[-2:]:
+            assert (fetch.from_offset, fetch.to_offset, fetch.high_watermark) == (5, 5, 5)
+            assert fetch.records == []
+            assert fetch.size_bytes > 0, "those that wait for a reader are bounded"
+        embedded_kafka.broker_down(1)
+        await asyncio.sleep(QUICK.heartbeat_s * 2)  # one answer may still have been on its way
+        told = len(member.fetches)
+        await asyncio.sleep(QUICK.heartbeat_s * 5)  # the state under test: a silent broker
+        assert len(member.fetches) == told
+        embedded_kafka.broker_up(1)
+        await eventually(lambda: len(member.fetches) > told, timeout_s=40)
+        assert member.fetches[-1].high_watermark == 5
 
 
 @pytest.mark.parametrize("policy", ["earliest", "latest"])
 async def test_top_level_error_of_offset_fetch_never_reads_as_nothing_committed(
-    embedded_kafka: EmbeddedBroker, policy: str
+    embedded_kafka: FaultyBroker, policy: str
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(50))
@@ -89,7 +111,7 @@ async def test_top_level_error_of_offset_fetch_never_reads_as_nothing_committed(
         await eventually(lambda: second.values == numbers(10, 50))
 
 
-async def test_commit_is_sent_again_until_it_is_accepted(embedded_kafka: EmbeddedBroker) -> None:
+async def test_commit_is_sent_again_until_it_is_accepted(embedded_kafka: FaultyBroker) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(50))
     config = config_of(embedded_kafka)
@@ -107,7 +129,7 @@ async def test_commit_is_sent_again_until_it_is_accepted(embedded_kafka: Embedde
 
 @pytest.mark.parametrize("code", [22, 25])
 async def test_member_whose_commit_is_refused_forgets_and_joins_anew(
-    embedded_kafka: EmbeddedBroker, code: int
+    embedded_kafka: FaultyBroker, code: int
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(50))
@@ -128,7 +150,7 @@ async def test_member_whose_commit_is_refused_forgets_and_joins_anew(
 
 
 async def test_damaged_batch_is_counted_and_reading_goes_on(
-    embedded_kafka: EmbeddedBroker, caplog: pytest.LogCaptureFixture
+    embedded_kafka: FaultyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 2)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(20), partitions=2)
@@ -155,7 +177,7 @@ async def test_damaged_batch_is_counted_and_reading_goes_on(
 
 
 async def test_batch_that_was_damaged_on_the_wire_is_read_again(
-    embedded_kafka: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+    embedded_kafka: FaultyBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(30))
@@ -187,7 +209,7 @@ def damaged(n: int) -> bytes:
     return bytes(data)
 
 
-async def send_raw(broker: EmbeddedBroker, partition: int, batch: bytes) -> None:
+async def send_raw(broker: FaultyBroker, partition: int, batch: bytes) -> None:
     """Store bytes as they are: the embedded broker does not look into a batch."""
     client = AIOKafkaClient(bootstrap_servers=broker.bootstrap)
     await client.bootstrap()
@@ -205,7 +227,7 @@ async def send_raw(broker: EmbeddedBroker, partition: int, batch: bytes) -> None
 
 
 async def test_every_offset_counts_exactly_once_while_a_member_comes_and_goes(
-    embedded_kafka: EmbeddedBroker,
+    embedded_kafka: FaultyBroker,
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 4)
     config = config_of(embedded_kafka)
@@ -230,7 +252,7 @@ async def test_every_offset_counts_exactly_once_while_a_member_comes_and_goes(
 
 
 async def test_records_deleted_before_they_were_read_are_counted(
-    embedded_kafka: EmbeddedBroker,
+    embedded_kafka: FaultyBroker,
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     config = config_of(embedded_kafka)
@@ -248,7 +270,7 @@ async def test_records_deleted_before_they_were_read_are_counted(
 
 
 async def test_reading_goes_on_where_it_was_after_the_broker_was_away(
-    embedded_kafka: EmbeddedBroker,
+    embedded_kafka: FaultyBroker,
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(20))
@@ -264,7 +286,7 @@ async def test_reading_goes_on_where_it_was_after_the_broker_was_away(
 
 
 async def test_unauthorised_group_ends_the_source_with_a_clear_error(
-    embedded_kafka: EmbeddedBroker,
+    embedded_kafka: FaultyBroker,
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     embedded_kafka.fail_next(API_FIND_COORDINATOR, [30] * 50)
@@ -278,7 +300,7 @@ async def test_unauthorised_group_ends_the_source_with_a_clear_error(
 
 
 async def test_failure_in_the_revoked_callback_ends_the_source(
-    embedded_kafka: EmbeddedBroker,
+    embedded_kafka: FaultyBroker,
 ) -> None:
     """aiokafka would log it and go on."""
     embedded_kafka.create_topic(TOPIC, 1)

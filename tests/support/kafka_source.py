@@ -23,6 +23,7 @@ from agent.types import Fetch, Partition, Record
 #: Short, so that tests are; the defaults are for production.
 QUICK = Pace(
     poll_s=0.05,
+    heartbeat_s=0.3,
     house_s=0.1,
     metadata_max_age_s=0.5,
     announce_s=0.2,

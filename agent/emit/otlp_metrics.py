@@ -186,18 +186,6 @@ class MetricEncoder:
         return pairs + _number(point)
 
 
-def encode_metrics(
-    metrics: Iterable[Metric],
-    resource: bytes,
-    scope: bytes,
-    *,
-    max_bytes: int,
-    is_delta: bool = False,
-) -> Encoded:
-    """Encode once, without remembering anything."""
-    return MetricEncoder(resource, scope, max_bytes=max_bytes).encode(metrics, is_delta=is_delta)
-
-
 def _types(pairs: Attributes) -> list[type]:
     """Types of the values: 1, 1.0 and True are equal, but not the same attribute."""
     return [type(value) for _, value in pairs]

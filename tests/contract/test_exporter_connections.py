@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from agent.config import Export, Otlp, Secret, Service, Tls
 from agent.emit.environment import resolve
-from agent.emit.otlp_metrics import encode_metrics
+from agent.emit.otlp_metrics import MetricEncoder
 from agent.emit.resource import make_resource
 from agent.emit.transport import Accepted, OtlpClient, OtlpTransport, UncertainExportError
 from agent.emit.transport_grpc import retry_delay_s
@@ -30,12 +30,8 @@ from tests.support.otlp_receiver import OtlpReceiver, Received
 
 RESOURCE = make_resource(Service(), {})
 BODY = (
-    encode_metrics(
-        [Metric("inference.rows", [NumberPoint((("inference.model.name", "m"),), 1, 1, 2)])],
-        RESOURCE.encoded,
-        RESOURCE.scope,
-        max_bytes=10_000,
-    )
+    MetricEncoder(RESOURCE.encoded, RESOURCE.scope, max_bytes=10_000)
+    .encode([Metric("inference.rows", [NumberPoint((("inference.model.name", "m"),), 1, 1, 2)])])
     .bodies[0]
     .data
 )

@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from agent.config import Config, Export
-from agent.emit.otlp_metrics import NO_RECORDED_VALUE, encode_metrics
+from agent.emit.otlp_metrics import NO_RECORDED_VALUE, MetricEncoder
 from agent.emit.registry import check
 from agent.fold.base import Fold
 from agent.state.chunk import merge_digest
@@ -66,7 +66,7 @@ def heard(snapshot: Snapshot) -> Points:
     points = Points()
     for metric in snapshot.metrics:
         check(metric)
-    for body in encode_metrics(snapshot.metrics, b"", b"", max_bytes=1 << 22).bodies:
+    for body in MetricEncoder(b"", b"", max_bytes=1 << 22).encode(snapshot.metrics).bodies:
         message = ExportMetricsServiceRequest.FromString(body.data)
         points += [p for p in read_points(message) if not p.data.flags & NO_RECORDED_VALUE]
     return Points(p for p in points if p.name.startswith("inference."))

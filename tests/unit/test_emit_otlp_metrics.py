@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
 from agent.config import Service
-from agent.emit.otlp_metrics import Encoded, MetricEncoder, encode_metrics
+from agent.emit.otlp_metrics import Encoded, MetricEncoder
 from agent.emit.registry import METRICS, RegistryError
 from agent.emit.resource import make_resource
 from agent.types import (
@@ -34,9 +34,8 @@ EMPTY = np.zeros(0, np.uint64)
 
 
 def encode(*metrics: Metric, max_bytes: int = 3_500_000, is_delta: bool = False) -> Encoded:
-    return encode_metrics(
-        metrics, RESOURCE.encoded, RESOURCE.scope, max_bytes=max_bytes, is_delta=is_delta
-    )
+    encoder = MetricEncoder(RESOURCE.encoded, RESOURCE.scope, max_bytes=max_bytes)
+    return encoder.encode(metrics, is_delta=is_delta)
 
 
 def decoded(encoded: Encoded) -> Points:

@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 #: Stream tables past this many keys or lanes start afresh at a cut: they are caches, not state.
 MAX_KNOWN_STREAMS = 4096
 MAX_KNOWN_LANES = 50_000
+#: A partition is caught up only while its source says so: it does, about once a second, as long as the
+#: broker answers. A silent broker must not look like a topic without events.
+WORD_HOLDS_NS = 5_000_000_000
 
 
 @dataclass(slots=True)
@@ -101,6 +104,11 @@ class _Progress:
     max_event_time_ms: int = -1
     high_watermark: int = -1
     last_row_ns: int = 0
+    heard_ns: int = 0  # monotonic clock, of the last fetch
+
+    def is_caught_up(self) -> bool:
+        heard = time.monotonic_ns() - self.heard_ns < WORD_HOLDS_NS
+        return heard and 0 <= self.high_watermark <= self.to_offset
 
 
 @dataclass(slots=True)
@@ -264,6 +272,7 @@ class KernelThread:
         decoded = next(slices, None)
         if decoded is None:
             progress.to_offset = fetch.to_offset
+            progress.heard_ns = time.monotonic_ns()
             progress.high_watermark = fetch.high_watermark
             if fetch.n_corrupt:
                 own.tally.records += fetch.n_corrupt
@@ -311,7 +320,7 @@ class KernelThread:
                     prev=at.prev,
                     max_event_time_ms=at.max_event_time_ms,
                     high_watermark=at.high_watermark,
-                    caught_up=at.high_watermark >= 0 and at.to_offset >= at.high_watermark,
+                    caught_up=at.is_caught_up(),
                     last_row_ns=at.last_row_ns,
                 )
             )

@@ -5,7 +5,9 @@ Invariants
    accepted. A refused or abandoned export changes nothing: its rows are in the next delta.
 2. A delta's start is the time of the last accepted point, or the series' own start before the first.
    So the accepted points of a series neither overlap nor leave a gap.
-3. Buckets are compared at one scale: the reference is downscaled first. Scales never rise.
+3. An export holds points of one start time a series: a new period is begun by the fold once the last
+   point of the one before was accepted. So one reference a series is enough.
+4. Buckets are compared at one scale: the reference is downscaled first. Scales never rise.
 
 At least once: when a receiver took a request and its answer was lost, the same rows are sent again.
 Sums that may fall, and gauges, pass through unchanged.

@@ -150,8 +150,13 @@ class Lives:
                 )
 
     def category(self, total: ColumnTotals, value: str) -> Series:
-        name = f"{_FAMILY[total.column.role]}.category"
-        return self.gauges((name,), _with(total.attributes, "inference.category.value", value))
+        return category_gauge(total, value, self._phases.next())
+
+
+def category_gauge(total: ColumnTotals, value: str, period_ns: int = 0) -> Series:
+    name = f"{_FAMILY[total.column.role]}.category"
+    attributes = _with(total.attributes, "inference.category.value", value)
+    return Series((name,), attributes, 0, period_ns)
 
 
 class Writer:
@@ -230,7 +235,7 @@ class Writer:
             counts[text] = counts.get(text, 0) + count
         if not self._out.is_export:  # without an exporter nothing would ever take an entry away
             for text, count in counts.items():
-                self.series(self._lives.category(total, text), (count,))
+                self.series(category_gauge(total, text), (count,))
             return
         for text in counts:
             if text not in total.categories:

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from agent.config import Config, Export
+from agent.emit.delta import DeltaConverter
 from agent.emit.otlp_metrics import NO_RECORDED_VALUE, MetricEncoder
 from agent.emit.registry import check
 from agent.fold.base import Fold
@@ -50,10 +51,13 @@ def rows(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[list[Row]]:
     return st.lists(row, min_size=1, max_size=12)
 
 
-#: What happens: rows arrive; an export arrives, or is lost; a scrape; windows seal; time passes.
+#: What happens: rows arrive; an export arrives, or is lost, or arrives and its answer is lost, or only some
+#: of its requests arrive; a scrape; windows seal; time passes.
 #: First without, then with negative numbers, so that the histogram's period may end in between.
 def happenings(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[list[Any]]:
-    others = st.sampled_from(["export", "export", "lost", "scrape", "seal"])
+    others = st.sampled_from(
+        ["export", "export", "lost", "answer lost", "first half", "second half", "scrape", "seal"]
+    )
     step = st.one_of(rows(numbers), others, others, st.integers(1, 70))
     return st.lists(step, min_size=3, max_size=15)
 
@@ -61,20 +65,60 @@ def happenings(numbers: st.SearchStrategy[float]) -> st.SearchStrategy[list[Any]
 steps = st.builds(lambda a, b: a + b, happenings(POSITIVE), happenings(NUMBERS))
 
 
-def heard(snapshot: Snapshot) -> Points:
-    """What a receiver decodes; ends of series left out."""
+def heard(
+    snapshot: Snapshot, arrival: str = "export", delta: DeltaConverter | None = None
+) -> Points:
+    """What a receiver decodes of the requests that arrive; ends of series left out."""
     points = Points()
     for metric in snapshot.metrics:
         check(metric)
-    for body in MetricEncoder(b"", b"", max_bytes=1 << 22).encode(snapshot.metrics).bodies:
+    metrics = snapshot.metrics if delta is None else delta.convert(snapshot.metrics)
+    encoded = MetricEncoder(b"", b"", max_bytes=2000).encode(
+        metrics, is_delta=delta is not None, keep_points=True
+    )
+    assert not encoded.n_dropped
+    middle = len(encoded.bodies) // 2
+    bodies = {
+        "lost": [],
+        "first half": encoded.bodies[:middle],
+        "second half": encoded.bodies[middle:],
+    }.get(arrival, encoded.bodies)
+    for body in bodies:
         message = ExportMetricsServiceRequest.FromString(body.data)
         points += [p for p in read_points(message) if not p.data.flags & NO_RECORDED_VALUE]
+        if delta is not None:
+            delta.accept(body.points)
     return Points(p for p in points if p.name.startswith("inference."))
 
 
 @settings(max_examples=80, deadline=None)
 @given(steps)
 def test_a_lossy_receiver_sees_no_reset_and_the_right_totals(every_step: list[Any]) -> None:
+    fold, every, received = played(every_step, None)
+    assert_series_never_reset(received)
+    if not {"lost", "first half", "second half"} & {s for s in every_step if isinstance(s, str)}:
+        assert_first_points_are_zero(received)
+    assert_totals(fold, every, received)
+
+
+@settings(max_examples=80, deadline=None)
+@given(steps)
+def test_deltas_add_up_to_the_truth_when_every_arrival_is_answered(every_step: list[Any]) -> None:
+    """A lost answer is left out: the receiver has those rows twice then, as documented."""
+    answered = [step for step in every_step if step != "answer lost"]
+    _, every, received = played(answered, DeltaConverter())
+    assert_series_never_reset(received)
+    for model, of_model in by_model(every).items():
+        mine = Points(p for p in received if p.attributes.get("inference.model.name") == model)
+        assert mine.named("inference.rows").total() == len(of_model)
+        x = mine.with_attributes({"inference.feature.name": "x"}).named("inference.feature.value")
+        numbers = [row.values.get(X) for row in of_model]
+        if x:
+            assert x.total() == sum(isinstance(v, float) and math.isfinite(v) for v in numbers)
+
+
+def played(every_step: list[Any], delta: DeltaConverter | None) -> tuple[Fold, list[Row], Points]:
+    """The fold, all rows, and what the receiver heard; the last export arrives and is accepted."""
     fold = Fold(CONFIG, start_ns=1000 * S)
     now_s, number = 1000, 0
     every: list[Row] = []
@@ -99,18 +143,22 @@ def test_a_lossy_receiver_sees_no_reset_and_the_right_totals(every_step: list[An
         elif step == "scrape":
             heard(fold.snapshot(now_s * S))
         else:
-            snapshot = fold.export(now_s * S)
-            points = heard(snapshot)
+            snapshot = fold.export(now_s * S, zeros=delta is None)
+            received += heard(snapshot, step, delta)
             if step == "export":
-                received += points
                 fold.accepted(snapshot)
+    return fold, every, received
 
-    assert_series_never_reset(received)
-    assert_first_points_are_zero(received)
-    by_model: dict[str, list[Row]] = defaultdict(list)
-    for row in every:
-        by_model[row.stream.model].append(row)
-    for model, of_model in by_model.items():
+
+def by_model(rows: list[Row]) -> dict[str, list[Row]]:
+    out: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        out[row.stream.model].append(row)
+    return out
+
+
+def assert_totals(fold: Fold, every: list[Row], received: Points) -> None:
+    for model, of_model in by_model(every).items():
         mine = Points(p for p in received if p.attributes.get("inference.model.name") == model)
         assert mine.named("inference.rows").total() == len(of_model)
         assert mine.named("inference.errors").total() == sum(r.is_error for r in of_model)
@@ -126,11 +174,7 @@ def assert_first_points_are_zero(received: Points) -> None:
         if point.kind != "gauge":
             first.setdefault((point.series, point.start_ns), point)
     for point in first.values():
-        last_of_unsigned = point.kind == "exponential_histogram" and not point.data.HasField("sum")
-        if point.time_ns == point.start_ns + 1_000_000:
-            assert point.value == 0
-        else:  # only the last point of a period whose other points were all lost
-            assert last_of_unsigned
+        assert (point.time_ns, point.value) == (point.start_ns + 1_000_000, 0)
 
 
 def assert_feature(fold: Fold, mine: Points, of_model: list[Row]) -> None:

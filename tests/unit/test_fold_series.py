@@ -131,16 +131,17 @@ def test_an_export_holds_changes_only_and_a_scrape_everything() -> None:
     assert [p.count for p in points(scrape, "inference.feature.value")] == [1]
 
 
-def test_what_was_not_accepted_is_exported_again_zero_included() -> None:
+def test_what_was_not_accepted_is_exported_again_but_for_the_zero() -> None:
     d = Driver()
-    d.read(1.0)
+    d.read(1.0, 2.0)
     first = d.export(accept=False)
     second = d.export(accept=False)
-    assert [v[0] for v in values(second, "inference.rows")] == [0, 1]
-    assert values(first, "inference.rows")[0] == values(second, "inference.rows")[0]
+    for name in ("inference.rows", "inference.feature.value"):
+        assert [v[0] for v in values(first, name)] == [0, 2]
+        assert values(second, name) == [(2, 1000 * S, 1020 * S)]
     d.fold.accepted(first)  # an answer that comes too late changes nothing
     third = d.export()
-    assert [v[0] for v in values(third, "inference.rows")] == [0, 1]
+    assert values(third, "inference.rows") == [(2, 1000 * S, 1030 * S)]
     assert points(d.export(), "inference.rows") == []
 
 
@@ -251,6 +252,58 @@ def test_categories_are_exported_by_name_only_when_asked_and_end_when_they_fall_
     assert set(d.fold.streams[KEY].columns[column].categories) == {"UA", "B6", "AA"}
     d.export()
     assert set(d.fold.streams[KEY].columns[column].categories) == {"UA", "B6"}
+
+
+def test_scrapes_remember_no_categories() -> None:
+    column = feature("user")
+    d = Driver(Config(export=Export(top_categories=3)))
+    for window in range(20):
+        rows = [Row(KEY, T0 + window * 60_000, {column: f"u{window}-{i}"}) for i in range(3)]
+        at = range_of(0, rows, to_offset=window)
+        d.fold.apply(chunk_of([[rows]], digest=merge_digest(d.config), ranges=[at]), d.now_s * S)
+        d.fold.seal_all(d.now_s * S)
+        scrape = d.fold.snapshot(d.now_s * S)
+        assert {
+            dict(p.attributes)["inference.category.value"]: p.value
+            for p in points(scrape, "inference.feature.category")
+        } == {f"u{window}-{i}": 1 for i in range(3)}
+    assert d.fold.streams[KEY].columns[column].categories == {}
+
+
+def test_ends_that_no_receiver_accepts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.fold.base.MAX_ENDED", 30)
+    d = Driver(Config(budget=Budget(max_streams=5)))
+    for n in range(5):
+        d.read(1.0, key=StreamKey(f"m{n}", ""))
+    d.fold.seal_all(d.now_s * S)
+    known = sum(m.name.startswith("inference.") for m in d.export().metrics) * 5
+    d.now_s += 90_000
+    d.read(1.0, key=StreamKey("refused", ""))  # somebody wants room
+    d.fold.tick(d.now_s * S)
+    ends = [
+        point for metric in d.export(accept=False).metrics for point in metric.points if point.ended
+    ]
+    assert len(ends) == 30 < known
+
+
+def test_a_stream_does_not_end_before_its_last_rows_were_accepted() -> None:
+    d = Driver(Config(budget=Budget(max_streams=1)))
+    d.read(1.0)
+    d.fold.seal_all(d.now_s * S)
+    d.export()
+    d.read(2.0)
+    d.export(accept=False)
+    for accepted in (False, True):
+        d.now_s += 90_000
+        d.read(..., key=StreamKey("new", ""))
+        d.fold.tick(d.now_s * S)
+        assert (KEY in d.fold.streams) is not accepted
+        found = [
+            (p.value, p.ended)
+            for p in points(d.export(), "inference.rows")
+            if ("inference.model.name", "m") in p.attributes
+        ]
+        assert found == ([(0, True)] if accepted else [(2, False)])
 
 
 def test_an_ended_stream_says_so_once_and_a_return_is_a_new_start() -> None:
@@ -382,12 +435,15 @@ def test_a_negative_value_closes_the_period_and_begins_one_without_a_sum() -> No
     d.read(3.0, -1.0)
     (closing,) = points(d.export(accept=False), "inference.feature.value")  # 1020, lost
     assert (closing.start_ns, closing.count, closing.sum) == (1000 * S, 4, None)
+    d.read(7.0)
+    (closing,) = points(d.export(), "inference.feature.value")  # 1030
+    assert (closing.start_ns, closing.time_ns) == (1000 * S, 1030 * S)
+    assert (closing.count, closing.sum) == (5, None)
     d.read(8.0, -2.0)
-    snapshot = d.export()  # 1030
-    again, zero, value = points(snapshot, "inference.feature.value")
-    assert (again.start_ns, again.time_ns, again.count) == (1000 * S, 1020 * S, 4)
-    assert (zero.start_ns, zero.time_ns, zero.count) == (1020 * S, 1020 * S + MS, 0)
-    assert (value.start_ns, value.time_ns, value.count, value.sum) == (1020 * S, 1030 * S, 2, None)
+    snapshot = d.export()  # 1040
+    zero, value = points(snapshot, "inference.feature.value")
+    assert (zero.start_ns, zero.time_ns, zero.count) == (1030 * S, 1030 * S + MS, 0)
+    assert (value.start_ns, value.time_ns, value.count, value.sum) == (1030 * S, 1040 * S, 2, None)
     assert (int(value.positive.sum()), int(value.negative.sum())) == (1, 1)
     # The sum beside it is of the same rows: 8 - 2.
     assert [p.value for p in points(snapshot, "inference.feature.sum")] == [0, 6.0]

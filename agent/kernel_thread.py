@@ -268,6 +268,7 @@ class KernelThread:
                 return
             self._current = (fetch, own.decoder.decode(fetch, progress.lineage))
         fetch, slices = self._current
+        own.decoder.now_ms = time.time_ns() // 1_000_000
         progress = own.progress[fetch.partition]
         decoded = next(slices, None)
         if decoded is None:

@@ -104,6 +104,8 @@ class JsonDecoder:
         self.sealed_until = -LIMIT_MS
         #: Event time of rows that come before any time is known: neither `ts` nor a timestamp.
         self.untimed_ms = 0
+        #: Wall clock, set by the owner: bounds what a record's timestamp may claim.
+        self.now_ms = LIMIT_MS
         self._table = table
         self._sampler = sampler
         self._rows = RowBuffer(config, table)
@@ -175,7 +177,7 @@ class JsonDecoder:
         return out
 
     def _finish(self, out: Decoded, partition: Partition, lineage: str) -> Decoded:
-        out.blocks, out.max_event_time_ms = self._rows.blocks(self.sealed_until)
+        out.blocks, out.max_event_time_ms = self._rows.blocks(self.sealed_until, self.now_ms)
         if self._sampler is not None:
             low = 0
             for block in out.blocks:

@@ -77,7 +77,7 @@ class StreamTable:
     numeric_lanes   per stream, (column, type) of each lane of `Block.numbers`
     string_lanes    per stream, column of each lane of `Block.string_*`
     numeric_width, string_width   lanes of the widest stream
-    size            lanes of all streams: about 0.5 kB each
+    size            columns and lanes of all streams: about 0.5 kB each
     """
 
     def __init__(self) -> None:

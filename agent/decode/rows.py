@@ -41,6 +41,7 @@ TEXT_PADDING = 64
 LATENCY = Column(Role.LATENCY, "latency")
 #: Objects nested deeper than this are flattened row by row.
 _MAX_NESTING = 8
+_DAY_MS = 86_400_000
 _NUMBER_TYPES = frozenset((int, float))
 
 
@@ -300,6 +301,7 @@ class RowBuffer:
         )
         if is_kept:
             stream.columns[column] = found
+            self._table.size += 1  # also without a lane: a name whose value is an object
         return found, is_kept
 
     def _declare(self, column: Column) -> ColumnLanes:
@@ -380,11 +382,13 @@ class RowBuffer:
         """Streams of rows [low, high)."""
         return self._streams[low:high]
 
-    def blocks(self, sealed_until: int) -> tuple[list[Block], int]:
+    def blocks(self, sealed_until: int, now_ms: int) -> tuple[list[Block], int]:
         """All rows as blocks, in order, and the largest admissible event time (-1: none).
 
         Rows of windows below `sealed_until` get WINDOW_LATE; rows too far ahead of the record's
-        timestamp (or, without one, of the slice's median event time) get WINDOW_FUTURE.
+        timestamp (or, without one, of the slice's median event time) get WINDOW_FUTURE. So do rows
+        more than a day ahead of `now_ms`: a record's timestamp is a producer's word, and one that is
+        wrong by a factor of a thousand must not end all windows.
         """
         n = len(self._streams)
         if not n:
@@ -393,7 +397,7 @@ class RowBuffer:
         timestamps = np.array(self._timestamps, np.int64)
         latest = np.where(
             timestamps >= 0,
-            timestamps + self._max_skew_ms,
+            np.minimum(timestamps + self._max_skew_ms, now_ms + _DAY_MS),
             int(np.median(times)) + self._max_jump_ms,
         )
         is_future = times > latest

@@ -134,6 +134,28 @@ def test_rows_too_far_ahead_of_their_record_are_future_and_move_no_clock() -> No
     assert result.tally.irregular == {}
 
 
+def test_a_timestamp_far_beyond_the_wall_clock_does_not_move_the_watermark() -> None:
+    """One producer that writes microseconds for milliseconds must not end everybody's windows."""
+    table = StreamTable()
+    decoder = JsonDecoder(Config(), table, None)
+    decoder.now_ms = MS
+    records = [Record(i, at, None, orjson.dumps(EVENT), ()) for i, at in enumerate((MS * 1000, MS))]
+    result = run(decoder, table, fetch_of(records))
+    assert [row.window == WINDOW_FUTURE for row in result.rows] == [True, False]
+    assert result.max_event_time_ms == MS
+
+
+def test_names_whose_values_are_objects_count_against_the_size_of_the_table() -> None:
+    table = StreamTable()
+    names = {f"k{i}": {} for i in range(1000)}
+    run(
+        JsonDecoder(Config(), table, None),
+        table,
+        fetch_of(records_of([orjson.dumps({"model": "m", "features": names})])),
+    )
+    assert table.size >= 1000
+
+
 def test_rows_of_files_are_future_beyond_the_median_of_their_slice() -> None:
     config = Config(windows=Windows(max_jump_s=3600))
     times = [MS, MS + 1000, MS + 2000, MS + 1000 + 3_600_000, MS + 1001 + 3_600_000 + 2000]

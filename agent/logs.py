@@ -67,23 +67,6 @@ class Seldom:
             return last[1] if last else 0
 
 
-_seldom = Seldom()
-
-
-def log_seldom(
-    logger: logging.Logger, level: int, key: object, message: str, *arguments: object
-) -> None:
-    """Log at most every ten seconds for each (logger, key); says how many like it were held back."""
-    if not logger.isEnabledFor(level):
-        return
-    held_back = _seldom.passes((logger.name, key))
-    if held_back is None:
-        return
-    if held_back:
-        message, arguments = f"{message} (and %d more like it)", (*arguments, held_back)
-    logger.log(level, message, *arguments, stacklevel=2)
-
-
 def set_up(config: Log, stream: TextIO | None = None) -> None:
     """Send all log lines of the process to `stream` (stderr), replacing earlier handlers."""
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)

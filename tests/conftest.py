@@ -15,8 +15,8 @@ import pytest
 from tests.support.real import unavailable
 
 if TYPE_CHECKING:
-    from agent.demo.broker import EmbeddedBroker
     from tests.support.collector_real import Collector
+    from tests.support.kafka_embedded import FaultyBroker
     from tests.support.kafka_real import RealKafka
     from tests.support.otlp_receiver import OtlpReceiver
 
@@ -95,11 +95,11 @@ def real_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKafka]:
 
 
 @pytest.fixture
-def embedded_kafka() -> Iterator[EmbeddedBroker]:
+def embedded_kafka() -> Iterator[FaultyBroker]:
     """One embedded broker per test; needs neither Java nor Maven."""
-    from agent.demo.broker import EmbeddedBroker
+    from tests.support.kafka_embedded import FaultyBroker
 
-    with EmbeddedBroker() as broker:
+    with FaultyBroker() as broker:
         yield broker
 
 

@@ -10,7 +10,7 @@ Limits that callers must know
 * No offsets by time, no CreateTopics (use `create_topic`), no DescribeGroups, no SASL or TLS, no
   read_committed.
 * When two members join one group, a leader whose SyncGroup comes before the follower's is refused;
-  such a test delays the leader (`tests/support/kafka_embedded.py`).
+  such a test delays the leader (`tests/support/kafka_embedded.py`, which also injects faults).
 
 Invariants
 1. The C handles are used only between construction and `close`, under one lock.
@@ -20,23 +20,11 @@ Invariants
 import ctypes
 import importlib.util
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from agent.errors import ConfigError, SourceError
-
-# Kafka protocol: api keys and error codes that callers inject faults with.
-API_PRODUCE: Final = 0
-API_FETCH: Final = 1
-API_METADATA: Final = 3
-API_OFFSET_COMMIT: Final = 8
-API_OFFSET_FETCH: Final = 9
-API_FIND_COORDINATOR: Final = 10
-API_JOIN_GROUP: Final = 11
-API_HEARTBEAT: Final = 12
-API_SYNC_GROUP: Final = 14
 
 _RD_KAFKA_PRODUCER: Final = 0
 _ERROR_SIZE: Final = 512
@@ -46,8 +34,10 @@ _TEXT = ctypes.c_char_p
 _SIZE = ctypes.c_size_t
 _I16, _I32, _I64, _INT = ctypes.c_int16, ctypes.c_int32, ctypes.c_int64, ctypes.c_int
 
-# name without the prefix `rd_kafka_` -> result, arguments; from rdkafka.h and rdkafka_mock.h
-_SIGNATURES: Final[dict[str, tuple[type | None, list[type]]]] = {
+#: Name without the prefix `rd_kafka_` -> result, arguments; from rdkafka.h and rdkafka_mock.h.
+Signatures = dict[str, tuple[type | None, list[type]]]
+
+_SIGNATURES: Final[Signatures] = {
     "conf_new": (_HANDLE, []),
     "conf_set": (_INT, [_HANDLE, _TEXT, _TEXT, _TEXT, _SIZE]),
     "conf_destroy": (None, [_HANDLE]),
@@ -59,17 +49,6 @@ _SIGNATURES: Final[dict[str, tuple[type | None, list[type]]]] = {
     "mock_cluster_bootstraps": (_TEXT, [_HANDLE]),
     "mock_topic_create": (_INT, [_HANDLE, _TEXT, _INT, _INT]),
     "mock_group_initial_rebalance_delay_ms": (None, [_HANDLE, _I32]),
-    "mock_partition_set_leader": (_INT, [_HANDLE, _TEXT, _I32, _I32]),
-    "mock_partition_delete_records": (_INT, [_HANDLE, _TEXT, _I32, _I64]),
-    "mock_push_request_errors_array": (
-        None,
-        [_HANDLE, _I16, _SIZE, ctypes.POINTER(_INT)],
-    ),
-    "mock_clear_request_errors": (None, [_HANDLE, _I16]),
-    "mock_broker_set_down": (_INT, [_HANDLE, _I32]),
-    "mock_broker_set_up": (_INT, [_HANDLE, _I32]),
-    "mock_broker_set_rtt": (_INT, [_HANDLE, _I32, _INT]),
-    "mock_set_apiversion": (_INT, [_HANDLE, _I16, _I16, _I16]),
 }
 
 _library: ctypes.CDLL | None = None
@@ -112,37 +91,6 @@ class EmbeddedBroker:
         self._call("mock_topic_create", name.encode(), partitions, replicas)
         return name
 
-    def move_leader(self, topic: str, partition: int, broker: int) -> None:
-        """Make `broker` (1..n) the leader of a partition; -1 leaves it without one."""
-        self._call("mock_partition_set_leader", topic.encode(), partition, broker)
-
-    def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
-        """Move the partition's log start offset, as retention does."""
-        self._call("mock_partition_delete_records", topic.encode(), partition, before_offset)
-
-    def broker_down(self, broker: int) -> None:
-        """Close a broker's port and its connections."""
-        self._call("mock_broker_set_down", broker)
-
-    def broker_up(self, broker: int) -> None:
-        self._call("mock_broker_set_up", broker)
-
-    def set_latency(self, broker: int, latency_ms: int) -> None:
-        """Delay every answer of a broker."""
-        self._call("mock_broker_set_rtt", broker, latency_ms)
-
-    def limit_api(self, api: int, min_version: int, max_version: int) -> None:
-        """Offer only these versions of an api (`API_...`); -1, -1 takes it away."""
-        self._call("mock_set_apiversion", api, min_version, max_version)
-
-    def fail_next(self, api: int, codes: Sequence[int]) -> None:
-        """Answer the next requests of an api with these Kafka error codes, one each; 0 is success."""
-        errors = (_INT * len(codes))(*codes)
-        self._call("mock_push_request_errors_array", api, len(codes), errors)
-
-    def clear_failures(self, api: int) -> None:
-        self._call("mock_clear_request_errors", api)
-
     def close(self) -> None:
         """End the cluster; a second call does nothing."""
         with self._lock:
@@ -179,17 +127,22 @@ def _load() -> ctypes.CDLL:
     global _library
     if _library is None:
         library = ctypes.CDLL(str(_library_path()))
-        for name, (result, arguments) in _SIGNATURES.items():
-            try:
-                function = getattr(library, f"rd_kafka_{name}")
-            except AttributeError:
-                raise ConfigError(
-                    f"this confluent-kafka has no rd_kafka_{name}; install inferometer[demo]"
-                ) from None
-            function.restype = result
-            function.argtypes = arguments
+        declare(library, _SIGNATURES)
         _library = library
     return _library
+
+
+def declare(library: ctypes.CDLL, signatures: Signatures) -> None:
+    """Type functions of the library. Raises ConfigError when it has not all of them."""
+    for name, (result, arguments) in signatures.items():
+        try:
+            function = getattr(library, f"rd_kafka_{name}")
+        except AttributeError:
+            raise ConfigError(
+                f"this confluent-kafka has no rd_kafka_{name}; install inferometer[demo]"
+            ) from None
+        function.restype = result
+        function.argtypes = arguments
 
 
 def _library_path() -> Path:

@@ -8,15 +8,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import NotCoordinatorForGroupError
 
 import agent.demo.broker as broker_module
-from agent.demo.broker import API_OFFSET_COMMIT, EmbeddedBroker
 from agent.errors import ConfigError, SourceError
-from tests.support.kafka_embedded import leaders_sync_late
+from tests.support.kafka_embedded import API_OFFSET_COMMIT, FaultyBroker, leaders_sync_late
 from tests.support.wait import eventually
 
 
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
 async def test_record_comes_back_with_key_headers_and_time(
-    embedded_kafka: EmbeddedBroker, codec: str | None
+    embedded_kafka: FaultyBroker, codec: str | None
 ) -> None:
     topic = embedded_kafka.create_topic("events", 2)
     address = embedded_kafka.bootstrap
@@ -36,7 +35,7 @@ async def test_record_comes_back_with_key_headers_and_time(
 
 
 async def test_two_members_share_a_topic_when_the_leader_syncs_late(
-    embedded_kafka: EmbeddedBroker,
+    embedded_kafka: FaultyBroker,
 ) -> None:
     topic = embedded_kafka.create_topic("shared", 4)
     members = [
@@ -54,7 +53,7 @@ async def test_two_members_share_a_topic_when_the_leader_syncs_late(
     assert len(owned) == len(set(owned))
 
 
-async def test_injected_error_reaches_the_client_once(embedded_kafka: EmbeddedBroker) -> None:
+async def test_injected_error_reaches_the_client_once(embedded_kafka: FaultyBroker) -> None:
     topic = embedded_kafka.create_topic("t")
     partition = TopicPartition(topic, 0)
     consumer = AIOKafkaConsumer(
@@ -69,7 +68,7 @@ async def test_injected_error_reaches_the_client_once(embedded_kafka: EmbeddedBr
 
 
 async def test_moved_leader_and_returned_broker_are_found_again() -> None:
-    with EmbeddedBroker(3) as broker:
+    with FaultyBroker(3) as broker:
         topic = broker.create_topic("moving", 1, 3)
         async with AIOKafkaProducer(
             bootstrap_servers=broker.bootstrap, retry_backoff_ms=20, metadata_max_age_ms=500
@@ -84,7 +83,7 @@ async def test_moved_leader_and_returned_broker_are_found_again() -> None:
             assert (await asyncio.wait_for(pending, 20)).offset == 3
 
 
-async def test_deleted_records_move_the_start_of_the_log(embedded_kafka: EmbeddedBroker) -> None:
+async def test_deleted_records_move_the_start_of_the_log(embedded_kafka: FaultyBroker) -> None:
     topic = embedded_kafka.create_topic("short")
     async with AIOKafkaProducer(bootstrap_servers=embedded_kafka.bootstrap) as producer:
         for _ in range(3):
@@ -98,14 +97,14 @@ async def test_deleted_records_move_the_start_of_the_log(embedded_kafka: Embedde
 
 
 def test_closed_broker_says_so_and_closes_twice() -> None:
-    broker = EmbeddedBroker()
+    broker = FaultyBroker()
     broker.close()
     broker.close()
     with pytest.raises(SourceError, match="closed"):
         broker.create_topic("t")
 
 
-def test_refused_call_names_the_call(embedded_kafka: EmbeddedBroker) -> None:
+def test_refused_call_names_the_call(embedded_kafka: FaultyBroker) -> None:
     embedded_kafka.create_topic("once")
     with pytest.raises(SourceError, match=r"mock_topic_create.*once"):
         embedded_kafka.create_topic("once")
@@ -115,4 +114,4 @@ def test_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(broker_module, "_library", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"inferometer\[demo\]"):
-        EmbeddedBroker()
+        FaultyBroker()

@@ -8,7 +8,7 @@ import pytest
 
 from agent import logs
 from agent.config import Log
-from agent.logs import Seldom, log_seldom, set_up
+from agent.logs import Seldom, set_up
 
 
 @pytest.fixture
@@ -109,18 +109,3 @@ def test_seldom_remembers_a_bounded_number_of_keys() -> None:
     assert [seldom.passes(key) for key in "abcd"] == [0, 0, 0, 0]
     assert seldom.passes("d") is None
     assert seldom.passes("a") == 0  # forgotten
-
-
-def test_log_seldom_says_how_many_it_held_back(lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(logs, "_seldom", Seldom(clock=clock))
-    read = lines()
-    logger = logging.getLogger("agent.x")
-    for _ in range(5):
-        log_seldom(logger, logging.WARNING, "too_large", "dropped %s", "too_large")
-    clock.now = 11.0
-    log_seldom(logger, logging.WARNING, "too_large", "dropped %s", "too_large")
-    assert [line.partition(": ")[2] for line in read()] == [
-        "dropped too_large",
-        "dropped too_large (and 4 more like it)",
-    ]

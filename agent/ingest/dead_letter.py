@@ -55,15 +55,10 @@ class DeadLetters:
     """
 
     def __init__(self, config: Config, telemetry: Telemetry, *, max_bytes: int = MAX_BYTES) -> None:
-        """Raises ConfigError when `decode.dead_letter_topic` is not set, or is one that is consumed."""
+        """Raises ConfigError when `decode.dead_letter_topic` is not set."""
         topic = config.decode.dead_letter_topic
         if not topic:
             raise ConfigError("decode.dead_letter_topic is not set")
-        if topic in config.kafka.topics or topic in config.kafka.label_topics:
-            raise ConfigError(
-                f"decode.dead_letter_topic is {topic!r}, which is consumed as well; it would feed "
-                "itself: name another topic"
-            )
         self.topic = topic
         self._kafka = config.kafka
         self._telemetry = telemetry

@@ -630,6 +630,30 @@ async def test_restart_of_the_broker_loses_and_repeats_nothing(real_kafka: RealK
     assert ledger.counted == expected
 
 
+async def test_idle_partition_is_not_told_while_the_broker_is_frozen(
+    real_kafka: RealKafka,
+) -> None:
+    """Connections stay open, and the high watermark stays what it was: only the answers are missing."""
+    topic = real_kafka.fresh_topic()
+    config = kafka_config(
+        real_kafka.bootstrap, [topic], group_id=unique("group"), session_timeout_s=20.0
+    )
+    await produce(real_kafka.bootstrap, topic, numbers(5))
+    async with Member(config).running() as member:
+        await eventually(lambda: len(member.records) == 5 and len(member.fetches) >= 4)
+        last = member.fetches[-1]
+        assert (last.from_offset, last.to_offset, last.high_watermark) == (5, 5, 5)
+        real_kafka.pause()
+        try:
+            await asyncio.sleep(QUICK.heartbeat_s * 2)  # an answer may have been on its way
+            told = len(member.fetches)
+            await asyncio.sleep(QUICK.heartbeat_s * 5)  # the state under test: a silent broker
+            assert len(member.fetches) == told
+        finally:
+            real_kafka.resume()
+        await eventually(lambda: len(member.fetches) > told, timeout_s=40)
+
+
 async def test_stop_is_bounded_while_the_broker_is_frozen(
     real_kafka: RealKafka, caplog: pytest.LogCaptureFixture
 ) -> None:

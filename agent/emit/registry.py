@@ -167,7 +167,7 @@ def _inference() -> list[MetricSpec]:
                 f"{name}.category",
                 _G,
                 "{row}",
-                "Rows with a frequent value in the last sealed window; only with `export.top_categories`.",
+                "Rows with a frequent value in the last sealed window, at most 5 % too many; only with `export.top_categories`.",
                 (*at, CATEGORY),
             ),
         ]

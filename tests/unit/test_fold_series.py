@@ -10,6 +10,7 @@ import pytest
 
 from agent.config import Budget, Config, Export
 from agent.emit.prometheus import render
+from agent.emit.delta import DeltaConverter
 from agent.emit.registry import METRICS, Instrument, check
 from agent.fold.base import Fold
 from agent.fold.histograms import read_heads
@@ -448,6 +449,28 @@ def test_a_negative_value_closes_the_period_and_begins_one_without_a_sum() -> No
     # The sum beside it is of the same rows: 8 - 2.
     assert [p.value for p in points(snapshot, "inference.feature.sum")] == [0, 6.0]
     assert points(d.export(), "inference.feature.value") == []
+
+
+def test_deltas_around_the_first_negative_value_hold_every_row_once() -> None:
+    """One export is refused and of the next only the first request is accepted, in one-point requests."""
+    d, converter = Driver(), DeltaConverter()
+    received = 0
+    given = [[1.0] * 10, [1.0] * 5 + [-1.0], [2.0] * 7, [2.0], []]
+    for numbers, n_accepted in zip(given, [99, 0, 1, 99, 99], strict=True):
+        d.read(*numbers)
+        snapshot = d.export(accept=False, zeros=False)
+        deltas = [
+            (metric.name, point)
+            for metric in converter.convert(snapshot.metrics)
+            for point in metric.points
+            if metric.name == "inference.feature.value"
+        ]
+        taken = deltas[:n_accepted]
+        converter.accept(taken)
+        received += sum(p.count for _, p in taken if isinstance(p, HistogramPoint))
+        if n_accepted == 99:
+            d.fold.accepted(snapshot)
+    assert received == sum(map(len, given))
 
 
 def test_a_column_that_is_negative_before_its_first_export_needs_no_new_period() -> None:

@@ -165,7 +165,7 @@ async def test_put_from_other_threads_loses_nothing(embedded_kafka: EmbeddedBrok
 
 
 async def test_dead_letter_topic_that_is_consumed_is_refused() -> None:
-    with pytest.raises(ValueError, match="is events, which kafka.topics reads"):
+    with pytest.raises(ValueError, match=r"is events, which kafka\.topics reads"):
         config_for("127.0.0.1:1", "events")
     with pytest.raises(ConfigError, match="not set"):
         DeadLetters(config_for("127.0.0.1:1", None), Telemetry())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agent.config import Budget, Config, Export
-from agent.emit.prometheus import render
 from agent.emit.delta import DeltaConverter
+from agent.emit.prometheus import render
 from agent.emit.registry import METRICS, Instrument, check
 from agent.fold.base import Fold
 from agent.fold.histograms import read_heads

@@ -175,7 +175,12 @@ class Kafka(Options, frozen=True, kw_only=True):
         int, Meta(ge=1024, le=1 << 28, description="The same, for one partition.")
     ] = 1 << 20
     fetch_max_wait_s: Annotated[
-        float, Meta(ge=0, le=10, description="How long a broker may wait for data.")
+        float,
+        Meta(
+            ge=0,
+            le=2,
+            description="How long a broker may wait for data. An idle partition is heard of this often.",
+        ),
     ] = 0.25
     buffer_max_bytes: Annotated[
         int,

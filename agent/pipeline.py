@@ -15,6 +15,7 @@ leave the group. A second signal exits at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -87,12 +88,10 @@ class Agent:
     def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
         self.failure: BaseException | None = None
         self._config = config
-        self._environment = environment
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._warm = False
         self._started = time.monotonic()
-        self._newest_event_ms = -1
         self._resource = make_resource(config.service, environment)
         self.telemetry = Telemetry()
         self.telemetry.set("inferometer.info", 1, version=__version__)
@@ -184,12 +183,13 @@ class Agent:
         done: asyncio.Future[None] = self._loop.create_future()
 
         def work() -> None:
+            failure: BaseException | None = None
             try:
                 warm()
             except BaseException as error:
-                self._loop.call_soon_threadsafe(_settle, done, error)
-            else:
-                self._loop.call_soon_threadsafe(_settle, done, None)
+                failure = error
+            with contextlib.suppress(RuntimeError):  # stopped meanwhile, and the loop is closed
+                self._loop.call_soon_threadsafe(_settle, done, failure)
 
         # A daemon thread, not the loop's pool: a stop does not wait for a compiler.
         threading.Thread(target=work, name="warm-up", daemon=True).start()

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Config
-from agent.decode.events import Decoded, JsonDecoder
+from agent.decode.events import SLICE_VALUES, Decoded, JsonDecoder
 from agent.decode.lanes import StreamTable
 from agent.decode.spans import SpanSampler
 from agent.sketch.delta import Delta
@@ -46,6 +46,10 @@ log = logging.getLogger(__name__)
 #: Stream tables past this many keys or lanes start afresh at a cut: they are caches, not state.
 MAX_KNOWN_STREAMS = 4096
 MAX_KNOWN_LANES = 50_000
+#: While a slice makes the delta grow by this much, slices are short, so that the delta's limit is kept
+#: closely; a stream of known columns soon has long ones, which cost less.
+FAST_GROWTH_BYTES = 4 << 20
+SHORT_SLICE_VALUES = 1024
 #: A partition is caught up only while its source says so: it does, about once a second, as long as the
 #: broker answers. A silent broker must not look like a topic without events.
 WORD_HOLDS_NS = 5_000_000_000
@@ -161,6 +165,7 @@ class KernelThread:
             sampler=sampler,
             delta=Delta(table),
         )
+        self._own.decoder.slice_values = SHORT_SLICE_VALUES
         self._full_reported = False
         self._thread = threading.Thread(target=self._run, name=f"kernel-{index}", daemon=True)
 
@@ -281,8 +286,13 @@ class KernelThread:
             self._current = None
             self._callbacks.on_sketched(fetch.size_bytes)
             return
+        before = own.delta.size_bytes
         for block in decoded.blocks:
             own.delta.add(block)
+        grows_fast = own.delta.size_bytes - before >= FAST_GROWTH_BYTES
+        own.decoder.slice_values = (
+            SHORT_SLICE_VALUES if grows_fast else min(SLICE_VALUES, 2 * own.decoder.slice_values)
+        )
         own.tally.add(decoded.tally)
         own.spans.extend(decoded.spans)
         own.exemplars.extend(decoded.exemplars)
@@ -332,6 +342,7 @@ class KernelThread:
         )
         own.tally, own.spans, own.exemplars = Tally(), [], []
         self._full_reported = False
+        own.decoder.slice_values = SHORT_SLICE_VALUES  # every cell is new again
         # Safe between two slices: the decoder asks the table anew for every row.
         if self._knows_too_much():
             own.table.clear()

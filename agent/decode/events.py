@@ -63,7 +63,8 @@ from agent.types import (
 #: A slice ends at this many records or bytes: it holds the GIL, and the owner answers messages between two.
 SLICE_RECORDS = 512
 SLICE_BYTES = 1 << 20
-#: Each value may need a cell of its own (about 10 kB), and the owner looks at its memory between slices.
+#: A slice ends at this many values: each may need a cell of its own (about 10 kB), and the owner looks
+#: at its memory between two slices only.
 SLICE_VALUES = 8192
 #: Models whose labels are counted by name; further ones are counted as OVERFLOW.
 MAX_LABEL_MODELS = 1000
@@ -106,6 +107,8 @@ class JsonDecoder:
         self.untimed_ms = 0
         #: Wall clock, set by the owner: bounds what a record's timestamp may claim.
         self.now_ms = LIMIT_MS
+        #: Values after which a slice ends; the owner makes it smaller while each needs a new cell.
+        self.slice_values = SLICE_VALUES
         self._table = table
         self._sampler = sampler
         self._rows = RowBuffer(config, table)
@@ -134,7 +137,7 @@ class JsonDecoder:
                 at < n
                 and self._tally.records < SLICE_RECORDS
                 and size_bytes < SLICE_BYTES
-                and self._rows.n_values < SLICE_VALUES
+                and self._rows.n_values < self.slice_values
             ):
                 record = records[at]
                 at += 1

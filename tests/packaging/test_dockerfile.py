@@ -20,6 +20,7 @@ from agent import __version__
 from tests.packaging.dockerfile import Emulation
 from tests.support.built import REPOSITORY
 from tests.support.process import OwnedProcess, free_ports
+from tests.support.real import unavailable
 
 DOCKERFILE = REPOSITORY / "Dockerfile"
 BUILD_TIMEOUT_S = 600.0
@@ -65,7 +66,7 @@ class Image:
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
-        pytest.skip("install util-linux (setpriv), or run as another user than root")
+        unavailable("install util-linux (setpriv), or run as another user than root")
     root = Path(tempfile.mkdtemp(prefix="inferometer-image-"))
     try:
         python = root / "python"

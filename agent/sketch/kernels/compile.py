@@ -112,10 +112,10 @@ def kernel(signature):
 
     def decorate(function):
         compiled = njit(nogil=True, error_model="numpy", cache=CACHE_FOLDER is not None)(function)
-        KERNELS[f"{function.__module__.rpartition('.')[2]}.{function.__name__}"] = (
-            compiled,
-            signature,
-        )
+        name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        if name in KERNELS:
+            raise ValueError(f"two kernels are called {name}")
+        KERNELS[name] = (compiled, signature)
         return compiled
 
     return decorate

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from numba.core import sigutils
 
-from agent.sketch import kernels
 from agent.sketch.kernels.compile import KERNELS
+
+#: Packages that hold kernels; each of their modules is imported.
+PACKAGES = ("agent.decode.kernels", "agent.sketch.kernels")
 
 
 def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
@@ -18,11 +20,10 @@ def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, f
 
     progress  called as progress(name, number done, number of all) before each one
 
-    Takes all modules of this package; kernels of another stage (made by the same decorator) are warmed
-    too when their modules have been imported.
     """
-    for module in pkgutil.iter_modules(kernels.__path__):
-        importlib.import_module(f"{kernels.__name__}.{module.name}")
+    for package in map(importlib.import_module, PACKAGES):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
     took: dict[str, float] = {}
     for done, (name, (dispatcher, signature)) in enumerate(sorted(KERNELS.items())):
         if progress is not None:

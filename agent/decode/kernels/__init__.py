@@ -1,0 +1,1 @@
+"""Compiled passes from bytes to columns."""

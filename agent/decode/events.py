@@ -31,7 +31,7 @@ from agent.config import Config
 from agent.decode.duplicates import has_duplicate_key
 from agent.decode.fields import FieldMap
 from agent.decode.kept import Facts, Sampler, keep
-from agent.decode.lanes import Segment, StreamLanes, StreamTable
+from agent.decode.lanes import Names, OwnShape, Segment, StreamLanes, StreamTable
 from agent.decode.rows import Rejected, RowBuffer
 from agent.decode.scalars import (
     cut_name,
@@ -268,7 +268,15 @@ class JsonDecoder:
         try:
             if type(event) is not dict:
                 raise Rejected(Drop.NOT_AN_EVENT)
-            self._event(event if self._fields.is_native else self._fields.native(event), source)
+            native = event if self._fields.is_native else self._fields.native(event)
+            try:
+                self._event(native, source)
+            except OwnShape as move:
+                rows.rollback(mark)
+                rows.odd.clear()
+                del self._facts[n_facts:]
+                self._table.move(move.model)
+                self._event(native, source)
         except Rejected as rejected:
             rows.rollback(mark)
             rows.odd.clear()
@@ -322,11 +330,12 @@ class JsonDecoder:
 
         version = get("version")
         segment = get("segment")
-        stream = self._table.stream(
-            model,
-            "" if version is None else self._name(version),
-            _NO_SEGMENT if segment is None else self._segment(segment),
-        )
+        version = "" if version is None else self._name(version)
+        segment = _NO_SEGMENT if segment is None else self._segment(segment)
+        stream = self._table.find(model, version, segment)
+        if stream is None:
+            names = _names(inputs[0], predictions[0], usage)
+            stream = self._table.make(model, version, segment, names)
         latency_s = self._latency(get("latency_ms"))
         status = get("status")
         status = "" if status is None else error_text(status)
@@ -467,6 +476,21 @@ class JsonDecoder:
             else:
                 name = OVERFLOW
         self._tally.labels_by_model[name] += n
+
+
+def _names(features: Any, prediction: Any, usage: Any) -> Names:
+    """Names at the top of an event's first row: what a new model's shape is chosen by."""
+    parts = (
+        (Role.FEATURE, features),
+        (Role.PREDICTION, prediction),
+        (Role.USAGE, usage),
+    )
+    return frozenset(
+        (role, "ttft" if name == "ttft_ms" and role is Role.USAGE else name)
+        for role, items in parts
+        if type(items) is dict
+        for name in items
+    )
 
 
 def _request_id(value: Any) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Config
-from agent.decode.lanes import ColumnLanes, StreamLanes, StreamTable
+from agent.decode.lanes import ColumnLanes, OwnShape, StreamLanes, StreamTable
 from agent.decode.scalars import cut_name, number_text
 from agent.sketch.cells import ABSENT_BITS, HASH_NULL, NULL_BITS
 from agent.sketch.hash import hash_spans
@@ -162,7 +162,7 @@ class RowBuffer:
         if len(items) > self._max_values:
             raise Rejected(Drop.TOO_WIDE)
         start = self.mark()
-        if stream.is_ambiguous or not self._put_as_seen(stream, columns, role, items, ""):
+        if stream.shape.is_ambiguous or not self._put_as_seen(stream, columns, role, items, ""):
             # Flattened first, so that no column gets two values.
             self._take_back_values(start)
             for name, value in self.flatten(items).items():
@@ -230,8 +230,9 @@ class RowBuffer:
     def put_latency(self, stream: StreamLanes, latency_s: float) -> None:
         column = stream.columns.get(LATENCY)
         if column is None:
-            column = stream.columns[LATENCY] = ColumnLanes(LATENCY)
+            column = ColumnLanes(LATENCY)
             self._table.add_numeric(stream, column, JsonType.NUMBER)
+            stream.columns[LATENCY] = column
         self._numbers.append(latency_s)
         self._number_lanes.append(column.number)
 
@@ -278,7 +279,7 @@ class RowBuffer:
         if len(whole) * 4 > self._max_name_bytes and self._is_long(whole):
             return None
         if Column(role, whole) in stream.columns:
-            stream.is_ambiguous = True
+            stream.shape.is_ambiguous = True
             return None
         found, is_kept = self._learned(stream, role, whole)
         if is_kept:
@@ -296,12 +297,13 @@ class RowBuffer:
             return found, True
         found = self._declare(column)
         is_kept = (
-            self._table.n_lanes(stream) < self._max_lanes
-            and len(stream.columns) < 2 * self._max_lanes
+            stream.shape.n_lanes < self._max_lanes and len(stream.columns) < 2 * self._max_lanes
         )
         if is_kept:
+            self._table.charge(stream)  # also without a lane: a name whose value is an object
             stream.columns[column] = found
-            self._table.size += 1  # also without a lane: a name whose value is an object
+        elif len(stream.shape.models) > 1:
+            raise OwnShape(stream.key.model)
         return found, is_kept
 
     def _declare(self, column: Column) -> ColumnLanes:
@@ -371,8 +373,10 @@ class RowBuffer:
 
     def _has_room(self, stream: StreamLanes) -> bool:
         """Whether the stream may have one more lane; if not, the value in hand is left out."""
-        if self._table.n_lanes(stream) < self._max_lanes:
+        if stream.shape.n_lanes < self._max_lanes:
             return True
+        if len(stream.shape.models) > 1:
+            raise OwnShape(stream.key.model)
         self.odd.add(Irregular.TOO_MANY_COLUMNS)
         return False
 

@@ -419,7 +419,6 @@ def test_a_block_is_as_wide_as_the_widest_stream_in_it() -> None:
     run(decoder, table, fetch_of(records_of(wide)))
     result = run(decoder, table, fetch_of(records_of([orjson.dumps(EVENT)])))
     assert result.parts[0].blocks[0].numbers.shape == (1, 1)
-    assert table.numeric_width == 50
 
 
 def test_a_table_that_was_cleared_learns_again() -> None:
@@ -428,7 +427,7 @@ def test_a_table_that_was_cleared_learns_again() -> None:
     events = [orjson.dumps({"model": f"m{i}", "features": {"x": i}}) for i in range(5)]
     before = run(decoder, table, fetch_of(records_of(events)))
     table.clear()
-    assert (table.keys, table.numeric_lanes, table.numeric_width) == ([], [], 0)
+    assert (table.keys, table.numeric_lanes, table.shapes) == ([], [], [])
     after = run(decoder, table, fetch_of(records_of(events)))
     assert [row.values for row in after.rows] == [row.values for row in before.rows]
 

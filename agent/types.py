@@ -176,6 +176,39 @@ class Fetch:
 
 
 @dataclass(slots=True)
+class RawBatch:
+    """One record batch as it lies in the log (format version 2, checksum right), not decompressed.
+
+    Batches of older formats are written again in this one, so that there is one kind. `data` keeps
+    the whole fetched buffer of its partition alive.
+    """
+
+    data: memoryview  # the whole batch, header included
+    base_offset: int
+    next_offset: int  # behind the last record; says nothing about gaps
+    attributes: int  # codec & 7, LogAppendTime & 8
+    first_timestamp: int  # ms; record deltas count from it
+    max_timestamp: int  # ms; of all records, when LogAppendTime is set
+    n_records: int  # as the header claims
+    min_offset: int  # records below it are skipped: the position lay inside the batch
+
+
+@dataclass(slots=True)
+class RawFetch:
+    """Like `Fetch`, with batches instead of records."""
+
+    epoch: int
+    partition: Partition
+    from_offset: int
+    to_offset: int
+    batches: list[RawBatch]
+    high_watermark: int
+    size_bytes: int
+    is_label_topic: bool = False
+    n_corrupt: int = 0
+
+
+@dataclass(slots=True)
 class TableFetch:
     """Rows of a table (CSV, Parquet): what a reader hands to the decoder instead of a Fetch.
 
@@ -196,23 +229,27 @@ class TableFetch:
 
 @dataclass(slots=True)
 class Block:
-    """Columnar rows of one partition, in offset order. The unit of work from decode to sketch.
+    """Rows of one partition, in offset order, column values row by row. The unit of work from decode to sketch.
 
-    A row's lanes mean what its stream's `Lanes` say (`decode/lanes.py`): lane j of a numeric row is
-    the (column, type) that stream put there first. So a block of many models is as narrow as its
-    widest model.
+    A row's lanes mean what its stream's lanes say (`decode/lanes.py`): lane j of a numeric row is the
+    (column, type) that stream put there first. Rows are as wide as they need to be: row r's numbers are
+    numbers[number_start[r] : number_start[r + 1]], its strings lie at string_first[r] to string_first[r + 1].
+    A row may have fewer lanes than its stream (lanes learned later), never more.
 
     n                rows
-    stream           int32[n], index into the kernel thread's stream table
+    stream           int32[n], index into the kernel thread's stream table; -1: a row that is not to be
+                     counted here
     event_time_ms    int64[n]
     window           int64[n], event_time_ms // width, or WINDOW_LATE / WINDOW_FUTURE
     is_error         uint8[n], 1 when status says so
-    numbers          float64[n, numeric lanes], C order. ABSENT and NULL are NaNs with a payload
-                     (`sketch.cells.ABSENT_BITS`, `NULL_BITS`); any other NaN or infinity is non-finite
-    string_hash      uint64[n, string lanes]; 0 absent, 1 null, else merge_hash of the text
-    string_start     int64[n, string lanes], byte position in `text`
-    string_length    int32[n, string lanes], bytes
-    text             uint8[...], UTF-8 of all strings, 64 zero bytes of padding at both ends
+    numbers          float64[...]. ABSENT and NULL are NaNs with a payload (`sketch.cells.ABSENT_BITS`,
+                     `NULL_BITS`); any other NaN or infinity is non-finite
+    number_start     int64[n + 1], ascending
+    string_hash      uint64[...]; 0 absent, 1 null, else merge_hash of the text
+    string_start     int64[...], byte position in `text`
+    string_length    int32[...], bytes
+    string_first     int64[n + 1], ascending
+    text             uint8[...], UTF-8 of all strings, 64 readable bytes before and behind each
     """
 
     n: int
@@ -221,9 +258,11 @@ class Block:
     window: NDArray[np.int64]
     is_error: NDArray[np.uint8]
     numbers: NDArray[np.float64]
+    number_start: NDArray[np.int64]
     string_hash: NDArray[np.uint64]
     string_start: NDArray[np.int64]
     string_length: NDArray[np.int32]
+    string_first: NDArray[np.int64]
     text: NDArray[np.uint8]
 
 

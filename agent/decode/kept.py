@@ -63,8 +63,10 @@ def out_of_range(
     """Columns of each row that are outside of their declared range, or beyond 2^64; ordinary rows are not in it."""
     found: dict[int, list[Column]] = {}
     with np.errstate(invalid="ignore"):
-        beyond = np.argwhere(np.abs(block.numbers) > DOMAIN_LIMIT)
-    for row, lane in beyond.tolist():
+        beyond = np.flatnonzero(np.abs(block.numbers) > DOMAIN_LIMIT)
+    of_row = np.searchsorted(block.number_start, beyond, "right") - 1
+    of_lane = beyond - block.number_start[of_row]
+    for row, lane in zip(of_row.tolist(), of_lane.tolist(), strict=True):
         column, kind = table.numeric_lanes[streams[row].idx][lane]
         if kind is JsonType.NUMBER:
             found.setdefault(row, []).append(column)
@@ -72,11 +74,13 @@ def out_of_range(
         bounded = [c for c in stream.features.values() if c.bounds is not None and c.number >= 0]
         if not bounded:
             continue
-        rows = np.flatnonzero(block.stream == stream.idx)
+        of_stream = np.flatnonzero(block.stream == stream.idx)
+        widths = block.number_start[of_stream + 1] - block.number_start[of_stream]
         for lanes in bounded:
             assert lanes.bounds is not None
             low, high = lanes.bounds
-            values = block.numbers[rows, lanes.number]
+            rows = of_stream[widths > lanes.number]
+            values = block.numbers[block.number_start[rows] + lanes.number]
             with np.errstate(invalid="ignore"):
                 outside = (values < low) | (values > high)
             for row in rows[outside].tolist():
@@ -134,7 +138,8 @@ def _exemplars(
 ) -> list[Exemplar]:
     """Latency, the prediction's score or value, and whatever is out of range."""
     made = []
-    for lane, (column, kind) in enumerate(lanes[: block.numbers.shape[1]]):
+    first, end = block.number_start[row : row + 2].tolist()
+    for lane, (column, kind) in enumerate(lanes[: end - first]):
         if kind is not JsonType.NUMBER:
             continue
         if not (
@@ -143,7 +148,7 @@ def _exemplars(
             or column in odd
         ):
             continue
-        value = float(block.numbers[row, lane])
+        value = float(block.numbers[first + lane])
         if value - value == 0.0:  # present and finite
             made.append(
                 Exemplar(span.stream, column, value, span.end_ns, span.trace_id, span.span_id)

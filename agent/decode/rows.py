@@ -414,16 +414,26 @@ class RowBuffer:
         streams = np.fromiter((stream.idx for stream in self._streams), np.int32, n)
         errors = np.array(self._errors, np.uint8)
         seen = set(streams.tolist())
-        width = max(len(self._table.numeric_lanes[idx]) for idx in seen)
-        string_width = max(len(self._table.string_lanes[idx]) for idx in seen)
-        step = max(1, MAX_BLOCK_BYTES // max(1, 8 * width + 20 * string_width))
+        lanes, string_lanes = self._table.numeric_lanes, self._table.string_lanes
+        width = np.zeros(len(lanes), np.int64)
+        string_width = np.zeros(len(lanes), np.int64)
+        for idx in seen:
+            width[idx], string_width[idx] = len(lanes[idx]), len(string_lanes[idx])
+        number_start = _starts(width[streams])
+        string_first = _starts(string_width[streams])
+        size_bytes = 8 * number_start + 20 * string_first
         number_ends = np.array([0, *self._number_ends], np.int64)
         string_ends = np.array([0, *self._string_ends], np.int64)
         blocks = []
-        for low in range(0, n, step):
-            high = min(low + step, n)
-            numbers = self._scatter_numbers(low, high, number_ends, width)
-            strings = self._scatter_strings(low, high, string_ends, string_width)
+        high = 0
+        while high < n:
+            low = high
+            bound = int(size_bytes[low]) + MAX_BLOCK_BYTES
+            high = max(low + 1, int(np.searchsorted(size_bytes, bound, "right")) - 1)
+            starts = number_start[low : high + 1] - number_start[low]
+            firsts = string_first[low : high + 1] - string_first[low]
+            numbers = self._scatter_numbers(low, high, number_ends, starts)
+            hashes, begins, lengths, text = self._scatter_strings(low, high, string_ends, firsts)
             blocks.append(
                 Block(
                     high - low,
@@ -432,15 +442,20 @@ class RowBuffer:
                     windows[low:high],
                     errors[low:high],
                     numbers,
-                    *strings,
+                    starts,
+                    hashes,
+                    begins,
+                    lengths,
+                    firsts,
+                    text,
                 )
             )
         return blocks, max(newest, -1)
 
     def _scatter_numbers(
-        self, low: int, high: int, ends: NDArray[np.int64], width: int
+        self, low: int, high: int, ends: NDArray[np.int64], starts: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        numbers = np.empty((high - low, width), np.float64)
+        numbers = np.empty(int(starts[-1]), np.float64)
         bits = numbers.view(np.uint64)
         bits[:] = ABSENT_BITS
         first, last = int(ends[low]), int(ends[high])
@@ -448,40 +463,52 @@ class RowBuffer:
             values = np.array(self._numbers[first:last], np.float64)
             # A NaN of a table may carry any payload, also one of the markers.
             values[np.isnan(values)] = math.nan
-            rows = np.repeat(np.arange(high - low), np.diff(ends[low : high + 1]))
-            numbers[rows, self._number_lanes[first:last]] = values
-        _mark(bits, self._null_numbers, low, high, NULL_BITS)
+            of_row = np.repeat(starts[:-1], np.diff(ends[low : high + 1]))
+            numbers[of_row + np.array(self._number_lanes[first:last], np.int64)] = values
+        _mark(bits, self._null_numbers, low, high, starts, NULL_BITS)
         return numbers
 
     def _scatter_strings(
-        self, low: int, high: int, ends: NDArray[np.int64], width: int
+        self, low: int, high: int, ends: NDArray[np.int64], firsts: NDArray[np.int64]
     ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int32], NDArray[np.uint8]]:
-        n = high - low
-        hashes = np.zeros((n, width), np.uint64)
-        starts = np.zeros((n, width), np.int64)
-        lengths = np.zeros((n, width), np.int32)
+        total = int(firsts[-1])
+        hashes = np.zeros(total, np.uint64)
+        starts = np.zeros(total, np.int64)
+        lengths = np.zeros(total, np.int32)
         first, last = int(ends[low]), int(ends[high])
         text, start, length = _packed(self._strings[first:last])
         if last > first:
             made = np.empty(last - first, np.uint64)
             hash_spans(text, start, length, made)
-            rows = np.repeat(np.arange(n), np.diff(ends[low : high + 1]))
-            lanes = np.array(self._string_lanes[first:last], np.int64)
-            hashes[rows, lanes] = made
-            starts[rows, lanes] = start
-            lengths[rows, lanes] = length
-        _mark(hashes, self._null_strings, low, high, HASH_NULL)
+            of_row = np.repeat(firsts[:-1], np.diff(ends[low : high + 1]))
+            places = of_row + np.array(self._string_lanes[first:last], np.int64)
+            hashes[places] = made
+            starts[places] = start
+            lengths[places] = length
+        _mark(hashes, self._null_strings, low, high, firsts, HASH_NULL)
         return hashes, starts, lengths, text
 
 
+def _starts(widths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each row begins, and behind the last where all end: int64[n + 1]."""
+    starts = np.zeros(len(widths) + 1, np.int64)
+    np.cumsum(widths, out=starts[1:])
+    return starts
+
+
 def _mark(
-    cells: NDArray[np.uint64], places: list[tuple[int, int]], low: int, high: int, bits: int
+    cells: NDArray[np.uint64],
+    places: list[tuple[int, int]],
+    low: int,
+    high: int,
+    starts: NDArray[np.int64],
+    bits: int,
 ) -> None:
-    """Write `bits` at each (row, lane) of rows [low, high)."""
+    """Write `bits` at each (row, lane) of rows [low, high), which begin at `starts`."""
     if places:
         at = np.array(places, np.int64)
         at = at[(at[:, 0] >= low) & (at[:, 0] < high)]
-        cells[at[:, 0] - low, at[:, 1]] = bits
+        cells[starts[at[:, 0] - low] + at[:, 1]] = bits
 
 
 def _packed(

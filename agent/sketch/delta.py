@@ -89,6 +89,17 @@ class _CellsOfGroups:
         return self.pages.used * self.pages.cell_bytes + self.lane_cell.nbytes
 
 
+def _widest(starts: NDArray[np.int64], name: str, block: Block, size: int) -> int:
+    """Lanes of the widest row that counts. Raises ValueError for starts that leave the `size` values."""
+    n = block.n
+    if starts.dtype != np.int64 or starts.shape != (n + 1,) or not starts.flags.c_contiguous:
+        raise ValueError(f"{name} is {starts.dtype}{list(starts.shape)}; must be int64[{n + 1}]")
+    widths = np.diff(starts)
+    if int(starts[0]) < 0 or int(starts[-1]) > size or int(widths.min()) < 0:
+        raise ValueError(f"{name} must ascend within 0..{size}")
+    return int(widths.max(initial=0, where=block.stream >= 0))
+
+
 class Delta:
     """Rows by (stream, window), sketched by (column, JSON type). See the module's invariants.
 
@@ -127,38 +138,42 @@ class Delta:
         """Count the rows of a block. Raises ValueError for arrays that are not what `Block` says."""
         if block.n == 0:
             return
+        widths = _widest(block.number_start, "number_start", block, len(block.numbers))
+        string_widths = _widest(block.string_first, "string_first", block, len(block.string_hash))
         group_of_row = self._route(block)
-        lanes = block.numbers.shape[1]
-        if lanes:
-            cells = self._numeric.fit(self.n_groups, lanes)
-            pairs = missing_numbers(block.numbers, group_of_row, cells)
+        if widths:
+            first = block.number_start
+            cells = self._numeric.fit(self.n_groups, widths)
+            pairs = missing_numbers(block.numbers, first, group_of_row, cells)
             if len(pairs):
                 self._numeric.give(pairs)
-                cells = self._numeric.fit(self.n_groups, lanes)
+                cells = self._numeric.fit(self.n_groups, widths)
+            addresses = self._numeric.pages.addresses
             try:
-                update_numbers(block.numbers, group_of_row, cells, self._numeric.pages.addresses)
+                update_numbers(block.numbers, first, group_of_row, cells, addresses)
             except OverflowError:  # the block is counted; the next 2^31 values would not be
                 self._is_full = True
-        lanes = block.string_hash.shape[1]
-        if lanes:
-            cells = self._strings.fit(self.n_groups, lanes)
-            pairs = missing_strings(block.string_hash, group_of_row, cells)
+        if string_widths:
+            first = block.string_first
+            cells = self._strings.fit(self.n_groups, string_widths)
+            pairs = missing_strings(block.string_hash, first, group_of_row, cells)
             if len(pairs):
                 self._strings.give(pairs)
-                cells = self._strings.fit(self.n_groups, lanes)
+                cells = self._strings.fit(self.n_groups, string_widths)
             update_strings(
                 block.string_hash,
                 block.string_start,
                 block.string_length,
                 block.text,
+                first,
                 group_of_row,
                 cells,
                 self._strings.pages.addresses,
             )
-        self.rows += block.n
+        self.rows += int(np.count_nonzero(group_of_row >= 0))
 
     def _route(self, block: Block) -> NDArray[np.int32]:
-        """Group of each row, int32[n]; rows, errors and times are counted there."""
+        """Group of each row, int32[n], -1 for rows without a stream; rows, errors and times are counted there."""
         n = block.n
         for array, name, dtype in (
             (block.stream, "stream", np.int32),
@@ -170,11 +185,8 @@ class Delta:
                 raise ValueError(
                     f"{name} is {array.dtype}{list(array.shape)}; must be {np.dtype(dtype)}[{n}]"
                 )
-        for matrix, name in ((block.numbers, "numbers"), (block.string_hash, "string_hash")):
-            if matrix.ndim != 2 or len(matrix) != n:
-                raise ValueError(f"{name} has shape {list(matrix.shape)}; must be [{n}, lanes]")
         low, high = int(block.stream.min()), int(block.stream.max())
-        if low < 0 or high >= len(self._table.keys):
+        if low < -1 or high >= len(self._table.keys):
             raise ValueError(
                 f"stream has {low}..{high}; the table has {len(self._table.keys)} streams"
             )

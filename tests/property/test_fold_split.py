@@ -14,7 +14,16 @@ from agent.fold.base import Fold
 from agent.sketch.views import NumericView, StringView
 from agent.state.chunk import merge_digest
 from agent.types import Column, StreamKey
-from tests.support.blocks import LATENCY, Row, chunk_of, feature, prediction, range_of
+from tests.support.blocks import (
+    LATENCY,
+    LaneTable,
+    Row,
+    TwinTable,
+    chunk_of,
+    feature,
+    prediction,
+    range_of,
+)
 
 CONFIG = Config(
     windows=Windows(width_s=60, max_open=1000),
@@ -54,7 +63,7 @@ def rows(draw: st.DrawFn, mixed: bool) -> list[Row]:
     return out
 
 
-def folded(chunks: list[list[list[Row]]]) -> Fold:
+def folded(chunks: list[list[list[Row]]], table_of: type[LaneTable] = LaneTable) -> Fold:
     """A fold of chunks, each given as the rows of its threads."""
     fold = Fold(CONFIG, start_ns=1)
     for number, threads in enumerate(chunks, 1):
@@ -65,6 +74,7 @@ def folded(chunks: list[list[list[Row]]]) -> Fold:
             digest=merge_digest(CONFIG),
             ranges=[at],
             number=number,
+            table_of=table_of,
         )
         fold.apply(chunk, number)
     return fold
@@ -146,3 +156,10 @@ def test_cuts_do_not_show_where_kinds_agree(every: list[Row], n: int, data: st.D
     cuts = sorted(data.draw(st.lists(st.integers(0, len(every)), min_size=n, max_size=n)))
     parts = [every[i:j] for i, j in zip([0, *cuts], [*cuts, len(every)], strict=True)]
     assert_equal_bases(folded([[seeds], [every]]), folded([[seeds], *([part] for part in parts)]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows(mixed=True))
+def test_two_numbers_of_one_stream_do_not_show(every: list[Row]) -> None:
+    """A stream number stands for a stream and a shape: one stream may have several in a delta."""
+    assert_equal_bases(folded([[every]]), folded([[every]], TwinTable))

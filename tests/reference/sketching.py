@@ -21,6 +21,11 @@ from agent.sketch.views import NumericView, StringView
 Record = NDArray[np.uint8]
 
 
+def starts(n: int, lanes: int) -> NDArray[np.int64]:
+    """Where each of n rows begins that all have so many lanes."""
+    return np.arange(n + 1, dtype=np.int64) * lanes
+
+
 def numeric_records(columns: NDArray[np.float64], block: int = 2048) -> Record:
     """One narrow record for each column of float64[n, lanes], fed in blocks."""
     lanes = columns.shape[1]
@@ -29,7 +34,8 @@ def numeric_records(columns: NDArray[np.float64], block: int = 2048) -> Record:
     lane_cell = ids.astype(np.int32).reshape(1, lanes)
     for start in range(0, len(columns), block):
         part = np.ascontiguousarray(columns[start : start + block])
-        update_numbers(part, np.zeros(len(part), np.int32), lane_cell, pages.addresses)
+        group = np.zeros(len(part), np.int32)
+        update_numbers(part.ravel(), starts(*part.shape), group, lane_cell, pages.addresses)
     return pages.copy_out(ids)
 
 
@@ -57,10 +63,11 @@ def strings(texts: Sequence[bytes], block: int = 2048) -> Record:
         part = slice(at, at + block)
         n = len(hashes[part])
         update_strings(
-            np.ascontiguousarray(hashes[part]).reshape(n, 1),
-            np.ascontiguousarray(start[part]).reshape(n, 1),
-            np.ascontiguousarray(length[part]).reshape(n, 1),
+            hashes[part],
+            start[part],
+            length[part],
             text,
+            starts(n, 1),
             np.zeros(n, np.int32),
             lane_cell,
             pages.addresses,

@@ -103,6 +103,28 @@ class LaneTable:
         return place
 
 
+class TwinTable(LaneTable):
+    """Every stream has two numbers, each with lanes of its own; rows take turns."""
+
+    def intern(self, key: StreamKey) -> int:
+        turns = self._turns = getattr(self, "_turns", 0) + 1
+        first = super().intern(StreamKey(f"{key.model}/{turns % 2}", key.version, key.segment))
+        self.keys[first] = key
+        return first
+
+
+Placed = list[tuple[tuple[bool, int], Any]]  # of one row: (is a string, lane), value
+
+
+def starts_of(rows: list[Placed], is_string: bool) -> np.ndarray:
+    """Where each row's lanes begin, int64[n + 1]: a row is as wide as its last lane with a value."""
+    widths = [
+        max((lane + 1 for (of_strings, lane), _ in row if of_strings is is_string), default=0)
+        for row in rows
+    ]
+    return np.cumsum([0, *widths]).astype(np.int64)
+
+
 def block_of(
     table: LaneTable,
     rows: Sequence[Row],
@@ -117,32 +139,32 @@ def block_of(
         [(table.lane(s, c, v), v) for c, v in row.values.items()]
         for s, row in zip(streams, rows, strict=True)
     ]
-    numeric_width = max((len(lanes) for lanes in table.numeric_lanes), default=0)
-    string_width = max((len(lanes) for lanes in table.string_lanes), default=0)
-    bits = np.full((n, numeric_width), ABSENT_BITS, np.uint64)
+    number_start, string_first = starts_of(placed, False), starts_of(placed, True)
+    bits = np.full(int(number_start[-1]), ABSENT_BITS, np.uint64)
     numbers = bits.view(np.float64)
-    string_hash = np.full((n, string_width), HASH_ABSENT, np.uint64)
-    start = np.zeros((n, string_width), np.int64)
-    length = np.zeros((n, string_width), np.int32)
+    string_hash = np.full(int(string_first[-1]), HASH_ABSENT, np.uint64)
+    start = np.zeros(len(string_hash), np.int64)
+    length = np.zeros(len(string_hash), np.int32)
     text = bytearray(64)
     for r, values in enumerate(placed):
         for (is_string, lane), value in values:
+            at = int((string_first if is_string else number_start)[r]) + lane
             if is_string:
                 if value is None:
-                    string_hash[r, lane] = HASH_NULL
+                    string_hash[at] = HASH_NULL
                     continue
                 data = value.encode()
-                string_hash[r, lane] = merge_hash(data)
-                start[r, lane], length[r, lane] = len(text), len(data)
+                string_hash[at] = merge_hash(data)
+                start[at], length[at] = len(text), len(data)
                 text += data
             elif value is None:
-                bits[r, lane] = NULL_BITS
+                bits[at] = NULL_BITS
             elif type_of(value) is JsonType.OTHER:
-                numbers[r, lane] = math.nan
+                numbers[at] = math.nan
             elif isinstance(value, list):
-                numbers[r, lane] = math.hypot(*value)
+                numbers[at] = math.hypot(*value)
             else:
-                numbers[r, lane] = float(value)
+                numbers[at] = float(value)
     text += bytes(64)
     windows = []
     for row in rows:
@@ -159,9 +181,11 @@ def block_of(
         window=np.array(windows, np.int64),
         is_error=np.array([row.is_error for row in rows], np.uint8),
         numbers=numbers,
+        number_start=number_start,
         string_hash=string_hash,
         string_start=start,
         string_length=length,
+        string_first=string_first,
         text=np.frombuffer(bytes(text), np.uint8).copy(),
     )
 
@@ -219,11 +243,12 @@ def chunk_of(
     width_ms: int = WIDTH_MS,
     exemplars: Sequence[Exemplar] = (),
     labels_by_model: dict[str, int] | None = None,
+    table_of: type[LaneTable] = LaneTable,
 ) -> Chunk:
     """A chunk of kernel threads (parts), each a list of blocks, each a list of rows."""
     made = []
     for i, blocks in enumerate(parts):
-        table = LaneTable()
+        table = table_of()
         delta = Delta(table)
         tally = Tally()
         for rows in blocks:

@@ -60,31 +60,43 @@ def read_rows(table: StreamTable, decoded: Decoded) -> list[Row]:
     for block in decoded.blocks:
         bits = block.numbers.view(np.uint64)
         assert block.numbers.flags.c_contiguous
+        for starts, values in (
+            (block.number_start, block.numbers),
+            (block.string_first, block.string_hash),
+        ):
+            assert len(starts) == block.n + 1
+            assert starts[0] >= 0
+            assert starts[-1] <= len(values)
+            assert (np.diff(starts) >= 0).all()
         assert len(block.stream) == block.n == len(block.window) == len(block.is_error)
         for i in range(block.n):
             stream = int(block.stream[i])
+            if stream < 0:
+                continue
             row = Row(
                 table.keys[stream],
                 int(block.event_time_ms[i]),
                 int(block.window[i]),
                 bool(block.is_error[i]),
             )
-            for lane in range(block.numbers.shape[1]):
-                if bits[i, lane] == ABSENT_BITS:
+            first, end = block.number_start[i : i + 2].tolist()
+            for lane, at in enumerate(range(first, end)):
+                if bits[at] == ABSENT_BITS:
                     continue
-                is_null = bits[i, lane] == NULL_BITS
-                value = NULL if is_null else float(block.numbers[i, lane])
+                is_null = bits[at] == NULL_BITS
+                value = NULL if is_null else float(block.numbers[at])
                 row.values[table.numeric_lanes[stream][lane]] = value
-            for lane in range(block.string_hash.shape[1]):
-                if block.string_hash[i, lane] == HASH_ABSENT:
+            first, end = block.string_first[i : i + 2].tolist()
+            for lane, at in enumerate(range(first, end)):
+                if block.string_hash[at] == HASH_ABSENT:
                     continue
                 key = (table.string_lanes[stream][lane], JsonType.STRING)
-                if block.string_hash[i, lane] == HASH_NULL:
+                if block.string_hash[at] == HASH_NULL:
                     row.values[key] = NULL
                     continue
-                start, length = int(block.string_start[i, lane]), int(block.string_length[i, lane])
+                start, length = int(block.string_start[at]), int(block.string_length[at])
                 raw = block.text[start : start + length].tobytes()
-                assert block.string_hash[i, lane] == merge_hash(raw)
+                assert block.string_hash[at] == merge_hash(raw)
                 row.values[key] = raw.decode()
             rows.append(row)
     return rows

@@ -412,13 +412,13 @@ def test_blocks_are_bounded_however_wide_the_rows() -> None:
     assert [row.value(column) for row in result.rows] == [1.0, *map(float, range(3000))]
 
 
-def test_a_block_is_as_wide_as_the_widest_stream_in_it() -> None:
+def test_a_row_is_as_wide_as_its_stream() -> None:
     table = StreamTable()
     decoder = JsonDecoder(Config(), table, None)
     wide = [orjson.dumps({"model": "w", "features": {f"f{i}": i for i in range(50)}})]
     run(decoder, table, fetch_of(records_of(wide)))
     result = run(decoder, table, fetch_of(records_of([orjson.dumps(EVENT)])))
-    assert result.parts[0].blocks[0].numbers.shape == (1, 1)
+    assert result.parts[0].blocks[0].numbers.shape == (1,)
 
 
 def test_a_table_that_was_cleared_learns_again() -> None:

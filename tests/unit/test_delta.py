@@ -18,6 +18,7 @@ from tests.support.blocks import (
     LaneTable,
     PartOfChunk,
     Row,
+    TwinTable,
     block_of,
     feature,
     range_of,
@@ -129,6 +130,66 @@ def test_a_freeze_empties_the_delta_and_cells_start_anew() -> None:
     assert numeric_view(kept[0]).sum == 50.0, "what was handed out is a copy"
 
 
+def test_rows_without_a_stream_are_skipped() -> None:
+    table = LaneTable()
+    delta = Delta(table)
+    values = {feature("x"): 1.0, feature("s"): "t"}
+    block = block_of(table, [Row(A, T0 + n, values, is_error=True) for n in range(6)])
+    block.stream[[0, 3, 5]] = -1
+    block.window[[0, 3, 5]] = 77
+    delta.add(block)
+    assert (delta.rows, delta.n_groups, delta.n_windows) == (3, 1, 1)
+    ((group,), numeric, strings) = delta.freeze()
+    assert (group.rows, group.errors) == (3, 3)
+    assert (group.min_event_time_ms, group.max_event_time_ms) == (T0 + 1, T0 + 4)
+    assert numeric_view(numeric[0]).count == 3
+    assert string_view(strings[0]).count == 3
+
+    block.stream[:] = -1
+    delta.add(block)
+    assert (delta.rows, delta.n_groups) == (0, 0)
+
+
+def test_rows_of_one_stream_may_differ_in_width() -> None:
+    table = LaneTable()
+    delta = Delta(table)
+    rows = [
+        Row(A, T0, {feature(f"x{i}"): 1.0 for i in range(width)} | {feature("s"): "t"})
+        for width in (5, 0, 3, 1, 5, 2)
+    ]
+    block = block_of(table, rows)
+    assert np.diff(block.number_start).tolist() == [5, 0, 3, 1, 5, 2]
+    delta.add(block)
+    ((group,), numeric, _) = delta.freeze()
+    counts = {
+        ref.column.name: numeric_view(numeric[ref.cell]).count
+        for ref in group.cells
+        if ref.type is JsonType.NUMBER
+    }
+    assert counts == {"x0": 5, "x1": 4, "x2": 3, "x3": 2, "x4": 2}
+
+
+def test_two_numbers_of_one_stream_are_two_groups() -> None:
+    table = TwinTable()
+    delta = Delta(table)
+    delta.add(block_of(table, [Row(A, T0, {feature("x"): float(n)}) for n in range(5)]))
+    groups, numeric, _ = delta.freeze()
+    assert [(group.stream, group.window) for group in groups] == [(A, T0 // WIDTH_MS)] * 2
+    assert sorted(group.rows for group in groups) == [2, 3]
+    assert sorted(numeric_view(numeric[g.cells[0].cell]).sum for g in groups) == [4.0, 6.0]
+
+
+def test_numbers_may_begin_anywhere_in_their_array() -> None:
+    table = LaneTable()
+    delta = Delta(table)
+    block = block_of(table, [Row(A, T0, {feature("x"): float(n)}) for n in range(3)])
+    block.numbers = np.array([9.0, 0.0, 1.0, 2.0, 9.0])
+    block.number_start = block.number_start + 1
+    delta.add(block)
+    _, numeric, _ = delta.freeze()
+    assert numeric_view(numeric[0]).sum == 3.0
+
+
 def test_an_empty_delta_freezes_to_nothing() -> None:
     groups, numeric, strings = Delta(LaneTable()).freeze()
     assert (groups, len(numeric), len(strings)) == ([], 0, 0)
@@ -163,9 +224,12 @@ def test_ten_thousand_groups_lose_no_row() -> None:
     [
         ("stream", np.zeros(2, np.int64), r"stream is int64\[2\]; must be int32\[2\]"),
         ("window", np.zeros(3, np.int64), r"window is int64\[3\]; must be int64\[2\]"),
-        ("numbers", np.zeros((1, 1)), r"numbers has shape \[1, 1\]; must be \[2, lanes\]"),
+        ("number_start", np.zeros(2, np.int64), r"number_start is int64\[2\]; must be int64\[3\]"),
+        ("number_start", np.array([0, 1, 3]), r"number_start must ascend within 0\.\.2"),
+        ("number_start", np.array([0, 2, 1]), r"number_start must ascend within 0\.\.2"),
+        ("string_first", np.array([-1, 0, 0]), r"string_first must ascend within 0\.\.0"),
         ("stream", np.full(2, 7, np.int32), r"stream has 7\.\.7; the table has 1 streams"),
-        ("stream", np.full(2, -1, np.int32), r"stream has -1\.\.-1; the table has 1 streams"),
+        ("stream", np.full(2, -2, np.int32), r"stream has -2\.\.-2; the table has 1 streams"),
     ],
 )
 def test_arrays_that_are_not_a_block_are_refused(

@@ -26,7 +26,7 @@ from agent.sketch.update import (
     update_strings,
 )
 from agent.sketch.views import numeric_view, string_view
-from tests.reference.sketching import merged, numeric, spans, strings
+from tests.reference.sketching import merged, numeric, spans, starts, strings
 
 ABSENT, NULL = np.array([ABSENT_BITS, NULL_BITS], np.uint64).view(np.float64).tolist()
 
@@ -98,11 +98,11 @@ def test_rows_go_to_the_cells_of_their_group_and_lane() -> None:
     group = rng.integers(-1, 7, 5000).astype(np.int32)
     pages = CellPages(NUMERIC_CELL_BYTES, 8)
     lane_cell = np.full((7, 3), -1, np.int32)
-    pairs = missing_numbers(numbers, group, lane_cell)
+    pairs = missing_numbers(numbers.ravel(), starts(5000, 3), group, lane_cell)
     assert len(pairs) == 21
     lane_cell[pairs[:, 0], pairs[:, 1]] = pages.alloc_many(len(pairs))
     lane_cell[2, 1] = -1  # no cell: not counted anywhere
-    update_numbers(numbers, group, lane_cell, pages.addresses)
+    update_numbers(numbers.ravel(), starts(5000, 3), group, lane_cell, pages.addresses)
     for g in range(7):
         for lane in range(3):
             if lane_cell[g, lane] < 0:
@@ -113,18 +113,20 @@ def test_rows_go_to_the_cells_of_their_group_and_lane() -> None:
 
 
 def test_missing_pairs_are_those_with_a_value_each_once() -> None:
-    numbers = np.array([[1.0, ABSENT, NULL], [2.0, ABSENT, ABSENT], [3.0, 4.0, 5.0]])
+    numbers = np.array([1.0, ABSENT, NULL, 2.0, 3.0, 4.0, 5.0])
+    first = np.array([0, 3, 4, 7])  # the second row is narrower
     group = np.array([1, 1, -1], np.int32)
     lane_cell = np.full((3, 3), -1, np.int32)
-    assert missing_numbers(numbers, group, lane_cell).tolist() == [[1, 0], [1, 2]]
+    assert missing_numbers(numbers, first, group, lane_cell).tolist() == [[1, 0], [1, 2]]
     assert (lane_cell == -1).all()
     lane_cell[1, 0] = 0
-    assert missing_numbers(numbers, group, lane_cell).tolist() == [[1, 2]]
-    hashes = np.array([[HASH_ABSENT, HASH_NULL], [9, HASH_ABSENT]], np.uint64)
+    assert missing_numbers(numbers, first, group, lane_cell).tolist() == [[1, 2]]
+    hashes = np.array([HASH_ABSENT, HASH_NULL, 9, HASH_ABSENT], np.uint64)
     group = np.array([0, 2], np.int32)
     table = np.full((3, 2), -1, np.int32)
-    assert missing_strings(hashes, group, table).tolist() == [[0, 1], [2, 0]]
-    assert missing_numbers(np.empty((0, 3)), np.empty(0, np.int32), lane_cell).shape == (0, 2)
+    assert missing_strings(hashes, starts(2, 2), group, table).tolist() == [[0, 1], [2, 0]]
+    nothing, no_rows = np.empty(0), np.empty(0, np.int32)
+    assert missing_numbers(nothing, starts(0, 3), no_rows, lane_cell).shape == (0, 2)
 
 
 def test_nulls_and_absent_strings_are_told_apart() -> None:
@@ -135,10 +137,11 @@ def test_nulls_and_absent_strings_are_told_apart() -> None:
     pages = CellPages(STRING_CELL_BYTES, 2)
     table = np.array([[pages.alloc()]], np.int32)
     update_strings(
-        lanes.reshape(6, 1),
-        np.append(start, [0, 0, 0]).reshape(6, 1),
-        np.append(length, np.zeros(3, np.int32)).astype(np.int32).reshape(6, 1),
+        lanes,
+        np.append(start, [0, 0, 0]),
+        np.append(length, np.zeros(3, np.int32)).astype(np.int32),
         text,
+        starts(6, 1),
         np.zeros(6, np.int32),
         table,
         pages.addresses,
@@ -153,10 +156,11 @@ def test_a_span_outside_the_text_is_counted_without_its_text() -> None:
     pages = CellPages(STRING_CELL_BYTES, 2)
     table = np.array([[pages.alloc()]], np.int32)
     update_strings(
-        np.array([[5], [6], [7]], np.uint64),
-        np.array([[1 << 60], [-5], [90]], np.int64),
-        np.array([[4], [4], [20]], np.int32),
+        np.array([5, 6, 7], np.uint64),
+        np.array([1 << 60, -5, 90], np.int64),
+        np.array([4, 4, 20], np.int32),
         np.zeros(100, np.uint8),
+        starts(3, 1),
         np.zeros(3, np.int32),
         table,
         pages.addresses,
@@ -167,19 +171,23 @@ def test_a_span_outside_the_text_is_counted_without_its_text() -> None:
 def test_wrong_arrays_are_refused() -> None:
     pages = CellPages(NUMERIC_CELL_BYTES, 2)
     table = np.array([[pages.alloc()]], np.int32)
-    numbers, group = np.zeros((4, 1)), np.zeros(4, np.int32)
-    with pytest.raises(ValueError, match=r"numbers is float32\[4, 1\]; must be C-ordered float64"):
-        update_numbers(numbers.astype(np.float32), group, table, pages.addresses)  # type: ignore[arg-type]
+    numbers, group, first = np.zeros(4), np.zeros(4, np.int32), starts(4, 1)
+    with pytest.raises(ValueError, match=r"numbers is float32\[4\]; must be C-ordered float64"):
+        update_numbers(numbers.astype(np.float32), first, group, table, pages.addresses)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"group is int32\[3\]"):
-        update_numbers(numbers, group[:3], table, pages.addresses)
+        update_numbers(numbers, first, group[:3], table, pages.addresses)
     with pytest.raises(ValueError, match="group has 1; lane_cell has 1 rows"):
-        update_numbers(numbers, group + 1, table, pages.addresses)
+        update_numbers(numbers, first, group + 1, table, pages.addresses)
     with pytest.raises(ValueError, match="lane_cell has cell 2; there are 2 cells"):
-        update_numbers(numbers, group, table + 2, pages.addresses)
+        update_numbers(numbers, first, group, table + 2, pages.addresses)
     with pytest.raises(ValueError, match="C-ordered"):
-        update_numbers(
-            np.zeros((4, 2)).T.copy().T, group, np.zeros((1, 2), np.int32), pages.addresses
-        )
+        update_numbers(np.zeros(8)[::2], first, group, table, pages.addresses)
+    with pytest.raises(ValueError, match=r"first must lie in 0\.\.4"):
+        update_numbers(numbers, first + 1, group, table, pages.addresses)
+    with pytest.raises(ValueError, match="first must ascend"):
+        update_numbers(numbers, np.array([0, 2, 1, 2, 3]), group, table, pages.addresses)
+    with pytest.raises(ValueError, match="a row has 2 lanes; lane_cell has 1"):
+        update_numbers(numbers, np.array([0, 2, 3, 4, 4]), group, table, pages.addresses)
     with pytest.raises(ValueError, match="a row is outside the source's 1 cells"):
         merge_numeric(pages.addresses[:1], numeric([1.0]).reshape(1, -1), np.ones(1, np.int64))
     with pytest.raises(ValueError, match="do not merge into"):
@@ -223,10 +231,10 @@ def test_an_update_says_when_a_cell_is_full() -> None:
     cell = pages.alloc()
     pages.record(cell)[:] = _with_count(numeric([1.0]), update.FULL - 2)
     table = np.array([[cell]], np.int32)
-    one, group = np.ones((1, 1)), np.zeros(1, np.int32)
-    assert update_numbers(one, group, table, pages.addresses) == update.FULL - 1
+    one, group, first = np.ones(1), np.zeros(1, np.int32), starts(1, 1)
+    assert update_numbers(one, first, group, table, pages.addresses) == update.FULL - 1
     with pytest.raises(OverflowError, match="a cell holds 2147483648 values"):
-        update_numbers(one, group, table, pages.addresses)
+        update_numbers(one, first, group, table, pages.addresses)
     assert numeric_view(pages.record(cell)).positive.tolist() == [update.FULL]
 
 
@@ -250,15 +258,16 @@ def test_nothing_is_written_outside_a_cell(size: int) -> None:
     texts = [rng.bytes(int(n)) for n in rng.integers(0, 200, 3000)]
     group = np.zeros(len(values), np.int32)
     if size == NUMERIC_CELL_BYTES:
-        update_numbers(values.reshape(-1, 1), group, table, address)
+        update_numbers(values, starts(len(values), 1), group, table, address)
     if size == STRING_CELL_BYTES:
         text, start, length = spans(texts)
         hashes = rng.integers(2, 1 << 64, len(texts), dtype=np.uint64)
         update_strings(
-            hashes.reshape(-1, 1),
-            start.reshape(-1, 1),
-            length.reshape(-1, 1),
+            hashes,
+            start,
+            length,
             text,
+            starts(len(texts), 1),
             np.zeros(len(texts), np.int32),
             table,
             address,

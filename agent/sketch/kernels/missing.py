@@ -7,6 +7,7 @@ import numpy as np
 from agent.sketch.kernels.compile import kernel
 from agent.sketch.kernels.memory import (
     load_i32,
+    load_i64,
     load_u8,
     load_u64,
     store_i32,
@@ -19,11 +20,12 @@ UNKNOWN, COMPLETE, OPEN = 0, 1, 2
 MARK = -2
 
 
-@kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, uint64)")
-def find_missing(values, n, lanes, group, lane_cell, state, pairs, capacity, absent):
+@kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, int64, uint64)")
+def find_missing(values, first, n, lanes, group, lane_cell, state, pairs, capacity, absent):
     """Note each pair once, as group << 32 | lane, and mark it in lane_cell (-2) until the owner fills it.
 
-    values  64-bit [n, lanes]   group  int32[n]   lane_cell  int32[groups, lanes], -1: no cell; written
+    values  64-bit [...]        first  int64[n + 1], where each row begins; no row has more than `lanes`
+    group   int32[n]            lane_cell  int32[groups, lanes], -1: no cell; written
     state   uint8[groups], zeros; scratch         pairs  int64[capacity]; written
     absent  the bits of a value that is not there
 
@@ -44,8 +46,9 @@ def find_missing(values, n, lanes, group, lane_cell, state, pairs, capacity, abs
             store_u8(state + g, known)
         if known == COMPLETE:
             continue
-        v = values + 8 * r * lanes
-        for lane in range(lanes):
+        begin = load_i64(first + 8 * r)
+        v = values + 8 * begin
+        for lane in range(load_i64(first + 8 * r + 8) - begin):
             if load_i32(ids + 4 * lane) == -1 and load_u64(v + 8 * lane) != absent:
                 if found == capacity:
                     return found

@@ -81,13 +81,14 @@ def add_over_range(cell, value, negative):
     return over + 1
 
 
-@kernel("int64(int64, int64, int64, int64, int64, int64, int64, uint64, uint64)")
+@kernel("int64(int64, int64, int64, int64, int64, int64, int64, int64, uint64, uint64)")
 def update_numbers(
-    numbers, n, lanes, group, lane_cell, addresses, pending, magnitude_mask, mantissa_mask
+    numbers, first, n, lanes, group, lane_cell, addresses, pending, magnitude_mask, mantissa_mask
 ):
     """Count every value of a block in its narrow cell, in place. All arguments but n, lanes are addresses.
 
-    numbers    float64[n, lanes]        group      int32[n], -1: skip the row
+    numbers    float64[...]             first      int64[n + 1], where each row begins
+    group      int32[n], -1: skip the row; no other row has more than `lanes` numbers
     lane_cell  int32[groups, lanes], -1: no cell   addresses  int64[cells]
     pending    int64[PENDING + lanes], scratch
 
@@ -101,9 +102,10 @@ def update_numbers(
         g = load_i32(group + 4 * r)
         if g < 0:
             continue
-        v = numbers + 8 * r * lanes
+        begin = load_i64(first + 8 * r)
+        v = numbers + 8 * begin
         ids = lane_cell + 4 * g * lanes
-        for lane in range(lanes):
+        for lane in range(load_i64(first + 8 * r + 8) - begin):
             cell_id = load_i32(ids + 4 * lane)
             if cell_id < 0:
                 continue

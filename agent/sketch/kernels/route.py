@@ -38,10 +38,10 @@ def route_rows(
 ):
     """Give rows first..n-1 their groups and count them there, in place. All but numbers are addresses.
 
-    stream int32[n]   window, event_time int64[n]   is_error uint8[n]
+    stream int32[n], below 0: the row is not counted   window, event_time int64[n]   is_error uint8[n]
     slots         int32[mask + 1], group + 1 or 0 where free; mask + 1 is a power of two
     groups        int64[capacity, FIELDS], the first n_groups are in use; capacity > (mask + 1) / 2
-    group_of_row  int32[n], written
+    group_of_row  int32[n], written; -1 for rows that are not counted
 
     Returns new n_groups * 2^32 + rows done. It stops early, before a row, when half of the slots are
     taken: the caller enlarges `slots` and `groups` and goes on from that row.
@@ -51,6 +51,10 @@ def route_rows(
     r = first
     while r < n:
         s = load_i32(stream + 4 * r)
+        if s < 0:
+            store_u32(group_of_row + 4 * r, -1)
+            r += 1
+            continue
         w = load_i64(window + 8 * r)
         if s != last_stream or w != last_window:
             at = slot_of(s, w, mask)

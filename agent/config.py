@@ -182,6 +182,12 @@ class Kafka(Options, frozen=True, kw_only=True):
             description="How long a broker may wait for data. An idle partition is heard of this often.",
         ),
     ] = 0.25
+    fetch: Annotated[
+        Literal["raw", "stock"],
+        Meta(
+            description="`raw` hands whole record batches to the kernel threads, which open them there; `stock` has the client library make every record, on the loop: slower, the same results."
+        ),
+    ] = "stock"
     buffer_max_bytes: Annotated[
         int,
         Meta(

@@ -95,6 +95,7 @@ class Shape:
         "models",
         "number",
         "numeric",
+        "paths",
         "predictions",
         "strings",
         "usage",
@@ -109,6 +110,8 @@ class Shape:
         self.usage: dict[str, ColumnLanes] = {}
         self.columns: dict[Column, ColumnLanes] = {}
         self.is_ambiguous = False
+        #: The one path of each (role, name) that compiled tiers read (`resolver`).
+        self.paths: dict[tuple[str, str], tuple[str, ...]] = {}
         #: What each model that uses it has added while it was not the only one.
         self.models: dict[str, int] = {}
 

@@ -103,15 +103,18 @@ if CACHE_FOLDER is not None:
 KERNELS: dict[str, tuple[Any, str]] = {}
 
 
-def kernel(signature):
+def kernel(signature, *, nogil=True):
     """Compile a function that Python calls; `signature` is the only one it is ever used with.
+
+    nogil  False for what the event loop calls: with the GIL given away, a kernel thread that runs Python
+           may keep it for several milliseconds
 
     Compiled at the first call or by `warm`. `nogil`: threads run side by side; `numpy` errors: a
     division by zero gives inf or NaN, and costs no branch. No fastmath: it deletes NaN checks.
     """
 
     def decorate(function):
-        compiled = njit(nogil=True, error_model="numpy", cache=CACHE_FOLDER is not None)(function)
+        compiled = njit(nogil=nogil, error_model="numpy", cache=CACHE_FOLDER is not None)(function)
         name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
         if name in KERNELS:
             raise ValueError(f"two kernels are called {name}")

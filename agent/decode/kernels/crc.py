@@ -1,0 +1,135 @@
+"""CRC-32C of record batches with the CPU's instruction (x86 with SSE 4.2), 5 to 10 times a table's speed.
+
+The checksum of a batch (Castagnoli's polynomial, reflected, inverted at both ends) covers all bytes
+behind it. Three streams of 1 KiB run side by side, because the instruction takes three cycles and one
+can begin every cycle; their states are joined by tables: a CRC is linear, so the state after 1024
+zero bytes is the exclusive or of what each of its bytes becomes.
+
+LLVM ends the process when it meets an instruction that its target lacks, so both the host and the
+target that numba compiles for are asked first: without it there is no kernel here, and
+`HAS_INSTRUCTION` is False.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import reduce
+from operator import xor
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.core import config as numba_config
+from numpy.typing import NDArray
+
+from agent.sketch.kernels.compile import inlined, kernel
+from agent.sketch.kernels.memory import intrinsic, load_u8, load_u64
+
+U = np.uint64
+_POLYNOMIAL = 0x82F63B78
+_STREAM_BYTES = 1024
+_ALL = U(0xFFFFFFFF)
+#: CPU names that LLVM knows as levels; each has SSE 4.2.
+_LEVELS = frozenset(("x86-64-v2", "x86-64-v3", "x86-64-v4"))
+
+
+def target_has_instruction(cpu_name: str | None, cpu_features: str | None) -> bool:
+    """Whether host and target have the instruction; the arguments are numba's CPU_NAME and CPU_FEATURES.
+
+    A named CPU that is not one of the levels counts as lacking it: asking LLVM is not possible.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        host = binding.get_host_cpu_features()
+    except RuntimeError:
+        return False
+    if not host.get("sse4.2", False):
+        return False
+    asked = "" if cpu_features is None else cpu_features
+    if any(f"-{name}" in asked.split(",") for name in ("sse4.2", "crc32")):
+        return False
+    return cpu_name is None or cpu_name in _LEVELS or "+sse4.2" in asked.split(",")
+
+
+_config: Any = numba_config
+HAS_INSTRUCTION = target_has_instruction(_config.CPU_NAME, _config.CPU_FEATURES)
+
+
+def _after_byte(state: int) -> int:
+    """The state of the bit-by-bit definition after one zero byte."""
+    for _ in range(8):
+        state = (state >> 1) ^ (_POLYNOMIAL if state & 1 else 0)
+    return state
+
+
+def _after_stream() -> list[int]:
+    """What each bit of a state becomes after `_STREAM_BYTES` (a power of two) zero bytes."""
+    bits = [_after_byte(1 << bit) for bit in range(32)]
+    for _ in range(_STREAM_BYTES.bit_length() - 1):
+        # Twice as many bytes: the map, applied to what it made of each bit.
+        bits = [reduce(xor, (bits[i] for i in range(32) if image >> i & 1), 0) for image in bits]
+    return bits
+
+
+def _join_table() -> NDArray[np.uint64]:
+    """uint64[4, 256]: what byte b of a state becomes after `_STREAM_BYTES` zero bytes, by its value."""
+    table = np.zeros((4, 256), np.uint64)
+    for bit, image in enumerate(_after_stream()):
+        row, low = table[bit // 8], 1 << bit % 8
+        row[low : 2 * low] = row[:low] ^ U(image)
+    return table
+
+
+_BYTE = np.array([_after_byte(value) for value in range(256)], np.uint64)
+
+if HAS_INSTRUCTION:
+    _JOIN = _join_table()
+
+    @intrinsic
+    def _crc_word(typingctx, state, word):
+        """The state after the eight bytes of `word`."""
+
+        def codegen(context, builder, signature, args):
+            i64 = ir.IntType(64)
+            function = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(i64, [i64, i64]), "llvm.x86.sse42.crc32.64.64"
+            )
+            return builder.call(function, args)
+
+        return types.uint64(types.uint64, types.uint64), codegen
+
+    @inlined
+    def _join(state):
+        """The state after `_STREAM_BYTES` zero bytes."""
+        return (
+            _JOIN[U(0), state & U(255)]
+            ^ _JOIN[U(1), (state >> U(8)) & U(255)]
+            ^ _JOIN[U(2), (state >> U(16)) & U(255)]
+            ^ _JOIN[U(3), state >> U(24)]
+        )
+
+    @kernel("uint64(int64, int64)", nogil=False)
+    def crc32c(address, size):
+        """CRC-32C of `size` bytes at `address`. Reads nothing else; keeps the GIL (about 0.1 ms a MiB)."""
+        state = _ALL
+        while size >= 3 * _STREAM_BYTES:
+            second, third = U(0), U(0)
+            for at in range(address, address + _STREAM_BYTES, 8):
+                state = _crc_word(state, load_u64(at))
+                second = _crc_word(second, load_u64(at + _STREAM_BYTES))
+                third = _crc_word(third, load_u64(at + 2 * _STREAM_BYTES))
+            state = _join(_join(state) ^ second) ^ third
+            address += 3 * _STREAM_BYTES
+            size -= 3 * _STREAM_BYTES
+        while size >= 8:
+            state = _crc_word(state, load_u64(address))
+            address += 8
+            size -= 8
+        while size > 0:
+            state = _BYTE[(state ^ U(load_u8(address))) & U(255)] ^ (state >> U(8))
+            address += 1
+            size -= 1
+        return state ^ _ALL

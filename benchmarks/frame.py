@@ -290,8 +290,8 @@ def as_text(document: Json) -> str:
             lines.append("  " + "  ".join([first, *rest]).rstrip())
         lines += [f"  {table['note']}"] if table["note"] else []
         lines.append("")
-    for name, value in document["figures"].items():
-        lines.append(f"  {name:40} {shown(value)}")
+    if not document["tables"]:
+        lines += [f"  {name:40} {shown(value)}" for name, value in document["figures"].items()]
     lines += [f"  {note}" for note in document["notes"]]
     for name, bar in document["bars"].items():
         met = "met" if bar["met"] else "MISSED"

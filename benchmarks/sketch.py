@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from agent.sketch.delta import Delta
-from agent.sketch.kernels.warm import warm
 from agent.types import Block
 from benchmarks.blocks import Table, lane, make_blocks, string_lane
 from benchmarks.frame import Result, frozen, progress, run, timed
@@ -38,7 +37,6 @@ def measure(options: argparse.Namespace, result: Result) -> None:
     n_blocks = 2 if options.tiny else options.blocks
     passes = options.passes or (1 if options.tiny else 7)
     streams = STREAMS[:2] if options.tiny else STREAMS
-    warm()
     _per_sketch(result, n_blocks, passes, streams, options.seed)
     _compared(result, n_blocks, passes, options.seed)
 

@@ -30,7 +30,7 @@ import orjson
 from agent.config import Config
 from agent.decode.duplicates import has_duplicate_key
 from agent.decode.fields import FieldMap
-from agent.decode.kept import Facts, Sampler, keep
+from agent.decode.kept import Facts, Sampler, SpanKeeper, view_of
 from agent.decode.lanes import Names, OwnShape, Segment, StreamLanes, StreamTable
 from agent.decode.rows import Rejected, RowBuffer
 from agent.decode.scalars import (
@@ -110,7 +110,7 @@ class JsonDecoder:
         #: Values after which a slice ends; the owner makes it smaller while each needs a new cell.
         self.slice_values = SLICE_VALUES
         self._table = table
-        self._sampler = sampler
+        self._keeper = None if sampler is None else SpanKeeper(sampler, table)
         self._rows = RowBuffer(config, table)
         self._fields = FieldMap(decode.fields)
         self._default_model = decode.default_model
@@ -181,19 +181,12 @@ class JsonDecoder:
 
     def _finish(self, out: Decoded, partition: Partition, lineage: str) -> Decoded:
         out.blocks, out.max_event_time_ms = self._rows.blocks(self.sealed_until, self.now_ms)
-        if self._sampler is not None:
+        if self._keeper is not None:
             low = 0
             for block in out.blocks:
                 high = low + block.n
-                spans, exemplars = keep(
-                    self._sampler,
-                    block,
-                    self._rows.streams(low, high),
-                    self._facts[low:high],
-                    self._table,
-                    partition,
-                    lineage,
-                )
+                view = view_of(block, self._facts[low:high])
+                spans, exemplars = self._keeper.keep(view, partition, lineage)
                 out.spans += spans
                 out.exemplars += exemplars
                 low = high
@@ -353,7 +346,7 @@ class JsonDecoder:
             if latency_s is not None:
                 rows.put_latency(stream, latency_s)
             rows.end_row(stream, time_ms, source.timestamp_ms, status != "")
-            if self._sampler is not None:
+            if self._keeper is not None:
                 self._facts.append(
                     Facts(
                         source.offset,

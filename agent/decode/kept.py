@@ -1,12 +1,23 @@
-"""Rows worth a request span: offers each row to the sampler, makes exemplars of what it keeps."""
+"""Rows worth a request span: the sampler's choice of a block, as spans and exemplars."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from agent.decode.lanes import StreamLanes, StreamTable
+from agent.decode.candidates import (
+    DOMAIN_LIMIT,
+    LATENCY,
+    WHY,
+    Facts,
+    Found,
+    Lanes,
+    Limits,
+    RowView,
+    StreamRules,
+)
 from agent.types import (
     Block,
     Column,
@@ -15,142 +26,111 @@ from agent.types import (
     Partition,
     RequestSpan,
     Role,
+    SpanWhy,
     StreamKey,
 )
 
-#: Beyond this magnitude a value is out of range whatever is declared: histograms end here.
-DOMAIN_LIMIT = 2.0**64
+__all__ = ["Facts", "RowView", "Sampler", "SpanKeeper", "view_of"]
 
 
 class Sampler(Protocol):
     """What the decoder needs of `decode.spans.SpanSampler`."""
 
-    def consider(
+    limits: dict[str, tuple[float, float]]
+
+    def choose(
+        self, view: RowView, rules: StreamRules, partition: Partition, lineage: str
+    ) -> Found: ...
+
+    def span(
         self,
-        *,
+        why: SpanWhy,
+        facts: Facts,
         stream: StreamKey,
-        partition: Partition,
-        lineage: str,
-        offset: int,
-        row: int,
-        n_rows: int,
         end_ms: int,
-        latency_s: float | None,
-        status: str,
-        request_id: str,
-        traceparent: str | None,
-        tracestate: str,
+        place: tuple[Partition, str],
         out_of_range: tuple[Column, ...],
-    ) -> RequestSpan | None: ...
+    ) -> RequestSpan: ...
 
 
-class Facts(NamedTuple):
-    """What a request span says of a row, beyond its values."""
+class SpanKeeper:
+    """Offers the blocks of one stream table to a sampler. One owner."""
 
-    offset: int
-    row: int  # index in its event
-    n_rows: int
-    latency_s: float | None
-    status: str
-    request_id: str
-    traceparent: str | None
-    tracestate: str
+    def __init__(self, sampler: Sampler, table: Lanes) -> None:
+        self._sampler = sampler
+        self._table = table
+        self._rules = StreamRules(table, sampler.limits)
 
-
-def out_of_range(
-    block: Block, streams: list[StreamLanes], table: StreamTable
-) -> dict[int, tuple[Column, ...]]:
-    """Columns of each row that are outside of their declared range, or beyond 2^64; ordinary rows are not in it."""
-    found: dict[int, list[Column]] = {}
-    with np.errstate(invalid="ignore"):
-        beyond = np.flatnonzero(np.abs(block.numbers) > DOMAIN_LIMIT)
-    of_row = np.searchsorted(block.number_start, beyond, "right") - 1
-    of_lane = beyond - block.number_start[of_row]
-    for row, lane in zip(of_row.tolist(), of_lane.tolist(), strict=True):
-        column, kind = table.numeric_lanes[streams[row].idx][lane]
-        if kind is JsonType.NUMBER:
-            found.setdefault(row, []).append(column)
-    for stream in set(streams):
-        bounded = [c for c in stream.features.values() if c.bounds is not None and c.number >= 0]
-        if not bounded:
-            continue
-        of_stream = np.flatnonzero(block.stream == stream.idx)
-        widths = block.number_start[of_stream + 1] - block.number_start[of_stream]
-        for lanes in bounded:
-            assert lanes.bounds is not None
-            low, high = lanes.bounds
-            rows = of_stream[widths > lanes.number]
-            values = block.numbers[block.number_start[rows] + lanes.number]
-            with np.errstate(invalid="ignore"):
-                outside = (values < low) | (values > high)
-            for row in rows[outside].tolist():
-                columns = found.setdefault(row, [])
-                if lanes.column not in columns:
-                    columns.append(lanes.column)
-    return {row: tuple(columns) for row, columns in found.items()}
-
-
-def keep(
-    sampler: Sampler,
-    block: Block,
-    streams: list[StreamLanes],
-    facts: list[Facts],
-    table: StreamTable,
-    partition: Partition,
-    lineage: str,
-) -> tuple[list[RequestSpan], list[Exemplar]]:
-    """Offer every row of the block; `streams` and `facts` are those of its rows."""
-    spans: list[RequestSpan] = []
-    exemplars: list[Exemplar] = []
-    odd = out_of_range(block, streams, table)
-    times = block.event_time_ms.tolist()
-    consider = sampler.consider
-    for idx, fact in enumerate(facts):
-        stream = streams[idx]
-        columns = odd.get(idx, ()) if odd else ()
-        span = consider(
-            stream=stream.key,
-            partition=partition,
-            lineage=lineage,
-            offset=fact.offset,
-            row=fact.row,
-            n_rows=fact.n_rows,
-            end_ms=times[idx],
-            latency_s=fact.latency_s,
-            status=fact.status,
-            request_id=fact.request_id,
-            traceparent=fact.traceparent,
-            tracestate=fact.tracestate,
-            out_of_range=columns,
-        )
-        if span is not None:
-            spans.append(span)
-            exemplars.extend(_exemplars(span, block, idx, table.numeric_lanes[stream.idx], columns))
-    return spans, exemplars
-
-
-def _exemplars(
-    span: RequestSpan,
-    block: Block,
-    row: int,
-    lanes: list[tuple[Column, JsonType]],
-    odd: tuple[Column, ...],
-) -> list[Exemplar]:
-    """Latency, the prediction's score or value, and whatever is out of range."""
-    made = []
-    first, end = block.number_start[row : row + 2].tolist()
-    for lane, (column, kind) in enumerate(lanes[: end - first]):
-        if kind is not JsonType.NUMBER:
-            continue
-        if not (
-            column.role is Role.LATENCY
-            or (column.role is Role.PREDICTION and column.name in ("score", "value"))
-            or column in odd
-        ):
-            continue
-        value = float(block.numbers[first + lane])
-        if value - value == 0.0:  # present and finite
-            made.append(
-                Exemplar(span.stream, column, value, span.end_ns, span.trace_id, span.span_id)
+    def keep(
+        self, view: RowView, partition: Partition, lineage: str
+    ) -> tuple[list[RequestSpan], list[Exemplar]]:
+        """Spans and exemplars of a block; only rows that are kept make Python objects."""
+        found = self._sampler.choose(view, self._rules, partition, lineage)
+        spans: list[RequestSpan] = []
+        exemplars: list[Exemplar] = []
+        block = view.block
+        for row, why in zip(found.rows.tolist(), found.why.tolist(), strict=True):
+            stream = int(block.stream[row])
+            values = _values(block, row, self._table.numeric_lanes[stream])
+            columns = tuple(c for c, x in values if _is_odd(c, x, self._sampler.limits))
+            span = self._sampler.span(
+                WHY[why],
+                view.facts(row),
+                self._table.keys[stream],
+                int(block.event_time_ms[row]),
+                (partition, lineage),
+                columns,
             )
-    return made
+            spans.append(span)
+            for column, x in values:
+                if x - x == 0.0 and (_is_measured(column) or column in columns):
+                    exemplars.append(
+                        Exemplar(span.stream, column, x, span.end_ns, span.trace_id, span.span_id)
+                    )
+        return spans, exemplars
+
+
+def _values(
+    block: Block, row: int, lanes: list[tuple[Column, JsonType]]
+) -> list[tuple[Column, float]]:
+    """The row's numbers by column; NaN where absent or null."""
+    first, end = block.number_start[row : row + 2].tolist()
+    numbers = block.numbers[first:end].tolist()
+    # A row may be narrower than its stream.
+    return [(c, x) for (c, kind), x in zip(lanes, numbers, strict=False) if kind is JsonType.NUMBER]
+
+
+def _is_odd(column: Column, value: float, limits: Limits) -> bool:
+    """Whether the value is out of the column's declared range, or of the domain of histograms."""
+    if abs(value) > DOMAIN_LIMIT:
+        return True
+    declared = limits.get(column.name) if column.role is Role.FEATURE else None
+    return declared is not None and (value < declared[0] or value > declared[1])
+
+
+def _is_measured(column: Column) -> bool:
+    """Latency, and the prediction's score or value."""
+    return column == LATENCY or (
+        column.role is Role.PREDICTION and column.name in ("score", "value")
+    )
+
+
+def view_of(block: Block, facts: Sequence[Facts]) -> RowView:
+    """A view of rows whose facts are Python objects already; about 1 us a row."""
+    n = len(facts)
+    raw = [(fact.traceparent or "").encode() for fact in facts]
+    raw += [fact.tracestate.encode("utf-8", "replace") for fact in facts]
+    length = np.fromiter(map(len, raw), np.int64, 2 * n)
+    start = np.cumsum(length) - length
+    start[length == 0] = -1
+    return RowView(
+        block,
+        np.fromiter((fact.offset for fact in facts), np.int64, n),
+        np.fromiter((fact.row for fact in facts), np.int32, n),
+        np.fromiter((fact.n_rows for fact in facts), np.int32, n),
+        np.frombuffer(bytearray(b"".join(raw) or b" "), np.uint8),
+        start[:n],
+        start[n:],
+        length[n:].astype(np.int32),
+        facts.__getitem__,
+    )

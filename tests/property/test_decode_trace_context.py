@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from agent.config import Config, Traces
 from agent.decode.scalars import valid_traceparent
-from agent.decode.spans import SpanSampler, parse_traceparent
+from agent.decode.spans import SpanSampler
+from agent.decode.trace_context import parse_traceparent
 from agent.types import Record, SpanWhy
 from tests.support.decoded import decode
 

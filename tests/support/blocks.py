@@ -71,6 +71,7 @@ class LaneTable:
     """What `Delta` needs of a stream table."""
 
     def __init__(self) -> None:
+        self.generation = 0
         self.keys: list[StreamKey] = []
         self.numeric_lanes: list[list[tuple[Column, JsonType]]] = []
         self.string_lanes: list[list[Column]] = []

@@ -8,10 +8,13 @@ import numpy as np
 import orjson
 import pytest
 
-from agent.config import Config, Feature, Windows
+from agent.config import Config, Feature, Traces, Windows
+from agent.decode.candidates import Facts, Found, RowView
 from agent.decode.events import MAX_LABEL_MODELS, SLICE_RECORDS, JsonDecoder
+from agent.decode.kernels.candidates import BASE_RATE
 from agent.decode.lanes import StreamTable
 from agent.decode.rows import MAX_BLOCK_BYTES
+from agent.decode.spans import SpanSampler
 from agent.decode.times import event_time_ms
 from agent.types import (
     OVERFLOW,
@@ -19,6 +22,7 @@ from agent.types import (
     WINDOW_LATE,
     Column,
     Irregular,
+    Partition,
     Record,
     RequestSpan,
     Role,
@@ -227,11 +231,33 @@ def test_models_of_labels_are_bounded() -> None:
 class KeepAll:
     """A sampler that keeps every row and remembers what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: dict[str, tuple[float, float]] | None = None) -> None:
+        self.limits = limits or {}
         self.asked: list[dict[str, Any]] = []
 
-    def consider(self, **asked: Any) -> RequestSpan | None:
-        self.asked.append(asked)
+    def choose(self, view: RowView, *_: Any) -> Found:
+        n = view.block.n
+        return Found(np.arange(n), np.full(n, BASE_RATE, np.uint8))
+
+    def span(
+        self,
+        why: SpanWhy,
+        facts: Facts,
+        stream: StreamKey,
+        end_ms: int,
+        place: tuple[Partition, str],
+        out_of_range: tuple[Column, ...],
+    ) -> RequestSpan:
+        self.asked.append(
+            {
+                "stream": stream,
+                "partition": place[0],
+                "lineage": place[1],
+                "end_ms": end_ms,
+                "out_of_range": out_of_range,
+                **facts._asdict(),
+            }
+        )
         return RequestSpan(
             trace_id=b"t" * 16,
             span_id=len(self.asked).to_bytes(8, "big"),
@@ -239,16 +265,16 @@ class KeepAll:
             link=None,
             trace_state="",
             start_ns=0,
-            end_ns=asked["end_ms"] * 1_000_000,
-            stream=asked["stream"],
-            why=SpanWhy.BASE_RATE,
-            status=asked["status"],
-            request_id=asked["request_id"],
-            partition=asked["partition"],
-            offset=asked["offset"],
-            row=asked["row"],
+            end_ns=end_ms * 1_000_000,
+            stream=stream,
+            why=why,
+            status=facts.status,
+            request_id=facts.request_id,
+            partition=place[0],
+            offset=facts.offset,
+            row=facts.row,
             sampling_threshold=None,
-            out_of_range=asked["out_of_range"],
+            out_of_range=out_of_range,
         )
 
 
@@ -343,8 +369,8 @@ def test_a_later_version_of_the_trace_context_is_read_for_its_known_part() -> No
 
 
 def test_out_of_range_is_what_is_declared_and_what_no_histogram_holds() -> None:
-    sampler = KeepAll()
     config = Config(features={"age": Feature(min=0, max=120), "n": Feature(max=5)})
+    sampler = KeepAll(SpanSampler(Traces(), config.features).limits)
     rows = [
         {"age": 0, "n": 5, "free": 2.0**64},
         {"age": -1, "n": 6},
@@ -367,7 +393,8 @@ def test_exemplars_are_latency_score_and_whatever_is_out_of_range() -> None:
         "prediction": {"score": 0.5, "other": 1, "label": "a"},
         "latency_ms": 20,
     }
-    made = decode(event, config=config, sampler=KeepAll()).parts[0].exemplars
+    sampler = KeepAll(SpanSampler(Traces(), config.features).limits)
+    made = decode(event, config=config, sampler=sampler).parts[0].exemplars
     assert {(e.column, e.value) for e in made} == {
         (Column(Role.LATENCY, "latency"), 0.02),
         (Column(Role.PREDICTION, "score"), 0.5),

@@ -142,16 +142,15 @@ class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
     _records: Any
     next_fetch_offset: int
 
-    def _unpack_records(self) -> Iterator[Record | CorruptRange]:
+    def _unpack_records(self) -> Iterator[Any]:
         frames = self._records
         while frames.has_next():
             frame = frames.next_frame()
             begin = self.next_fetch_offset
             why = frame.damage or frame.misplaced(begin)
             if not why:
-                self._records = MemoryRecords(bytes(frame.data))  # its C part takes only bytes
                 try:
-                    yield from super()._unpack_records()
+                    yield from self._read(frame)
                 except Exception as error:
                     why = str(error) or type(error).__name__
                     if begin < self.next_fetch_offset >= frame.next_offset:
@@ -160,6 +159,14 @@ class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
                 begin = self.next_fetch_offset
                 self.next_fetch_offset = frame.end(begin)
                 yield CorruptRange(begin, self.next_fetch_offset, why)
+
+    def _read(self, frame: Frame) -> Iterator[Any]:
+        """What a sound frame holds; leaves the position behind what it yields. Raises at damage."""
+        return self._stock_records(frame)
+
+    def _stock_records(self, frame: Frame) -> Iterator[Record]:
+        self._records = MemoryRecords(bytes(frame.data))  # its C part takes only bytes
+        yield from super()._unpack_records()
 
     def _consumer_record(self, tp: Any, record: Any) -> Record:
         timestamp = record.timestamp
@@ -172,7 +179,7 @@ class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
         )
 
 
-def _with_globals(function: Any, **names: Any) -> Any:
+def with_globals(function: Any, **names: Any) -> Any:
     """A copy of `function` that sees other objects under some global names; the original is left alone."""
     missing = names.keys() - set(function.__code__.co_names)
     if missing:
@@ -194,7 +201,7 @@ def _with_globals(function: Any, **names: Any) -> Any:
 class ToleratingFetcher(_stock.Fetcher):  # type: ignore[misc]
     """A fetcher whose buffers are framed here."""
 
-    _proc_fetch_request = _with_globals(
+    _proc_fetch_request = with_globals(
         _stock.Fetcher._proc_fetch_request,
         MemoryRecords=FramedRecords,
         PartitionRecords=ToleratedRecords,
@@ -204,4 +211,4 @@ class ToleratingFetcher(_stock.Fetcher):  # type: ignore[misc]
 class ToleratingConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """An AIOKafkaConsumer whose `getmany` yields `Record` and `CorruptRange`."""
 
-    start = _with_globals(AIOKafkaConsumer.start, Fetcher=ToleratingFetcher)
+    start = with_globals(AIOKafkaConsumer.start, Fetcher=ToleratingFetcher)

@@ -21,6 +21,7 @@ from agent.errors import SourceError
 from agent.ingest.announcer import Announcer
 from agent.ingest.batches import ToleratingConsumer
 from agent.ingest.connection import Outlook, find_trouble
+from agent.ingest.raw import RawConsumer
 from agent.ingest.security import client_security, reread_password_at_connect
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Pace:
 
     poll_s: float = 0.2  # longest wait for records
     max_records: int = 2048  # of one `getmany`: about 2 ms of the loop
+    max_batches: int = 256  # the same, when whole batches are fetched
     heartbeat_s: float = 1.0  # an idle partition whose broker answers is told to the pipeline
     house_s: float = 1.0  # gauges, missing topics, watchdog
     metadata_max_age_s: float = 30.0  # new partitions and topics are seen this soon
@@ -107,7 +109,7 @@ async def pause(stopping: asyncio.Event, pause_s: float) -> None:
 
 def _build(kafka: Kafka, pace: Pace, security: Mapping[str, Any]) -> Any:
     request_s = max(kafka.request_timeout_s, kafka.rebalance_timeout_s + _JOIN_MARGIN_S)
-    consumer = ToleratingConsumer(
+    consumer = (RawConsumer if kafka.fetch == "raw" else ToleratingConsumer)(
         bootstrap_servers=list(kafka.bootstrap_servers),
         client_id=kafka.client_id,
         group_id=kafka.group_id,

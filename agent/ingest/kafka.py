@@ -32,11 +32,12 @@ from agent.ingest.membership import Membership, OnAssigned, OnRevoked
 from agent.ingest.ranges import RangeMaker
 from agent.ingest.watch import look_for_topics, why_restart
 from agent.telemetry import Telemetry
-from agent.types import Fetch, Partition
+from agent.types import Partition
 
 log = logging.getLogger(__name__)
 
-OnFetch = Callable[[Fetch], None]
+#: Takes a `Fetch`, or a `RawFetch` with `kafka.fetch: raw`.
+OnFetch = Callable[[Any], None]
 
 #: Asked for when no partition may be read: an empty list would mean all of them.
 _NOWHERE = TopicPartition("", -1)
@@ -69,6 +70,7 @@ class KafkaSource:
         self._kafka = config.kafka
         self._telemetry = telemetry
         self._pace = pace
+        self._max_items = pace.max_batches if self._kafka.fetch == "raw" else pace.max_records
         self._announcer = Announcer(pace.announce_s)
         self._stopping = asyncio.Event()
         self._failure: InferometerError | None = None
@@ -237,7 +239,7 @@ class KafkaSource:
                 fetched = await consumer.getmany(
                     *self._ready,
                     timeout_ms=int(self._pace.poll_s * 1000),
-                    max_records=self._pace.max_records,
+                    max_records=self._max_items,
                 )
         except TimeoutError:
             pass

@@ -1,5 +1,7 @@
 """Turns what a poll returned into ranges that abut: records, damaged batches, and offsets without records.
 
+With `kafka.fetch: raw` a range is a `RawFetch` of unopened batches, else a `Fetch` of records.
+
 Invariants
 1. The ranges of one partition in one epoch abut, from its start on; a record lies in one of them.
 2. A damaged batch is read again before it is given up, with everything behind it.
@@ -17,21 +19,29 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent.config import Kafka
-from agent.ingest.assignment import RECORD_OVERHEAD_BYTES, ByteBudget, Epoch, Owned, size_of
+from agent.ingest.assignment import (
+    RECORD_OVERHEAD_BYTES,
+    ByteBudget,
+    Epoch,
+    Owned,
+    count_of_batches,
+    size_of,
+    size_of_batches,
+)
 from agent.ingest.batches import CorruptRange
 from agent.telemetry import Telemetry
-from agent.types import Drop, Fetch, Partition, Record
+from agent.types import Drop, Fetch, Partition, RawBatch, RawFetch
 
 log = logging.getLogger(__name__)
 
 
 class RangeMaker:
-    """Hands `Fetch`es on, and reserves their bytes. One per source."""
+    """Hands ranges on, and reserves their bytes. One per source."""
 
     def __init__(
         self,
         kafka: Kafka,
-        on_fetch: Callable[[Fetch], None],
+        on_fetch: Callable[[Any], None],
         budget: ByteBudget,
         telemetry: Telemetry,
         *,
@@ -39,6 +49,7 @@ class RangeMaker:
         heartbeat_s: float,
     ) -> None:
         self._group = kafka.group_id
+        self._raw = kafka.fetch == "raw"
         self._committed_only = kafka.isolation_level == "read_committed"
         self._on_fetch = on_fetch
         self._budget = budget
@@ -48,7 +59,7 @@ class RangeMaker:
         self._corrupt_seen: dict[tuple[Partition, int], int] = {}
 
     def hand_on(self, consumer: Any, epoch: Epoch, owned: Owned, items: list[Any]) -> None:
-        """Records of one partition, in offset order, with damaged ranges in their places.
+        """Records, or batches, of one partition, in offset order, with damaged ranges in their places.
 
         The consumer must still be assigned the partition: it may be told to seek.
         """
@@ -58,7 +69,7 @@ class RangeMaker:
             damage: CorruptRange = items[index]
             if self._try_again(owned.partition, damage.offset):
                 # It may be the wire and not the disk.
-                self._put(epoch, owned, _records(items[:index]), damage.offset, n_corrupt)
+                self._put(epoch, owned, _sound(items[:index]), damage.offset, n_corrupt)
                 consumer.seek(owned.tp, damage.offset)
                 return
             n_corrupt += self._give_up(owned, damage)
@@ -68,10 +79,13 @@ class RangeMaker:
             # A damaged header may claim anything; the log ends where the broker says it does.
             to_offset = max(end, items[-1].offset + 1)
             consumer.seek(owned.tp, to_offset)
-        records = _records(items) if corrupt else items
-        if records:
-            to_offset = max(to_offset, records[-1].offset + 1)
-        self._put(epoch, owned, records, to_offset, n_corrupt)
+        sound = _sound(items) if corrupt else items
+        if sound:
+            last = sound[-1]
+            to_offset = max(
+                to_offset, last.next_offset if type(last) is RawBatch else last.offset + 1
+            )
+        self._put(epoch, owned, sound, to_offset, n_corrupt)
 
     def hand_on_progress(self, epoch: Epoch, owned: Owned) -> None:
         """A range without records, when the position moved past such offsets; and the end of a log that
@@ -125,33 +139,33 @@ class RangeMaker:
         return n
 
     def _put(
-        self, epoch: Epoch, owned: Owned, records: list[Record], to_offset: int, n_corrupt: int
+        self, epoch: Epoch, owned: Owned, items: list[Any], to_offset: int, n_corrupt: int
     ) -> None:
-        values_bytes, size_bytes = size_of(records)
+        data_bytes, size_bytes = (size_of_batches if self._raw else size_of)(items)
         size_bytes = size_bytes or RECORD_OVERHEAD_BYTES  # heartbeats that wait are bounded as well
         owned.high_watermark = self.end_of(owned)
         owned.told_watermark = owned.high_watermark >= 0
-        fetch = Fetch(
-            epoch=epoch.number,
-            partition=owned.partition,
-            from_offset=owned.next_offset,
-            to_offset=to_offset,
-            records=records,
-            high_watermark=owned.high_watermark,
-            size_bytes=size_bytes,
-            is_label_topic=owned.is_label_topic,
-            n_corrupt=n_corrupt,
+        fetch = (RawFetch if self._raw else Fetch)(
+            epoch.number,
+            owned.partition,
+            owned.next_offset,
+            to_offset,
+            items,
+            owned.high_watermark,
+            size_bytes,
+            owned.is_label_topic,
+            n_corrupt,
         )
         owned.next_offset = to_offset
         owned.progressed_at = owned.told_at = time.monotonic()
         owned.told_answer_ms = owned.answered_ms
         self._budget.reserve(size_bytes)
-        if records:
+        if items:
             topic, partition = owned.partition
-            self._telemetry.add("inferometer.fetch.bytes", values_bytes)
+            self._telemetry.add("inferometer.fetch.bytes", data_bytes)
             self._telemetry.add(
                 "messaging.client.consumed.messages",
-                len(records),
+                count_of_batches(items) if self._raw else len(items),
                 topic=topic,
                 partition=partition,
                 group=self._group,
@@ -159,5 +173,5 @@ class RangeMaker:
         self._on_fetch(fetch)
 
 
-def _records(items: Iterable[Any]) -> list[Record]:
+def _sound(items: Iterable[Any]) -> list[Any]:
     return [item for item in items if type(item) is not CorruptRange]

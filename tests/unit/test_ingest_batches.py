@@ -8,7 +8,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
-from agent.ingest.batches import CorruptRange, FramedRecords, ToleratedRecords, _with_globals
+from agent.ingest.batches import CorruptRange, FramedRecords, ToleratedRecords, with_globals
 from agent.types import Record
 
 
@@ -171,7 +171,7 @@ def test_seam_says_so_when_aiokafka_has_changed() -> None:
     with pytest.raises(
         ImportError, match=r"no longer uses \['Fetcher'\]; install aiokafka==0.14.0"
     ):
-        _with_globals(changed, Fetcher=object)
+        with_globals(changed, Fetcher=object)
 
 
 def _crc32c(data: bytes) -> int:

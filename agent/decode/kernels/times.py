@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from agent.decode.kernels.row_layout import TIME_ABSENT
 from agent.sketch.kernels.compile import inlined, outlined
 from agent.sketch.kernels.memory import load_u8
 
-#: No event time in the row, or no time that these kernels can read.
-TIME_ABSENT = -(1 << 63)
 _DAYS_BEFORE_MONTH = np.array([0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334], np.int64)
 _DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
 _EPOCH_DAY = 719_162  # of 1970-01-01, counted from 0001-01-01

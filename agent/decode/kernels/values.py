@@ -11,14 +11,9 @@ the record stops exactly at its end.
 
 What a row puts out goes through two small tables of addresses:
 
-ROWS, int64[N_ROWS_FIELDS]: where the arrays of a block lie (their owner fills it in)
-    NUMBERS, NUMBER_START, STRING_HASH, STRING_START, STRING_LENGTH, STRING_FIRST, EVENT_TIME, SHAPE,
-    STATUS, FLAGS, FIELD_START, FIELD_LENGTH, KEY_HASH, MODEL_HASH   addresses
-    KEY          address of the process's key (`hashing.PROCESS_KEY`)
-    MAX_NAME     longest model, version or segment text, bytes
-    NUMBER_END, STRING_END   lanes written so far: where the next row begins. Written back by kernels
-
-FRAME, int64[N_FRAME_FIELDS]: the row in hand; scratch of one kernel call, filled by `open_row`.
+rows   int64[N_SLOTS]: where the arrays of a block lie (`row_layout`)
+frame  int64[N_FRAME_SLOTS], from `new_frame`: limits, the row in hand, where the next one begins.
+       Scratch of one tier; `begin_rows` and `open_row` fill in the rest
 """
 
 from __future__ import annotations
@@ -26,7 +21,32 @@ from __future__ import annotations
 import numpy as np
 
 from agent.decode.kernels.digits import OUT_OF_RANGE, decimal_bits, float_bits
-from agent.decode.kernels.hashing import keyed_hash, merge_hash, segment_hash, stream_hash
+from agent.decode.kernels.hashing import (
+    PROCESS_KEY,
+    keyed_hash,
+    merge_hash,
+    segment_hash,
+    stream_hash,
+)
+from agent.decode.kernels.row_layout import (
+    EVENT_TIME,
+    FIELD_LENGTH,
+    FIELD_START,
+    FITS,
+    FLAGS,
+    KEY_HASH,
+    MISFIT,
+    MODEL_HASH,
+    NUMBER_START,
+    NUMBERS,
+    SHAPE,
+    STATUS,
+    STRING_FIRST,
+    STRING_HASH,
+    STRING_LENGTH,
+    STRING_START,
+    TIME_ABSENT,
+)
 from agent.decode.kernels.simd import (
     TOO_MANY_DIGITS,
     bits_of,
@@ -36,7 +56,6 @@ from agent.decode.kernels.simd import (
     special32,
 )
 from agent.decode.kernels.times import (
-    TIME_ABSENT,
     epoch_ms_of_float,
     epoch_ms_of_integer,
     rfc3339_ms,
@@ -62,47 +81,41 @@ from agent.sketch.kernels.memory import (
 U = np.uint64
 assert N_FIELDS == 6
 
-# Byte offsets in ROWS.
+# Byte offsets in a frame.
 (
-    NUMBERS,
-    NUMBER_START,
-    STRING_HASH,
-    STRING_START,
-    STRING_LENGTH,
-    STRING_FIRST,
-    EVENT_TIME,
-    SHAPE,
-    STATUS,
-    FLAGS,
-    FIELD_START,
-    FIELD_LENGTH,
-    KEY_HASH,
-    MODEL_HASH,
-    KEY,
-    MAX_NAME,
-    NUMBER_END,
+    NAME_KEY,  # address of the process's key
+    NAME_LIMIT,  # longest model, version or segment text, bytes
+    RECORD_LIMIT,  # longest record, bytes
+    TEXT,  # address that text positions count from
+    NUMBER_END,  # lanes written so far: where the next row begins
     STRING_END,
-) = range(0, 8 * 18, 8)
-N_ROWS_FIELDS = 18
-
-# Byte offsets in FRAME: addresses of the row's lanes and fields, and what is known of it so far.
-(
-    LANES,
+    LANES,  # the row in hand: addresses of its numeric lanes, string lanes and fields
     HASHES,
     STARTS,
     LENGTHS,
     FIELD_STARTS,
     FIELD_LENGTHS,
-    TEXT,  # address that text positions count from
-    NAME_KEY,
-    NAME_LIMIT,
-    TIME,
-    NAME_HASHES,  # two: of model and version
+    TIME,  # its event time
+    NAME_HASHES,  # two: of its model and its version
     _,
-    SEGMENTS,  # sum of the segments' hashes
+    SEGMENTS,  # sum of its segments' hashes
     TRASH,  # where numbers go that nobody wants
-) = range(0, 8 * 14, 8)
-N_FRAME_FIELDS = 14
+) = range(0, 8 * 17, 8)
+N_FRAME_SLOTS = 17
+
+
+def new_frame(max_name_bytes, max_record_bytes):
+    """int64[N_FRAME_SLOTS] for one tier of one kernel thread.
+
+    Names longer than a quarter of max_name_bytes are left to the orjson tier, which counts characters
+    first; so are records longer than max_record_bytes.
+    """
+    frame = np.zeros(N_FRAME_SLOTS, np.int64)
+    frame[NAME_KEY // 8] = PROCESS_KEY.ctypes.data
+    frame[NAME_LIMIT // 8] = max_name_bytes // 4
+    frame[RECORD_LIMIT // 8] = max_record_bytes
+    return frame
+
 
 # Steps: an Op together with the kind of its value. `step_of` gives them; `take` does them.
 (
@@ -560,7 +573,8 @@ def take(step, at, end, lane, operand, frame):
         return stop + 1
     if step == BOOLEAN:
         stop = literal_bool(at)
-        store_f64(load_i64(frame + LANES) + 8 * lane, np.float64(stop - at == 4))
+        if stop != 0:  # another kind of value may be next to be tried, with another lane
+            store_f64(load_i64(frame + LANES) + 8 * lane, np.float64(stop - at == 4))
         return stop
     if step == NOTHING:
         return at
@@ -584,6 +598,11 @@ def take_exponent(step, at, end, lane, operand, frame):
 
 
 @inlined
+def _slot(rows, slot):
+    return load_i64(rows + 8 * slot)
+
+
+@inlined
 def _fill(address, n, value):
     """Store n uint64."""
     at = 0
@@ -596,25 +615,31 @@ def _fill(address, n, value):
 
 
 @inlined
-def open_row(rows, frame, text, r, n_numbers, n_strings):
+def begin_rows(rows, frame, text):
+    """Before row 0: nothing is written yet. `text`: address that positions count from (the arena)."""
+    store_i64(frame + TEXT, text)
+    store_i64(frame + NUMBER_END, 0)
+    store_i64(frame + STRING_END, 0)
+    store_i64(_slot(rows, NUMBER_START), 0)
+    store_i64(_slot(rows, STRING_FIRST), 0)
+
+
+@inlined
+def open_row(rows, frame, r, n_numbers, n_strings):
     """Begin row r, or begin it again, with all its lanes and fields absent.
 
-    text       address that text positions count from (the arena)
-    n_numbers  numeric lanes that the row may write, n_strings string lanes: at the end of those before
+    n_numbers  numeric lanes that the row may write, n_strings string lanes: behind those of the row before
     """
-    lanes = load_i64(rows + NUMBERS) + 8 * load_i64(rows + NUMBER_END)
-    first = load_i64(rows + STRING_END)
-    hashes = load_i64(rows + STRING_HASH) + 8 * first
+    lanes = _slot(rows, NUMBERS) + 8 * load_i64(frame + NUMBER_END)
+    first = load_i64(frame + STRING_END)
+    hashes = _slot(rows, STRING_HASH) + 8 * first
+    starts = _slot(rows, FIELD_START) + 8 * N_FIELDS * r
     store_i64(frame + LANES, lanes)
     store_i64(frame + HASHES, hashes)
-    store_i64(frame + STARTS, load_i64(rows + STRING_START) + 8 * first)
-    store_i64(frame + LENGTHS, load_i64(rows + STRING_LENGTH) + 4 * first)
-    starts = load_i64(rows + FIELD_START) + 8 * N_FIELDS * r
+    store_i64(frame + STARTS, _slot(rows, STRING_START) + 8 * first)
+    store_i64(frame + LENGTHS, _slot(rows, STRING_LENGTH) + 4 * first)
     store_i64(frame + FIELD_STARTS, starts)
-    store_i64(frame + FIELD_LENGTHS, load_i64(rows + FIELD_LENGTH) + 4 * N_FIELDS * r)
-    store_i64(frame + TEXT, text)
-    store_i64(frame + NAME_KEY, load_i64(rows + KEY))
-    store_i64(frame + NAME_LIMIT, load_i64(rows + MAX_NAME))
+    store_i64(frame + FIELD_LENGTHS, _slot(rows, FIELD_LENGTH) + 4 * N_FIELDS * r)
     store_i64(frame + TIME, TIME_ABSENT)
     store_u64(frame + NAME_HASHES, U(0))
     store_u64(frame + NAME_HASHES + 8, U(0))
@@ -627,39 +652,26 @@ def open_row(rows, frame, text, r, n_numbers, n_strings):
 @inlined
 def close_row(rows, frame, r, n_numbers, n_strings, shape, flags):
     """Row r fits: write all that is known of it, and move on behind its lanes."""
-    number_end = load_i64(rows + NUMBER_END) + n_numbers
-    string_end = load_i64(rows + STRING_END) + n_strings
-    store_i64(rows + NUMBER_END, number_end)
-    store_i64(rows + STRING_END, string_end)
-    store_i64(load_i64(rows + NUMBER_START) + 8 * (r + 1), number_end)
-    store_i64(load_i64(rows + STRING_FIRST) + 8 * (r + 1), string_end)
-    store_i64(load_i64(rows + EVENT_TIME) + 8 * r, load_i64(frame + TIME))
-    store_i32(load_i64(rows + SHAPE) + 4 * r, shape)
-    store_u8(load_i64(rows + STATUS) + r, 1)
-    store_u8(load_i64(rows + FLAGS) + r, flags)
+    number_end = load_i64(frame + NUMBER_END) + n_numbers
+    string_end = load_i64(frame + STRING_END) + n_strings
+    store_i64(frame + NUMBER_END, number_end)
+    store_i64(frame + STRING_END, string_end)
+    store_i64(_slot(rows, NUMBER_START) + 8 * (r + 1), number_end)
+    store_i64(_slot(rows, STRING_FIRST) + 8 * (r + 1), string_end)
+    store_i64(_slot(rows, EVENT_TIME) + 8 * r, load_i64(frame + TIME))
+    store_i32(_slot(rows, SHAPE) + 4 * r, shape)
+    store_u8(_slot(rows, STATUS) + r, FITS)
+    store_u8(_slot(rows, FLAGS) + r, flags)
     model = load_u64(frame + NAME_HASHES)
-    store_u64(load_i64(rows + MODEL_HASH) + 8 * r, model)
-    whole = stream_hash(
-        model,
-        load_u64(frame + NAME_HASHES + 8),
-        load_u64(frame + SEGMENTS),
-        load_i64(frame + NAME_KEY),
-    )
-    store_u64(load_i64(rows + KEY_HASH) + 8 * r, whole)
+    version = load_u64(frame + NAME_HASHES + 8)
+    store_u64(_slot(rows, MODEL_HASH) + 8 * r, model)
+    whole = stream_hash(model, version, load_u64(frame + SEGMENTS), load_i64(frame + NAME_KEY))
+    store_u64(_slot(rows, KEY_HASH) + 8 * r, whole)
 
 
 @inlined
-def leave_row(rows, r):
+def leave_row(rows, frame, r):
     """Row r is a misfit: status 0 and no lanes. Nothing else of it is to be read."""
-    store_i64(load_i64(rows + NUMBER_START) + 8 * (r + 1), load_i64(rows + NUMBER_END))
-    store_i64(load_i64(rows + STRING_FIRST) + 8 * (r + 1), load_i64(rows + STRING_END))
-    store_u8(load_i64(rows + STATUS) + r, 0)
-
-
-@inlined
-def begin_rows(rows):
-    """Before row 0: nothing is written yet."""
-    store_i64(rows + NUMBER_END, 0)
-    store_i64(rows + STRING_END, 0)
-    store_i64(load_i64(rows + NUMBER_START), 0)
-    store_i64(load_i64(rows + STRING_FIRST), 0)
+    store_i64(_slot(rows, NUMBER_START) + 8 * (r + 1), load_i64(frame + NUMBER_END))
+    store_i64(_slot(rows, STRING_FIRST) + 8 * (r + 1), load_i64(frame + STRING_END))
+    store_u8(_slot(rows, STATUS) + r, MISFIT)

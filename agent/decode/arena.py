@@ -209,10 +209,29 @@ class RecordArena:
         )
         self._note_damage(n_batches, unread)
         to_offset = batches[hi - 1].next_offset if hi > lo else 0
-        rows = self._rows[:, :n]
+        offset, timestamp_ms, vpos, vlen, kpos, klen, hpos, hlen, hcount, tpos, tlen = self._rows[
+            :, :n
+        ]
         return Indexed(
-            n, hi, to_offset, *rows, self._address, self._text, self._at, unread
-        )  # fmt: skip
+            n=n,
+            hi=hi,
+            to_offset=to_offset,
+            offset=offset,
+            timestamp_ms=timestamp_ms,
+            vpos=vpos,
+            vlen=vlen,
+            kpos=kpos,
+            klen=klen,
+            hpos=hpos,
+            hlen=hlen,
+            hcount=hcount,
+            tpos=tpos,
+            tlen=tlen,
+            address=self._address,
+            text=self._text,
+            at=self._at,
+            unread=unread,
+        )
 
     def _open(self, batch: RawBatch, end: int) -> int:
         """Decompress a batch to `end`; the bytes it has. Grows the arena when it is empty.

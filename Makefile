@@ -8,13 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 DEMO_STAMP := $(VENV)/.stamp-demo
+BENCH_STAMP := $(VENV)/.stamp-bench
 CHECK_PYTHON = if [ -z "$(PYTHON)" ]; then \
 	echo "make: no Python 3.11 or newer with venv on the PATH;" \
 		"install python3 (on Debian also python3-venv), or give PYTHON=/path/to/python3" >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint fmt docs lock clean
+.PHONY: help venv demo test lint fmt docs bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,12 @@ $(STAMP): requirements-dev.lock pyproject.toml .ci/make_venv.py
 $(DEMO_STAMP): requirements-demo.lock pyproject.toml .ci/make_venv.py
 	@$(CHECK_PYTHON)
 	@$(PYTHON) .ci/make_venv.py $(VENV) requirements-demo.lock $@
+
+# All of the others' packages and those that benchmarks compare with or draw with.
+$(BENCH_STAMP): requirements-bench.lock pyproject.toml .ci/make_venv.py
+	@$(CHECK_PYTHON)
+	@$(PYTHON) .ci/make_venv.py $(VENV) requirements-bench.lock $@
+	@touch $(STAMP) $(DEMO_STAMP)
 
 demo: $(DEMO_STAMP) ## A whole pipeline on this machine, with a live view (ARGS="--headless --duration 60")
 	@$(BIN)/inferometer demo $(ARGS)
@@ -50,14 +57,21 @@ fmt: $(STAMP) ## Format, and fix what can be fixed
 docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metrics.md
 	@$(BIN)/python -m agent.docs
 
+bench: $(BENCH_STAMP) ## Measure; writes docs/benchmarks.md (ONLY=decode,sketch)
+	@$(BIN)/python -m benchmarks.report $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
 UV_COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-header
+
+DEV = --extra parquet --extra demo --group test --group build --group lint
 
 lock: ## Renew the lock files (needs uv on the PATH)
 	@command -v uv >/dev/null || { echo "make: no uv on the PATH; pip install uv" >&2; exit 1; }
 	$(UV_COMPILE) pyproject.toml --output-file requirements.lock
-	$(UV_COMPILE) pyproject.toml --all-extras --group test --group build --group lint \
-		--constraint requirements.lock --output-file requirements-dev.lock
+	$(UV_COMPILE) pyproject.toml $(DEV) --constraint requirements.lock \
+		--output-file requirements-dev.lock
+	$(UV_COMPILE) pyproject.toml $(DEV) --extra bench --constraint requirements-dev.lock \
+		--output-file requirements-bench.lock
 	$(UV_COMPILE) --group build --constraint requirements-dev.lock \
 		--output-file requirements-build.lock
 	$(UV_COMPILE) pyproject.toml --extra demo --group build --constraint requirements-dev.lock \

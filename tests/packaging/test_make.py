@@ -12,7 +12,7 @@ import pytest
 from tests.support.built import REPOSITORY
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = [f"requirements{part}.lock" for part in ("", "-build", "-demo", "-dev")]
+LOCKS = [f"requirements{part}.lock" for part in ("", "-build", "-demo", "-dev", "-bench")]
 
 
 def make(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def names(requirements: list[str]) -> set[str]:
 def test_help_lists_every_target() -> None:
     done = make("help")
     assert done.returncode == 0
-    for target in ("demo", "test", "lint", "fmt", "docs", "lock", "clean"):
+    for target in ("demo", "test", "lint", "fmt", "docs", "bench", "lock", "clean"):
         assert f"make {target} " in done.stdout
 
 
@@ -88,8 +88,8 @@ def test_locks_have_hashes_and_no_address(name: str) -> None:
 
 
 def test_the_locks_agree_with_each_other_and_with_the_project() -> None:
-    runtime, build, demo, everything = map(locked, LOCKS)
-    for part in (runtime, build, demo):
+    runtime, build, demo, development, everything = map(locked, LOCKS)
+    for part in (runtime, build, demo, development):
         for package, versions in part.items():
             assert everything.get(package) == versions, package
     groups = PYPROJECT["dependency-groups"]
@@ -97,13 +97,26 @@ def test_the_locks_agree_with_each_other_and_with_the_project() -> None:
     assert names(PYPROJECT["project"]["dependencies"]) <= runtime.keys()
     assert names(groups["build"]) <= build.keys()
     assert runtime.keys() | build.keys() | names(extras["demo"]) <= demo.keys()
-    for requirements in (*groups.values(), *extras.values()):
-        assert names(requirements) <= everything.keys()
+    for requirements in (*groups.values(), extras["demo"], extras["parquet"]):
+        assert names(requirements) <= development.keys()
+    assert names(extras["bench"]) <= everything.keys()
 
 
 def test_what_only_builds_or_tests_is_not_in_the_image() -> None:
     runtime = locked("requirements.lock")
-    assert not {"pytest", "hatchling", "scikit-learn", "mypy"} & runtime.keys()
+    assert not {"pytest", "hatchling", "scikit-learn", "mypy", "matplotlib"} & runtime.keys()
+
+
+def test_what_is_only_for_benchmarks_is_not_needed_to_develop() -> None:
+    bench = names(PYPROJECT["project"]["optional-dependencies"]["bench"])
+    assert not bench & locked("requirements-dev.lock").keys()
+
+
+def test_bench_passes_on_which_benchmarks_are_wanted(tmp_path: Path) -> None:
+    stamp = tmp_path / "stamp"
+    stamp.touch()
+    done = make("-n", f"BENCH_STAMP={stamp}", "bench", "ONLY=decode,sketch")
+    assert "-m benchmarks.report --only decode,sketch" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_changelog_names_the_version() -> None:

@@ -75,3 +75,7 @@ class Resolver(Protocol):
         when a leaf or key of it has had no answer.
         """
         ...
+
+    def is_skipped(self, path: tuple[str, ...]) -> bool:
+        """Whether nothing at or below `path` is ever read: only that it is valid JSON."""
+        ...

@@ -121,6 +121,14 @@ class ConfigResolver:
             return self._segment(shape, path, rest, kind)
         return self._single(shape, path, name, rest, kind)
 
+    def is_skipped(self, path: Path) -> bool:
+        """Whether nothing at or below `path` is ever read: tags, and what no field leads to."""
+        for name, parts, _ in self._targets:
+            n = min(len(parts), len(path))
+            if parts[:n] == path[:n] and (name != "tags" or len(parts) > len(path)):
+                return False
+        return True
+
     # ------------------------------------------------------------ fields of one value
 
     def _single(

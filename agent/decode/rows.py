@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agent.config import Config
 from agent.decode.lanes import ColumnLanes, OwnShape, StreamLanes, StreamTable
-from agent.decode.scalars import cut_name, number_text
+from agent.decode.scalars import cut_name, norm, number_text
 from agent.sketch.cells import ABSENT_BITS, HASH_NULL, NULL_BITS
 from agent.sketch.hash import hash_spans
 from agent.types import (
@@ -336,8 +336,7 @@ class RowBuffer:
             else:
                 self._put_number(stream, column, JsonType.BOOLEAN, column.boolean, float(value))
         elif kind is list and set(map(type, value)) <= _NUMBER_TYPES:
-            # hypot neither overflows nor loses small components
-            self._put_number(stream, column, JsonType.VECTOR, column.vector, math.hypot(*value))
+            self._put_number(stream, column, JsonType.VECTOR, column.vector, norm(value))
         else:
             self._put_number(stream, column, JsonType.OTHER, column.other, math.nan)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -25,6 +26,18 @@ def number_text(value: int | float | bool) -> str:
     if value is False:
         return "false"
     return repr(value)
+
+
+def norm(vector: list[int | float]) -> float:
+    """Euclidean norm: a plain sum of squares from the left, as the compiled tiers take it.
+
+    Where that could overflow or lose small components, they leave it to this one, which then scales.
+    """
+    total = 0.0
+    for component in vector:
+        x = float(component)
+        total += x * x
+    return math.sqrt(total) if 1e-280 < total < 1e280 else math.hypot(*vector)
 
 
 def cut_name(name: str, max_bytes: int) -> str:

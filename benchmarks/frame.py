@@ -158,9 +158,9 @@ def run(
 
 def _name_of(measure: Callable[..., Any]) -> str:
     module = measure.__module__
-    if module == "__main__":
-        module = Path(sys.modules["__main__"].__file__ or "benchmark").stem
-    return module.rpartition(".")[2]
+    if module == "__main__":  # run by `python -m`: the module's own name, or its package's
+        module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
+    return module.removesuffix(".__main__").rpartition(".")[2]
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ class JsonDecoder:
         n = len(records)
         at = 0
         while at < n:
-            out = self._begin(0)
+            out = self.begin(0)
             size_bytes = 0
             while (
                 at < n
@@ -141,13 +141,11 @@ class JsonDecoder:
             ):
                 record = records[at]
                 at += 1
-                reason = self._record(record, fetch.is_label_topic)
-                if reason is not None:
-                    out.dead.append((record, reason))
+                self.take(record, fetch.is_label_topic, out)
                 size_bytes += len(record.value or b"")
             self._tally.size_bytes = size_bytes
             out.to_offset = records[at - 1].offset + 1 if at < n else fetch.to_offset
-            yield self._finish(out, fetch.partition, lineage)
+            yield self.end(out, fetch.partition, lineage)
 
     def decode_table(self, fetch: TableFetch, lineage: str) -> Iterator[Decoded]:
         """The same for rows of a table; each row is a record of one event."""
@@ -157,7 +155,7 @@ class JsonDecoder:
         n = len(fetch.rows)
         for low in range(0, n, SLICE_RECORDS):
             high = min(low + SLICE_RECORDS, n)
-            out = self._begin(fetch.from_offset + high)
+            out = self.begin(fetch.from_offset + high)
             for idx in range(low, high):
                 self._tally.records += 1
                 offset = fetch.from_offset + idx
@@ -168,19 +166,33 @@ class JsonDecoder:
                     value = json_bytes(event)
                     out.dead.append((Record(offset, -1, None, value, ()), reason))
             self._tally.size_bytes = fetch.size_bytes * high // n - fetch.size_bytes * low // n
-            yield self._finish(out, fetch.partition, lineage)
+            yield self.end(out, fetch.partition, lineage)
 
     # ------------------------------------------------------------ a slice
 
-    def _begin(self, to_offset: int) -> Decoded:
+    @property
+    def rows(self) -> RowBuffer:
+        """The rows of the slice in hand."""
+        return self._rows
+
+    def on_cut(self) -> None:
+        """The owner's delta is empty again. Nothing here is kept by it."""
+
+    def begin(self, to_offset: int) -> Decoded:
+        """A new slice; `take` adds records to it, `end` makes its blocks."""
         out = Decoded(to_offset)
         self._tally = out.tally
         self._rows.clear()
         self._facts.clear()
         return out
 
-    def _finish(self, out: Decoded, partition: Partition, lineage: str) -> Decoded:
-        out.blocks, out.max_event_time_ms = self._rows.blocks(self.sealed_until, self.now_ms)
+    def end(
+        self, out: Decoded, partition: Partition, lineage: str, median_ms: int | None = None
+    ) -> Decoded:
+        """Blocks, spans and exemplars of the slice. `median_ms`: see `RowBuffer.blocks`."""
+        out.blocks, out.max_event_time_ms = self._rows.blocks(
+            self.sealed_until, self.now_ms, median_ms
+        )
         if self._keeper is not None:
             low = 0
             for block in out.blocks:
@@ -196,8 +208,14 @@ class JsonDecoder:
 
     # ------------------------------------------------------------ a record
 
+    def take(self, record: Record, is_label_topic: bool, out: Decoded) -> Drop | None:
+        """Count and decode one record into the slice; the reason of its first drop, if there is one."""
+        reason = self._record(record, is_label_topic)
+        if reason is not None:
+            out.dead.append((record, reason))
+        return reason
+
     def _record(self, record: Record, is_label_topic: bool) -> Drop | None:
-        """Count and decode one record; the reason of its first drop, if there is one."""
         tally = self._tally
         tally.records += 1
         tree, reason = self._open(record.value)
@@ -299,7 +317,7 @@ class JsonDecoder:
         time_ms = self._time(get("ts"), source.timestamp_ms)
         if not has_rows:
             # No default model: a label without one belongs to the row of its id, of whatever model.
-            self._count_labels(model, 1)
+            self.count_labels(model, 1)
             return
         model = model or self._default_model or source.default_model
         if model is None:
@@ -362,7 +380,7 @@ class JsonDecoder:
         self._tally.rows += n
         self._tally.rows_by_tier[source.tier] += n
         if label is not None:
-            self._count_labels(model, n_labels)
+            self.count_labels(model, n_labels)
 
     # ------------------------------------------------------------ fields
 
@@ -459,7 +477,8 @@ class JsonDecoder:
             return None, ""
         return parent, state if type(state) is str else ""
 
-    def _count_labels(self, model: str | None, n: int) -> None:
+    def count_labels(self, model: str | None, n: int) -> None:
+        """Count n labels of the model in the slice's tally; further models than MAX_LABEL_MODELS together."""
         self._tally.labels += n
         name = model or ""
         known = self._label_models

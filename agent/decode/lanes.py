@@ -168,6 +168,7 @@ class StreamTable:
         self.shapes: list[Shape] = []
         self.generation = 0
         self._index: dict[tuple[str, str, Segment], StreamLanes] = {}
+        self._pairs: dict[tuple[StreamKey, int], StreamLanes] = {}
         self._shape_of: dict[str, Shape] = {}
 
     def intern(self, key: StreamKey) -> int:
@@ -186,7 +187,13 @@ class StreamTable:
             shape = self._shape_like(names) or self._new_shape()
             self._shape_of[model] = shape
             shape.models[model] = 0
-        return self._enter(StreamKey(model, version, segment), shape)
+        stream = self._enter(StreamKey(model, version, segment), shape)
+        self._index[stream.key] = stream
+        return stream
+
+    def paired(self, key: StreamKey, shape: Shape) -> StreamLanes:
+        """The stream of this key whose rows have the lanes of `shape`, whatever shape its model has now."""
+        return self._pairs.get((key, shape.number)) or self._enter(key, shape)
 
     def move(self, model: str) -> None:
         """Give the model a shape of its own; its rows from here on have new stream numbers."""
@@ -198,7 +205,7 @@ class StreamTable:
 
     def _enter(self, key: StreamKey, shape: Shape) -> StreamLanes:
         made = StreamLanes(len(self.keys), key, shape)
-        self._index[key] = made
+        self._pairs[key, shape.number] = made
         self.keys.append(key)
         self.streams.append(made)
         self.numeric_lanes.append(shape.numeric)
@@ -274,5 +281,6 @@ class StreamTable:
         self.streams.clear()
         self.shapes.clear()
         self._index.clear()
+        self._pairs.clear()
         self._shape_of.clear()
         self.size = 0

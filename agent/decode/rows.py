@@ -385,13 +385,25 @@ class RowBuffer:
         """Streams of rows [low, high)."""
         return self._streams[low:high]
 
-    def blocks(self, sealed_until: int, now_ms: int) -> tuple[list[Block], int]:
+    @property
+    def times(self) -> list[int]:
+        """Event times of all rows."""
+        return self._times
+
+    def last_stream(self) -> StreamLanes:
+        """The stream of the last row."""
+        return self._streams[-1]
+
+    def blocks(
+        self, sealed_until: int, now_ms: int, median_ms: int | None = None
+    ) -> tuple[list[Block], int]:
         """All rows as blocks, in order, and the largest admissible event time (-1: none).
 
         Rows of windows below `sealed_until` get WINDOW_LATE; rows too far ahead of the record's
         timestamp (or, without one, of the slice's median event time) get WINDOW_FUTURE. So do rows
         more than a day ahead of `now_ms`: a record's timestamp is a producer's word, and one that is
-        wrong by a factor of a thousand must not end all windows.
+        wrong by a factor of a thousand must not end all windows. `median_ms`: of the slice, where these
+        rows are only a part of it.
         """
         n = len(self._streams)
         if not n:
@@ -401,7 +413,7 @@ class RowBuffer:
         latest = np.where(
             timestamps >= 0,
             np.minimum(timestamps + self._max_skew_ms, now_ms + _DAY_MS),
-            int(np.median(times)) + self._max_jump_ms,
+            (int(np.median(times)) if median_ms is None else median_ms) + self._max_jump_ms,
         )
         is_future = times > latest
         windows = times // self._width_ms

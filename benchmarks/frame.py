@@ -200,12 +200,15 @@ class Timing:
 def timed(cases: Mapping[str, Callable[[], object]], passes: int) -> dict[str, Timing]:
     """Time every case `passes` times, in turn, so that what disturbs one disturbs all.
 
-    One pass of each goes first and is not counted. Ratios of cases of one call are what to trust.
+    One pass of each goes first and is not counted. Ratios of cases of one call are what to trust. Inside
+    of `frozen`, what earlier cases left behind is frozen too before each.
     """
     walls: dict[str, list[float]] = {name: [] for name in cases}
     cpus: dict[str, list[float]] = {name: [] for name in cases}
     for at in range(passes + 1):
         for name, case in cases.items():
+            if gc.get_freeze_count():
+                gc.freeze()
             cpu = time.thread_time()
             wall = time.perf_counter()
             case()

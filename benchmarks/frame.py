@@ -247,7 +247,8 @@ def in_child(work: Callable[..., Json], *arguments: Any, timeout_s: float = 120.
     here, there = multiprocessing.Pipe(duplex=False)
 
     def child() -> None:
-        there.send_bytes(orjson.dumps(work(*arguments), option=orjson.OPT_SERIALIZE_NUMPY))
+        options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+        there.send_bytes(orjson.dumps(work(*arguments), option=options))
 
     process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
     process.start()

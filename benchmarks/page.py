@@ -114,8 +114,8 @@ def _section(document: Json, docs: Path) -> list[str]:
             return [*lines, f"**{reason.replace('_', ' ').capitalize()}**: {document[reason]}"]
     for table in document.get("tables", []):
         lines += [*_table(table), ""]
-    for curve in document.get("curves", []):
-        lines += [_plot(name, curve, docs), ""]
+    if document.get("curves"):
+        lines += [*(_plot(name, curve, docs) for curve in document["curves"]), ""]
     for note in document.get("notes", []):
         lines += [f"* {note}"]
     return lines
@@ -157,7 +157,7 @@ def draw(curve: Json, path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.ticker import ScalarFormatter
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.4), dpi=110)
+    figure, axes = pyplot.subplots(figsize=(5.0, 3.1), dpi=100)
     for at, (name, points) in enumerate(curve["lines"].items()):
         xs, ys = zip(*points, strict=True)
         dashed = name == curve.get("fit")

@@ -10,24 +10,32 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from struct import Struct
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.decode.decompress import NONE, BadPayload, NoRoom, open_payload
-from agent.decode.kernels.record_index import (
+from agent.decode.decompress import BadPayload, NoRoom, open_payload
+from agent.decode.indexed import Columns, Indexed, Unread
+from agent.decode.kernels.batch_table import (
+    BATCH_CODEC,
+    BATCH_COUNT,
     BATCH_DAMAGE,
+    BATCH_END,
     BATCH_FIELDS,
+    BATCH_MOST,
+    BATCH_NEXT_OFFSET,
     BATCH_REACHED,
+    BATCH_SOURCE_BYTES,
+    BATCH_START,
+    BATCH_STATE,
+    BROKEN,
     DAMAGE_TEXT,
-    N_COLUMNS,
-    SMALLEST_BODY,
-    index_records,
+    NO_ROOM,
+    SMALLEST_RECORD,
 )
-from agent.types import RawBatch, Record
+from agent.decode.kernels.open_batches import NONE, open_batches
+from agent.decode.kernels.record_index import N_COLUMNS, index_records
+from agent.types import RawBatch
 
 #: Readable bytes before the first and behind the last record.
 PADDING = 64
@@ -42,96 +50,9 @@ KEEP_LOADS = 64
 _HEADER_BYTES = 61
 _CODEC = 0x07
 _LOG_APPEND_TIME = 0x08
-_META = Struct("=8q")
-_META_BYTES = 8 * BATCH_FIELDS
-
-
-class Unread(NamedTuple):
-    """Offsets [offset, to_offset) that could not be read: at most that many records."""
-
-    offset: int
-    to_offset: int
-    why: str
-
-
-class Columns(NamedTuple):
-    """Addresses (int64) of the columns of `Indexed`, for kernels."""
-
-    offset: int
-    timestamp_ms: int
-    vpos: int
-    vlen: int
-    kpos: int
-    klen: int
-    hpos: int
-    hlen: int
-    hcount: int
-    tpos: int
-    tlen: int
-
-
-@dataclass(slots=True)
-class Indexed:
-    """Records of batches[lo:hi], in offset order. int64[n] each; positions count from the arena's start.
-
-    A length of -1 is null (a tombstone, no key). `tpos` is where the value of the last header
-    `traceparent`, of any case, that is not empty begins; -1 without one.
-    """
-
-    n: int
-    hi: int  # the next load begins with this batch
-    to_offset: int  # end of what batches[lo:hi] cover
-    offset: NDArray[np.int64]
-    timestamp_ms: NDArray[np.int64]
-    vpos: NDArray[np.int64]
-    vlen: NDArray[np.int64]
-    kpos: NDArray[np.int64]
-    klen: NDArray[np.int64]
-    hpos: NDArray[np.int64]
-    hlen: NDArray[np.int64]  # bytes of all headers
-    hcount: NDArray[np.int64]
-    tpos: NDArray[np.int64]
-    tlen: NDArray[np.int64]
-    address: int  # of the arena
-    text: NDArray[np.uint8]  # the arena
-    at: Columns
-    unread: list[Unread] = field(default_factory=list)
-
-    @property
-    def n_corrupt(self) -> int:
-        """Offsets that could not be read."""
-        return sum(one.to_offset - one.offset for one in self.unread)
-
-    def record(self, row: int) -> Record:
-        """A copy of one record; a header name that is not UTF-8 has U+FFFD in its place."""
-        text = self.text
-        klen, vlen = int(self.klen[row]), int(self.vlen[row])
-        kpos, vpos = int(self.kpos[row]), int(self.vpos[row])
-        return Record(
-            int(self.offset[row]),
-            int(self.timestamp_ms[row]),
-            None if klen < 0 else text[kpos : kpos + klen].tobytes(),
-            None if vlen < 0 else text[vpos : vpos + vlen].tobytes(),
-            self.headers(row) if self.hcount[row] else (),
-        )
-
-    def headers(self, row: int) -> tuple[tuple[str, bytes | None], ...]:
-        """The headers of one record."""
-        start = int(self.hpos[row])
-        raw = self.text[start : start + int(self.hlen[row])].tobytes()
-        at = 0
-        headers: list[tuple[str, bytes | None]] = []
-        for _ in range(int(self.hcount[row])):
-            size, at = _varint(raw, at)
-            name = raw[at : at + size].decode("utf-8", "replace")
-            at += size
-            size, at = _varint(raw, at)
-            if size < 0:
-                headers.append((name, None))
-            else:
-                headers.append((name, raw[at : at + size]))
-                at += size
-        return tuple(headers)
+#: The fields of a batch in the kernels' table that are set here.
+_GIVEN = Struct("=9q")
+_TABLE_ROW_BYTES = 8 * BATCH_FIELDS
 
 
 class RecordArena:
@@ -146,18 +67,18 @@ class RecordArena:
     ) -> None:
         self._load_bytes = load_bytes
         self._max_batch_bytes = max(max_batch_bytes, load_bytes)
-        self._unused_loads = 0
-        self._expansion = 4.0  # decompressed by compressed bytes, of the last batch
-        self._meta = np.zeros((LOAD_BATCHES, BATCH_FIELDS), np.int64)
-        self._meta_bytes = memoryview(self._meta).cast("B")
-        self._meta_address = self._meta.ctypes.data
+        self._idle_loads = 0
+        self._expansion = 4.0  # opened by compressed bytes, of what came last
+        self._table = np.zeros((LOAD_BATCHES, BATCH_FIELDS), np.int64)
+        self._table_bytes = self._table.data.cast("B")
+        self._table_address = self._table.ctypes.data
         self._resize(load_bytes)
         self._resize_columns(4096)
 
     @property
     def size_bytes(self) -> int:
         """Memory held."""
-        return self._text.nbytes + self._rows.nbytes + self._meta.nbytes
+        return self._text.nbytes + self._rows.nbytes + self._table.nbytes
 
     def load(self, batches: Sequence[RawBatch], lo: int) -> Indexed:
         """Open batches[lo:hi], as many as fit a load (at least one), and find their records.
@@ -166,49 +87,22 @@ class RecordArena:
         """
         self._shrink()
         unread: list[Unread] = []
-        n_batches = n_rows = 0
-        end = PADDING
-        hi = lo
-        while hi < len(batches) and n_batches < LOAD_BATCHES:
-            batch = batches[hi]
-            try:
-                size = self._open(batch, end)
-            except NoRoom:
-                break  # the first of the next load
-            except BadPayload as error:
-                unread.append(Unread(batch.min_offset, batch.next_offset, str(error)))
-                hi += 1
-                continue
-            most = min(max(batch.n_records, 0), size // (SMALLEST_BODY + 1))
-            if n_batches and n_rows + most > LOAD_RECORDS:
-                break
-            n_rows += most
-            append_time = batch.attributes & _LOG_APPEND_TIME
-            _META.pack_into(
-                self._meta_bytes,
-                _META_BYTES * n_batches,
-                end,
-                end + size,
-                batch.n_records,
-                batch.base_offset,
-                batch.next_offset,
-                batch.min_offset,
-                batch.max_timestamp if append_time else batch.first_timestamp,
-                0 if append_time else -1,
-            )
-            end += size
-            n_batches += 1
-            hi += 1
+        n_batches = self._open(batches, lo, self._describe(batches, lo), unread)
+        end, most = PADDING, 0
+        if n_batches:
+            last = self._table[n_batches - 1]
+            end, most = int(last[BATCH_END]), int(last[BATCH_MOST])
         self._text[end : end + PADDING] = 0
-        if n_rows > self._capacity:
-            self._resize_columns(n_rows)
+        if most > self._capacity:
+            self._resize_columns(most)
         n = int(
             index_records(
-                self._address, self._meta_address, n_batches, self._at.offset, self._capacity
+                self._address, self._table_address, n_batches, self._at.offset, self._capacity
             )
         )
         self._note_damage(n_batches, unread)
-        to_offset = batches[hi - 1].next_offset if hi > lo else 0
+        hi = lo + n_batches
+        to_offset = batches[hi - 1].next_offset if n_batches else 0
         offset, timestamp_ms, vpos, vlen, kpos, klen, hpos, hlen, hcount, tpos, tlen = self._rows[
             :, :n
         ]
@@ -233,47 +127,118 @@ class RecordArena:
             unread=unread,
         )
 
-    def _open(self, batch: RawBatch, end: int) -> int:
-        """Decompress a batch to `end`; the bytes it has. Grows the arena when it is empty.
+    def _describe(self, batches: Sequence[RawBatch], lo: int) -> int:
+        """Fill the table with as many batches as are likely to fit a load; their number."""
+        table, expansion = self._table_bytes, self._expansion
+        n = 0
+        likely = 0.0
+        for batch in batches[lo : lo + LOAD_BATCHES] if lo else batches:
+            size = len(batch.data) - _HEADER_BYTES
+            codec = batch.attributes & _CODEC
+            likely += size * expansion if codec else size
+            if (n and likely > self._load_bytes) or n == LOAD_BATCHES:
+                break
+            append_time = batch.attributes & _LOG_APPEND_TIME
+            _GIVEN.pack_into(
+                table,
+                _TABLE_ROW_BYTES * n,
+                (batch.address or _address(batch.data)) + _HEADER_BYTES,
+                size,
+                codec,
+                batch.n_records,
+                batch.base_offset,
+                batch.next_offset,
+                batch.min_offset,
+                batch.max_timestamp if append_time else batch.first_timestamp,
+                0 if append_time else -1,
+            )
+            n += 1
+        return n
 
-        Raises NoRoom when it does not fit behind what is there, BadPayload when it cannot be opened.
+    def _open(
+        self, batches: Sequence[RawBatch], lo: int, n_batches: int, unread: list[Unread]
+    ) -> int:
+        """Open what the table describes, one behind the other; the number of batches done with.
+
+        What cannot be opened is noted in `unread`, and has no bytes. Ends early when the arena is full.
         """
-        payload = batch.data[_HEADER_BYTES:]
-        codec = batch.attributes & _CODEC
-        is_first = end == PADDING
-        if not is_first:
-            likely = len(payload) * (1.0 if codec == NONE else self._expansion)
-            if end + likely > PADDING + self._load_bytes:
-                raise NoRoom
-        elif not len(payload):
-            return 0
+        table = self._table
+        done = 0
+        while True:
+            end = int(table[done - 1, BATCH_END]) if done else PADDING
+            done = int(
+                open_batches(
+                    self._address,
+                    self._table_address,
+                    done,
+                    n_batches,
+                    end,
+                    len(self._text) - PADDING,
+                    LOAD_RECORDS,
+                )
+            )
+            if done == n_batches:
+                break
+            end = int(table[done - 1, BATCH_END]) if done else PADDING
+            batch, state = batches[lo + done], int(table[done, BATCH_STATE])
+            size = 0
+            try:
+                if state == BROKEN:
+                    raise BadPayload("its compressed data is broken")
+                if state == NO_ROOM:
+                    if end > PADDING:
+                        break  # the first of the next load
+                    self._grow(batch)
+                    continue
+                size = self._open_by_library(batch, end)
+            except NoRoom:
+                break
+            except BadPayload as error:
+                unread.append(Unread(batch.min_offset, batch.next_offset, str(error)))
+                table[done, BATCH_COUNT] = 0
+            self._note_opened(done, end, size)
+            done += 1
+        if done:
+            self._note_expansion(table[done - 1].tolist())
+        return done
+
+    def _open_by_library(self, batch: RawBatch, end: int) -> int:
+        """Open a batch to `end`; the bytes it has. Raises NoRoom behind others, BadPayload."""
+        payload, codec = batch.data[_HEADER_BYTES:], batch.attributes & _CODEC
         while True:
             try:
-                size = open_payload(codec, payload, self._room[end:-PADDING])
+                return open_payload(codec, payload, self._room[end:-PADDING])
             except NoRoom:
-                if not is_first:
+                if end > PADDING:
                     raise
-                self._grow(len(payload))
-            else:
-                if codec != NONE and size:
-                    self._expansion = size / len(payload)
-                return size
+                self._grow(batch)
 
-    def _grow(self, payload_bytes: int) -> None:
-        """Make room for a batch that needs more than there is.
+    def _note_opened(self, idx: int, end: int, size: int) -> None:
+        row = self._table[idx]
+        before = int(self._table[idx - 1, BATCH_MOST]) if idx else 0
+        row[BATCH_START], row[BATCH_END] = end, end + size
+        row[BATCH_MOST] = before + min(max(int(row[BATCH_COUNT]), 0), size // SMALLEST_RECORD)
 
-        A batch may be as large as what came over the wire, and up to `max_batch_bytes`.
+    def _note_expansion(self, fields: list[int]) -> None:
+        size = fields[BATCH_END] - fields[BATCH_START]
+        if fields[BATCH_CODEC] != NONE and size:
+            self._expansion = size / fields[BATCH_SOURCE_BYTES]
+
+    def _grow(self, batch: RawBatch) -> None:
+        """Make room for a batch that needs more than there is; the arena is empty.
+
+        A batch may be as large as what came over the wire, and up to `max_batch_bytes`. Raises BadPayload.
         """
         room_bytes = len(self._text) - 2 * PADDING
-        most = max(self._max_batch_bytes, payload_bytes)
+        most = max(self._max_batch_bytes, len(batch.data))
         if room_bytes >= most:
             raise BadPayload(f"more than {most} bytes when decompressed")
-        self._resize(min(max(2 * room_bytes, payload_bytes), most))
+        self._resize(min(max(2 * room_bytes, len(batch.data)), most))
 
     def _shrink(self) -> None:
         """Give back what large batches needed, when none has come for a while."""
-        self._unused_loads += 1
-        if self._unused_loads <= KEEP_LOADS:
+        self._idle_loads += 1
+        if self._idle_loads <= KEEP_LOADS:
             return
         if len(self._text) > self._load_bytes + 2 * PADDING:
             self._resize(self._load_bytes)
@@ -283,33 +248,26 @@ class RecordArena:
     def _resize(self, room_bytes: int) -> None:
         self._text = np.empty(room_bytes + 2 * PADDING, np.uint8)
         self._text[:PADDING] = 0
-        self._room = memoryview(self._text)
+        self._room = self._text.data
         self._address = self._text.ctypes.data
-        self._unused_loads = 0
+        self._idle_loads = 0
 
     def _resize_columns(self, capacity: int) -> None:
         self._capacity = 1 << (capacity - 1).bit_length()
         self._rows = np.empty((N_COLUMNS, self._capacity), np.int64)
         first = self._rows.ctypes.data
         self._at = Columns(*(first + 8 * self._capacity * column for column in range(N_COLUMNS)))
-        self._unused_loads = 0
+        self._idle_loads = 0
 
     def _note_damage(self, n_batches: int, unread: list[Unread]) -> None:
-        meta = self._meta[:n_batches]
-        for idx in np.flatnonzero(meta[:, BATCH_DAMAGE]).tolist():
-            fields = meta[idx].tolist()
-            reached, next_offset = fields[BATCH_REACHED], fields[4]
+        table = self._table[:n_batches]
+        for idx in np.flatnonzero(table[:, BATCH_DAMAGE]).tolist():
+            fields = table[idx].tolist()
+            reached, next_offset = fields[BATCH_REACHED], fields[BATCH_NEXT_OFFSET]
             if reached < next_offset:  # else every offset of the batch has been read
                 unread.append(Unread(reached, next_offset, DAMAGE_TEXT[fields[BATCH_DAMAGE]]))
 
 
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """The zigzag varint at `at` and the position behind it; the index has checked that it is there."""
-    bits = shift = 0
-    while True:
-        byte = raw[at]
-        at += 1
-        bits |= (byte & 127) << shift
-        if byte < 128:
-            return (bits >> 1) ^ -(bits & 1), at
-        shift += 7
+def _address(data: memoryview) -> int:
+    """Where `data` lies in memory."""
+    return int(np.frombuffer(data, np.uint8).ctypes.data)

@@ -40,21 +40,22 @@ _CONTROL = 0x20
 
 
 class RawFrames(FramedRecords):
-    """The frames of a buffer, and the checksum of each."""
+    """The frames of a buffer, and where each lies in memory."""
 
     def __init__(self, buffer: bytes) -> None:
         super().__init__(buffer)
-        self._address = 0
-        if crc.HAS_INSTRUCTION and len(buffer):
-            self._address = np.frombuffer(buffer, np.uint8).ctypes.data
+        self._address = np.frombuffer(buffer, np.uint8).ctypes.data if len(buffer) else 0
 
-    def checksum(self, frame: Frame) -> int:
-        """CRC-32C of what the checksum of a version 2 batch covers."""
-        if self._address:
-            end = self._address + self._at  # the frame was the last one taken
-            size = len(frame.data) - _CHECKED_AT
-            return int(crc.crc32c(end - size, size))
-        return int(calc_crc32c(frame.data[_CHECKED_AT:]))
+    def address(self, frame: Frame) -> int:
+        """Where the frame lies in memory; it must be the last one taken."""
+        return self._address + self._at - len(frame.data)
+
+
+def _checksum(data: memoryview, address: int) -> int:
+    """CRC-32C of what the checksum of a version 2 batch covers."""
+    if crc.HAS_INSTRUCTION:
+        return int(crc.crc32c(address + _CHECKED_AT, len(data) - _CHECKED_AT))
+    return int(calc_crc32c(data[_CHECKED_AT:]))
 
 
 class RawRecords(ToleratedRecords):
@@ -71,7 +72,8 @@ class RawRecords(ToleratedRecords):
         (checksum, attributes, _, first_ms, max_ms, producer, _, _, n) = _HEADER.unpack_from(
             frame.data, _HEADER_AT
         )
-        if self._check_crcs and self._frames.checksum(frame) != checksum:
+        address = self._frames.address(frame)
+        if self._check_crcs and _checksum(frame.data, address) != checksum:
             raise CorruptRecordException(f"Invalid CRC - {self._tp}")
         if not self._left_out(frame, attributes, producer):
             if attributes & _CODEC >= _N_CODECS:
@@ -88,6 +90,7 @@ class RawRecords(ToleratedRecords):
                     max_ms,
                     n,
                     max(begin, frame.base_offset),
+                    address,
                 )
         self.next_fetch_offset = frame.next_offset
 

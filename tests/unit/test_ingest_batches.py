@@ -10,6 +10,7 @@ from aiokafka.structs import TopicPartition
 
 from agent.ingest.batches import CorruptRange, FramedRecords, ToleratedRecords, with_globals
 from agent.types import Record
+from tests.support.raw_batches import raw, stock
 
 
 def batch(base_offset: int, n: int, *, codec: int = 0, size: int = 10) -> bytearray:
@@ -23,18 +24,10 @@ def batch(base_offset: int, n: int, *, codec: int = 0, size: int = 10) -> bytear
 
 
 def read(buffer: bytes, offset: int = 0) -> tuple[list[int | tuple[int, int]], int]:
-    """Offsets read and ranges given up, in order; and the offset to fetch next."""
-    records = ToleratedRecords(
-        TopicPartition("t", 0), FramedRecords(bytes(buffer)), None, offset, None, None, True, 0
-    )
-    items = list(records)
-    seen = [
-        item.offset if isinstance(item, Record) else (item.offset, item.to_offset)
-        for item in items
-        if isinstance(item, Record | CorruptRange)
-    ]
-    assert len(seen) == len(items)
-    return seen, records.next_fetch_offset
+    """Offsets read and ranges given up, in order; and the offset to fetch next. By both paths alike."""
+    seen, next_offset = stock(buffer, offset)
+    assert raw(buffer, offset) == (seen, next_offset)
+    return [item.offset if isinstance(item, Record) else item for item in seen], next_offset
 
 
 def why(buffer: bytes) -> list[str]:

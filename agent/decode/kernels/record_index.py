@@ -15,19 +15,33 @@ from __future__ import annotations
 
 import numpy as np
 
+from agent.decode.kernels.batch_table import (
+    BATCH_COUNT,
+    BATCH_DAMAGE,
+    BATCH_END,
+    BATCH_FIELDS,
+    BATCH_MIN_OFFSET,
+    BATCH_NEXT_OFFSET,
+    BATCH_OFFSET,
+    BATCH_REACHED,
+    BATCH_ROWS,
+    BATCH_START,
+    BATCH_TIME,
+    BATCH_TIME_MASK,
+    DAMAGE_FIELD,
+    DAMAGE_HEADERS,
+    DAMAGE_LENGTH,
+    DAMAGE_NONE,
+    DAMAGE_NUMBER,
+    DAMAGE_OFFSET,
+    DAMAGE_REST,
+    DAMAGE_SHORT,
+    SMALLEST_BODY,
+)
 from agent.sketch.kernels.compile import inlined, kernel
 from agent.sketch.kernels.memory import load_i64, load_u8, load_u64, store_i64
 
 U = np.uint64
-
-#: int64 fields of a batch in `batches`; the last three are written.
-BATCH_START, BATCH_END, BATCH_COUNT = 0, 1, 2  # of its records, in the arena; as the header claims
-BATCH_OFFSET, BATCH_NEXT_OFFSET, BATCH_MIN_OFFSET = 3, 4, 5
-BATCH_TIME, BATCH_TIME_MASK = 6, 7  # base of the timestamps; -1, or 0 when deltas do not count
-BATCH_ROWS = 8  # rows written up to and with this batch
-BATCH_REACHED = 9  # offset behind the last record that was read
-BATCH_DAMAGE = 10  # a DAMAGE_...
-BATCH_FIELDS = 11
 
 #: Columns of `rows`, int64[N_COLUMNS, capacity]; positions in the arena, lengths in bytes, -1 null.
 (
@@ -45,29 +59,6 @@ BATCH_FIELDS = 11
 ) = range(11)
 N_COLUMNS = 11
 
-(
-    DAMAGE_NONE,
-    DAMAGE_SHORT,
-    DAMAGE_LENGTH,
-    DAMAGE_NUMBER,
-    DAMAGE_FIELD,
-    DAMAGE_HEADERS,
-    DAMAGE_OFFSET,
-    DAMAGE_REST,
-) = range(8)
-DAMAGE_TEXT = (
-    "",
-    "fewer records than its header claims",
-    "a record's length is wrong",
-    "a number of a record does not end",
-    "a key or value reaches beyond its record",
-    "a record's headers do not fill the record",
-    "a record's offset lies behind the batch",
-    "bytes left behind the last record",
-)
-
-#: The smallest record: a length of one byte, and six.
-SMALLEST_BODY = 6
 _LOWER = U(0x2020202020202020)
 _NAME_LENGTH = 11
 _NAME_START = U(int.from_bytes(b"tracepar", "little"))

@@ -1,0 +1,200 @@
+"""Record batches as bytes, whole or broken, and two ways to read a buffer of them: ours and the stock one.
+
+Batches are built by aiokafka's builder, or byte by byte from the format's definition (`encode`) where
+the builder would refuse.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.util import calc_crc32c
+from aiokafka.structs import TopicPartition
+
+from agent.decode.arena import RecordArena
+from agent.ingest.batches import CorruptRange, FramedRecords, ToleratedRecords
+from agent.ingest.raw import RawFrames, RawRecords
+from agent.types import RawBatch, Record
+
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+CODECS = {"none": NONE, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
+LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
+HEADER_BYTES = 61
+_TP = TopicPartition("t", 0)
+
+
+def record(
+    offset: int,
+    value: bytes | None = b"value",
+    *,
+    key: bytes | None = None,
+    timestamp_ms: int = 1_700_000_000_000,
+    headers: Sequence[tuple[str, bytes | None]] = (),
+) -> Record:
+    return Record(offset, timestamp_ms, key, value, tuple(headers))
+
+
+def built(
+    records: Sequence[Record],
+    *,
+    codec: int = NONE,
+    attributes: int = 0,
+    producer: int = -1,
+    base_offset: int | None = None,
+) -> bytearray:
+    """The batch that aiokafka's builder makes of these records, with attributes set as a broker does."""
+    builder = DefaultRecordBatchBuilder(
+        2, codec, bool(attributes & TRANSACTIONAL), producer, 0, 0, 1 << 28
+    )
+    base = records[0].offset if base_offset is None else base_offset
+    for one in records:
+        assert builder.append(
+            one.offset - base, one.timestamp_ms, one.key, one.value, list(one.headers)
+        )
+    data = bytearray(builder.build())
+    data[0:8] = struct.pack(">q", base)
+    data[22] |= attributes
+    return signed(data)
+
+
+def signed(data: bytearray) -> bytearray:
+    """`data` with its checksum made right."""
+    data[17:21] = struct.pack(">I", calc_crc32c(bytes(data[21:])))
+    return data
+
+
+def encoded(
+    body: bytes,
+    *,
+    base_offset: int = 0,
+    n_records: int = 1,
+    last_offset_delta: int | None = None,
+    attributes: int = 0,
+    first_timestamp: int = 0,
+    max_timestamp: int = 0,
+    producer: int = -1,
+) -> bytearray:
+    """A batch around `body` (the records section as it is, compressed if `attributes` say so)."""
+    delta = n_records - 1 if last_offset_delta is None else last_offset_delta
+    header = struct.pack(
+        ">qiibIhiqqqhii",
+        base_offset,
+        HEADER_BYTES - 12 + len(body),
+        -1,
+        2,
+        0,
+        attributes,
+        delta,
+        first_timestamp,
+        max_timestamp,
+        producer,
+        0,
+        0,
+        n_records,
+    )
+    return signed(bytearray(header + body))
+
+
+def control(base_offset: int, producer: int, *, commit: bool) -> bytearray:
+    """A transaction marker, as brokers write it."""
+    key, value = struct.pack(">hh", 0, int(commit)), struct.pack(">hi", 0, 0)
+    marker = Record(base_offset, 0, key, value, ())
+    return built([marker], attributes=TRANSACTIONAL | CONTROL, producer=producer)
+
+
+def varint(value: int) -> bytes:
+    """Zigzag, seven bits a byte."""
+    bits = (value << 1) ^ (value >> 63)
+    out = bytearray()
+    while bits > 127:
+        out.append(bits & 127 | 128)
+        bits >>= 7
+    out.append(bits)
+    return bytes(out)
+
+
+def body_of(one: Record, base_offset: int = 0, first_timestamp: int = 0) -> bytes:
+    """One record of the records section, length and all."""
+
+    def sized(value: bytes | None) -> bytes:
+        return varint(-1) if value is None else varint(len(value)) + value
+
+    inner = b"\0" + varint(one.timestamp_ms - first_timestamp) + varint(one.offset - base_offset)
+    inner += sized(one.key) + sized(one.value) + varint(len(one.headers))
+    inner += b"".join(sized(name.encode()) + sized(value) for name, value in one.headers)
+    return varint(len(inner)) + inner
+
+
+Seen = Record | tuple[int, int]
+
+
+def stock(
+    buffer: bytes,
+    offset: int = 0,
+    *,
+    committed_only: bool = False,
+    aborted: Iterable[tuple[int, int]] = (),
+) -> tuple[list[Seen], int]:
+    """Records and (from, to) of what was given up, in order, as the stock path has them; next offset."""
+    reader = ToleratedRecords(
+        _TP,
+        FramedRecords(bytes(buffer)),
+        list(aborted),
+        offset,
+        None,
+        None,
+        True,
+        int(committed_only),
+    )
+    seen = [
+        (item.offset, item.to_offset) if isinstance(item, CorruptRange) else item for item in reader
+    ]
+    return seen, reader.next_fetch_offset
+
+
+def batches_of(
+    buffer: bytes,
+    offset: int = 0,
+    *,
+    committed_only: bool = False,
+    aborted: Iterable[tuple[int, int]] = (),
+) -> tuple[list[RawBatch | CorruptRange], int]:
+    """What the raw consumer hands over; and the offset to fetch next."""
+    reader = RawRecords(
+        _TP, RawFrames(bytes(buffer)), list(aborted), offset, None, None, True, int(committed_only)
+    )
+    return list(reader), reader.next_fetch_offset
+
+
+def raw(
+    buffer: bytes,
+    offset: int = 0,
+    *,
+    committed_only: bool = False,
+    aborted: Iterable[tuple[int, int]] = (),
+    arena: RecordArena | None = None,
+) -> tuple[list[Seen], int]:
+    """The same as `stock`, by the raw path: batches, opened in an arena."""
+    items, next_offset = batches_of(buffer, offset, committed_only=committed_only, aborted=aborted)
+    arena = arena or RecordArena()
+    seen: list[Seen] = []
+    for item in items:
+        if isinstance(item, CorruptRange):
+            seen.append((item.offset, item.to_offset))
+        else:
+            seen += opened(arena, [item])
+    return seen, next_offset
+
+
+def opened(arena: RecordArena, batches: Sequence[RawBatch]) -> list[Seen]:
+    """All records of the batches, and behind those of each load what of it could not be read."""
+    seen: list[Seen] = []
+    lo = 0
+    while lo < len(batches):
+        index = arena.load(batches, lo)
+        assert lo < index.hi <= len(batches)
+        assert index.to_offset == batches[index.hi - 1].next_offset
+        lo = index.hi
+        seen += [index.record(row) for row in range(index.n)]
+        seen += [(one.offset, one.to_offset) for one in index.unread]
+    return seen

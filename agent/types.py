@@ -191,6 +191,7 @@ class RawBatch:
     max_timestamp: int  # ms; of all records, when LogAppendTime is set
     n_records: int  # as the header claims
     min_offset: int  # records below it are skipped: the position lay inside the batch
+    address: int = 0  # of the first byte of `data` in memory; 0 when its maker does not know it
 
 
 @dataclass(slots=True)

@@ -106,6 +106,8 @@ class Irregular(enum.StrEnum):
 class Tier(enum.StrEnum):
     """Which decoder produced a row."""
 
+    TEMPLATE = "template"  # compiled: a layout of JSON text that was seen before
+    SCAN = "scan"  # compiled: keys that were seen before, in any order
     ORJSON = "orjson"
     TABLE = "table"  # CSV and Parquet: typed columns, no JSON text
 

@@ -1,0 +1,108 @@
+"""Records to blocks by three tiers: templates, the scanner, and orjson for whatever those leave.
+
+The face of `JsonDecoder`, and chunks equal to its. Loads of records become slices of blocks (`slices`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from agent.config import Config
+from agent.decode.arena import RecordArena
+from agent.decode.events import Decoded, JsonDecoder
+from agent.decode.indexed import Indexed
+from agent.decode.kept import Sampler
+from agent.decode.laid import lay_out
+from agent.decode.lanes import StreamTable
+from agent.decode.slices import Load, SliceDecoder
+from agent.types import Drop, Fetch, RawFetch, Record, TableFetch
+
+
+class FastDecoder:
+    """Decodes the fetches of one kernel thread. Never raises on input.
+
+    Memory: the arena (1 MiB, more for larger batches), 1 MB for the rows of a block, and the tables of
+    what has been learned.
+    """
+
+    def __init__(self, config: Config, table: StreamTable, sampler: Sampler | None) -> None:
+        self._json = JsonDecoder(config, table, sampler)
+        self._slices = SliceDecoder(config, table, sampler, self._json)
+        self._arena: RecordArena | None = None
+
+    # ------------------------------------------------------------ what the owner sets
+
+    @property
+    def sealed_until(self) -> int:
+        """Windows below are sealed."""
+        return self._json.sealed_until
+
+    @sealed_until.setter
+    def sealed_until(self, window: int) -> None:
+        self._json.sealed_until = window
+
+    @property
+    def now_ms(self) -> int:
+        """Wall clock: bounds what a record's timestamp may claim."""
+        return self._json.now_ms
+
+    @now_ms.setter
+    def now_ms(self, now_ms: int) -> None:
+        self._json.now_ms = now_ms
+
+    @property
+    def slice_values(self) -> int:
+        """A slice ends when its values may need this many new cells."""
+        return self._json.slice_values
+
+    @slice_values.setter
+    def slice_values(self, n: int) -> None:
+        self._json.slice_values = n
+
+    def on_cut(self) -> None:
+        """The owner's delta is empty again: every (stream, window) will need cells."""
+        self._slices.on_cut()
+
+    # ------------------------------------------------------------ fetches
+
+    def decode(self, fetch: Fetch | RawFetch, lineage: str) -> Iterator[Decoded]:
+        """Blocks of the fetch, slice by slice, in offset order. Sketch a slice before asking for the next."""
+        if isinstance(fetch, RawFetch):
+            return self._raw(fetch, lineage)
+        records = fetch.records
+        index = lay_out(records, fetch.to_offset)
+        return self._decode(index, records.__getitem__, fetch, lineage)
+
+    def decode_table(self, fetch: TableFetch, lineage: str) -> Iterator[Decoded]:
+        """Rows of a table: the orjson tier's work."""
+        return self._json.decode_table(fetch, lineage)
+
+    def _raw(self, fetch: RawFetch, lineage: str) -> Iterator[Decoded]:
+        if self._arena is None:
+            self._arena = RecordArena()
+        at = 0
+        while at < len(fetch.batches):
+            index = self._arena.load(fetch.batches, at)
+            at = index.hi
+            if at == len(fetch.batches):
+                index.to_offset = fetch.to_offset
+            if index.unread:
+                lost = self._json.begin(int(index.offset[0]) if index.n else index.to_offset)
+                lost.tally.records = index.n_corrupt
+                lost.tally.dropped[Drop.CORRUPT_BATCH] = index.n_corrupt
+                yield lost
+            yield from self._decode(index, index.record, fetch, lineage)
+
+    def _decode(
+        self,
+        index: Indexed,
+        record_of: Callable[[int], Record],
+        fetch: Fetch | RawFetch,
+        lineage: str,
+    ) -> Iterator[Decoded]:
+        is_untimed = index.n > 0 and int(np.min(index.timestamp_ms)) < 0
+        load = Load(index, record_of, fetch.is_label_topic, fetch.partition, lineage, is_untimed)
+        while load.at < index.n:
+            yield self._slices.decode(load)

@@ -39,7 +39,7 @@ MAX_MODELS = 1 << 14
 MAX_SHAPES = 1 << 16
 #: Records that a full table may refuse to learn before it begins again.
 MAX_REFUSED = 1024
-#: Records of a shape in a row that had nothing to learn; behind them only one in so many is looked at.
+#: Records of a model in a row that had nothing to learn; behind them only one in so many is looked at.
 _IDLE, _EVERY = 8, 16
 #: Deeper events are left to the orjson tier.
 MAX_DEPTH = 32
@@ -103,7 +103,7 @@ class PathTable:
         self._skipped: set[int] = set()
         self._known: dict[int, bool] = {}  # keys of leaves, and whether it is the model's name
         self._shape_of: dict[int, int] = {}  # by hash of the model
-        self._idle: dict[int, int] = {}  # by shape
+        self._idle: dict[tuple[int, str], int] = {}  # by shape and model
         self._n_refused = 0
         self._paths = _Slots(8, insert_paths)
         self._leaves = _Slots(4, insert_leaves)
@@ -111,17 +111,19 @@ class PathTable:
         self._widths = np.zeros((16, 2), np.int64)
         self._point()
 
-    def learn(self, record: bytes, shape: Shape) -> bool:
+    def learn(self, record: bytes, shape: Shape, model: str = "") -> bool:
         """Take in the paths and leaves of an event that the orjson tier made a row of; whether any was new.
 
         record  JSON text of one object; anything else teaches nothing
         shape   of its row's stream
+        model   of its row's stream: models of one shape are not to wait for each other
 
-        A shape that has had nothing new for a while is looked at only now and then.
+        Whoever has had nothing new for a while is looked at only now and then.
         """
-        idle = self._idle.get(shape.number, 0)
+        who = shape.number, model
+        idle = self._idle.get(who, 0)
         if idle > _IDLE and idle % _EVERY:
-            self._idle[shape.number] = idle + 1
+            self._idle[who] = idle + 1
             return False
         tree = orjson.loads(record)
         if type(tree) is not dict or shape.number >= MAX_SHAPES:
@@ -132,9 +134,11 @@ class PathTable:
                 return False
             self.clear()
         n_before = self.n_paths + self.n_leaves
-        model = self._walk(0, (), tree, shape, 1)
-        is_new = self._place(model, shape) or self.n_paths + self.n_leaves > n_before
-        self._idle[shape.number] = 0 if is_new else idle + 1
+        name = self._walk(0, (), tree, shape, 1)
+        is_new = self._place(name, shape) or self.n_paths + self.n_leaves > n_before
+        if len(self._idle) > MAX_MODELS:
+            self._idle.clear()
+        self._idle[who] = 0 if is_new else idle + 1
         if is_new:
             self._point()
         return is_new

@@ -7,9 +7,11 @@ be wrong; the rest break it anywhere.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable
+from decimal import Decimal
 
 _TOKEN = re.compile(
     rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|[{}\[\],:]|[^\s]', re.DOTALL
@@ -62,6 +64,14 @@ KEYS: tuple[bytes, ...] = (
 )  # fmt: skip
 
 
+#: Permutations of the digits.
+_DIGITS = [
+    bytes.maketrans(b"0123456789", bytes(order))
+    for seed in range(256)
+    for order in [random.Random(seed).sample(b"0123456789", 10)]
+]
+
+
 class Base:
     """A record cut into tokens.
 
@@ -107,9 +117,11 @@ def _put(text: bytes, span: tuple[int, int], new: bytes) -> bytes:
 
 def random_number(rng: random.Random) -> bytes:
     """Text of a number, JSON's or nearly: of all lengths, points and exponents."""
-    dice = rng.randrange(8)
+    dice = rng.randrange(10)
     if dice == 0:
         return rng.choice(NUMBERS)
+    if dice == 8:
+        return _near_half_way(rng)
     if dice == 1:
         return repr(rng.uniform(-1, 1) * 10.0 ** rng.randrange(-330, 309)).encode()
     if dice == 2:
@@ -122,6 +134,8 @@ def random_number(rng: random.Random) -> bytes:
         return f"{text[:cut]}.{text[cut:]}".encode()
     if dice == 3:
         return str(rng.getrandbits(rng.randrange(1, 70)) * rng.choice((1, -1))).encode()
+    if dice == 9 and rng.random() < 0.5:
+        return _near_half_way(rng)
     n = rng.randrange(1, 27) if dice < 6 else rng.randrange(14, 20)
     digits = str(rng.randrange(10**n)).zfill(n if rng.random() < 0.2 else 0)
     sign = "-" if rng.random() < 0.4 else ""
@@ -131,6 +145,28 @@ def random_number(rng: random.Random) -> bytes:
     if rng.random() < 0.15:
         digits += f"{rng.choice('eE')}{rng.choice(('', '-', '+'))}{rng.randrange(340)}"
     return (sign + digits).encode()
+
+
+def _near_half_way(rng: random.Random) -> bytes:
+    """17 to 19 digits as near as they come to half way between two doubles: a bit too few decides wrong."""
+    value = rng.uniform(0.5, 1.0) * 10.0 ** rng.choice((0, 0, 1, 2, 3, 6, 12, -3, -6))
+    middle = (Decimal(value) + Decimal(math.nextafter(value, 2 * value))) / 2
+    text = f"{middle:.{rng.randrange(17, 20)}g}" if rng.random() < 0.7 else f"{middle:.20f}"[:20]
+    return text.encode()
+
+
+def _renumber(rng: random.Random, base: Base) -> bytes:
+    """The same event with other decimals: digits behind every point are swapped for others."""
+    text = base.text
+    digits = _DIGITS[int(rng.random() * len(_DIGITS))]
+    pieces = []
+    at = 0
+    for start, end in base.numbers:
+        point = text.find(b".", start, end)
+        if point >= 0:
+            pieces += (text[at:point], text[point:end].translate(digits))
+            at = end
+    return b"".join(pieces) + text[at:]
 
 
 def _number(rng: random.Random, base: Base) -> bytes:
@@ -262,7 +298,7 @@ def _same(rng: random.Random, base: Base) -> bytes:
 
 
 _MUTATIONS: tuple[Mutation, ...] = (
-    *(_same,) * 4, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_value,) * 2, *(_key,) * 2, _delete_pair, *(_add_pair,) * 2,
+    _same, *(_renumber,) * 6, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_value,) * 2, *(_key,) * 2, _delete_pair, *(_add_pair,) * 2,
     *(_swap_pairs,) * 2, *(_space,) * 2, *(_byte,) * 3, _truncate, _tail, _copy_object,
 )  # fmt: skip
 

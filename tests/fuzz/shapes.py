@@ -107,7 +107,7 @@ def nested(rng: random.Random) -> Any:
             "probabilities": {"late": score, "on_time": 1 - score},
         },
         "latency_ms": round(rng.expovariate(0.02), 3),
-        "status": rng.choice(("ok", "OK", 200, 500, "failed", True, False)),
+        "status": rng.choice(("ok", "OK", 200, 500, "failed", "ok", 0, True)),
         "segment": {"region": rng.choice(("eu", "us")), "tier": rng.choice((1, 2, True, None))},
         "tags": {"pod": f"p-{rng.randrange(9)}"},
     }

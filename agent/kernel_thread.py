@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Config
-from agent.decode.events import SLICE_VALUES, Decoded, JsonDecoder
+from agent.decode.events import SLICE_VALUES, Decoded
+from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
 from agent.decode.spans import SpanSampler
 from agent.sketch.delta import Delta
@@ -35,6 +36,7 @@ from agent.types import (
     Group,
     Partition,
     PartitionRange,
+    RawFetch,
     Record,
     RequestSpan,
     StreamKey,
@@ -125,7 +127,7 @@ class Callbacks:
     on_failure: Callable[[BaseException], None]
 
 
-_Message = Fetch | _Open | _Close | _Cut | _Hints | _Stop
+_Message = Fetch | RawFetch | _Open | _Close | _Cut | _Hints | _Stop
 
 
 @dataclass(slots=True)
@@ -133,7 +135,7 @@ class _Owned:
     """Everything that only the thread touches."""
 
     table: StreamTable
-    decoder: JsonDecoder
+    decoder: FastDecoder
     sampler: SpanSampler | None
     delta: Delta
     epoch: int = 0  # 0: closed
@@ -154,14 +156,14 @@ class KernelThread:
         self._callbacks = callbacks
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._waiting: deque[Fetch] = deque()
-        self._current: tuple[Fetch, Iterator[Decoded]] | None = None
+        self._waiting: deque[Fetch | RawFetch] = deque()
+        self._current: tuple[Fetch | RawFetch, Iterator[Decoded]] | None = None
         table = StreamTable()
         traces = config.traces
         sampler = SpanSampler(traces, config.features, share=1 / of) if traces.enabled else None
         self._own = _Owned(
             table=table,
-            decoder=JsonDecoder(config, table, sampler),
+            decoder=FastDecoder(config, table, sampler),
             sampler=sampler,
             delta=Delta(table),
         )
@@ -174,7 +176,7 @@ class KernelThread:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, fetch: Fetch) -> None:
+    def put(self, fetch: Fetch | RawFetch) -> None:
         self._inbox.put(fetch)
 
     def open(
@@ -230,7 +232,7 @@ class KernelThread:
     def _obey(self, message: _Message) -> None:
         own = self._own
         match message:
-            case Fetch():
+            case Fetch() | RawFetch():
                 self._waiting.append(message)
             case _Open():
                 self._forget()
@@ -254,6 +256,7 @@ class KernelThread:
         """Drop the delta and what was read under the old epoch (invariant 5 of state.md)."""
         own = self._own
         own.delta.freeze()
+        own.decoder.on_cut()
         own.tally = Tally()
         own.spans = []
         own.exemplars = []
@@ -343,6 +346,7 @@ class KernelThread:
         own.tally, own.spans, own.exemplars = Tally(), [], []
         self._full_reported = False
         own.decoder.slice_values = SHORT_SLICE_VALUES  # every cell is new again
+        own.decoder.on_cut()
         # Safe between two slices: the decoder asks the table anew for every row.
         if self._knows_too_much():
             own.table.clear()

@@ -49,7 +49,7 @@ from agent.own_spans import OwnSpans
 from agent.owner_thread import OwnerThread
 from agent.sketch.kernels.warm import warm
 from agent.telemetry import Telemetry
-from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, Record, Snapshot
+from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, RawFetch, Record, Snapshot
 from agent.web.server import Pages, Readiness, WebServer
 
 log = logging.getLogger(__name__)
@@ -294,7 +294,7 @@ class Agent:
         for kernel_thread, share in zip(self._kernels, shares, strict=True):
             kernel_thread.open(epoch, share, dict.fromkeys(share, MEMORY_LINEAGE))
 
-    def _on_fetch(self, fetch: Fetch) -> None:
+    def _on_fetch(self, fetch: Fetch | RawFetch) -> None:
         self._kernel_of[fetch.partition].put(fetch)
 
     async def _on_revoked(self, epoch: int, budget_s: float) -> None:

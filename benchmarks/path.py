@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from agent.config import Config
 from agent.decode.events import JsonDecoder
+from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
 from agent.sketch.delta import Delta
 from agent.types import Fetch, Partition, RawBatch, RawFetch, Record, Tally
@@ -26,7 +28,11 @@ PER_BATCH = 1000
 _HEADERS = (("traceparent", TRACEPARENT), ("src", b"ms"))
 
 #: Decoders by name, the way the agent runs first.
-TIERS = {"orjson": "orjson and Python alone"}
+TIERS = {
+    "agent": "as it runs: templates, then the scanner, then orjson",
+    "no templates": "the scanner takes all rows, orjson what it leaves",
+    "orjson": "orjson and Python alone, of records made beforehand",
+}
 
 
 def config_of(shape: Shape, **more: Any) -> Config:
@@ -108,14 +114,20 @@ class Path:
     def __init__(
         self,
         config: Config,
-        tiers: str = "orjson",
+        tiers: str = "agent",
         *,
         sketch: bool = True,
         cut_bytes: int | None = None,
     ) -> None:
         self.table = StreamTable()
         self.tiers = tiers
-        self.decoder = JsonDecoder(config, self.table, None)
+        self.decoder: Any = None
+        if tiers == "orjson":
+            self.decoder = JsonDecoder(config, self.table, None)
+        else:
+            self.decoder = FastDecoder(config, self.table, None)
+            if tiers == "no templates":
+                switch_templates_off(self.decoder)
         self.delta = Delta(self.table)
         self.tally = Tally()
         self.n_cuts = 0
@@ -135,4 +147,18 @@ class Path:
                     delta.add(block)
                 if cut_bytes is not None and delta.size_bytes >= cut_bytes:
                     delta.freeze()
+                    self.decoder.on_cut()
                     self.n_cuts += 1
+
+
+def switch_templates_off(decoder: FastDecoder) -> None:
+    """Every record goes to the scanner, and nothing is learned as a template."""
+    slices = decoder._slices
+
+    def run_templates(load: Any, n: int) -> int:
+        slices._templated.empty()
+        slices._scanned.record[:n] = np.arange(n)
+        slices._scanned.n = n
+        return n
+
+    slices._run_templates = run_templates  # type: ignore[method-assign]

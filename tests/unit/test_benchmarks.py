@@ -14,7 +14,7 @@ from benchmarks.page import BARS_BEGIN, BARS_END, bar_table, write_page
 from tests.support.built import REPOSITORY
 
 #: Those that need nothing but this machine; the others need a real broker.
-HERE = ("decode", "export", "footprint", "hotpath", "scale", "sketch")
+HERE = ("decode", "export", "footprint", "hotpath", "profile", "scale", "sketch")
 
 BAR = {"value": 3.2, "bar": 3.0, "is": "at least", "unit": "M rows/s", "met": True}
 

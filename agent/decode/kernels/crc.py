@@ -38,7 +38,8 @@ _LEVELS = frozenset(("x86-64-v2", "x86-64-v3", "x86-64-v4"))
 def target_has_instruction(cpu_name: str | None, cpu_features: str | None) -> bool:
     """Whether host and target have the instruction; the arguments are numba's CPU_NAME and CPU_FEATURES.
 
-    A named CPU that is not one of the levels counts as lacking it: asking LLVM is not possible.
+    LLVM cannot be asked what a CPU's name implies, so a name that is not one of the levels counts as
+    lacking it, unless the features name it.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
@@ -48,10 +49,12 @@ def target_has_instruction(cpu_name: str | None, cpu_features: str | None) -> bo
         return False
     if not host.get("sse4.2", False):
         return False
-    asked = "" if cpu_features is None else cpu_features
-    if any(f"-{name}" in asked.split(",") for name in ("sse4.2", "crc32")):
+    if cpu_name is None and cpu_features is None:
+        return True
+    asked = (cpu_features or "").split(",")
+    if "-sse4.2" in asked or "-crc32" in asked:
         return False
-    return cpu_name is None or cpu_name in _LEVELS or "+sse4.2" in asked.split(",")
+    return cpu_name in _LEVELS or "+sse4.2" in asked
 
 
 _config: Any = numba_config

@@ -10,13 +10,14 @@ from typing import Any
 from benchmarks.frame import shown
 
 Json = dict[str, Any]
-#: Between these lines of docs/performance.md the table of bars is written.
-BARS_BEGIN, BARS_END = "<!-- bars: begin -->", "<!-- bars: end -->"
+#: Parts of docs/performance.md that are written here: `<!-- bars -->`, or one table of a benchmark,
+#: `<!-- table: hotpath: its title -->`; each up to `<!-- end -->`.
+_PART = re.compile(r"(<!-- (?:bars|table: (\w+): (.+?)) -->\n).*?(<!-- end -->)", re.DOTALL)
 _COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8e6c8a", "#b08900", "#555555")
 
 
 def write_page(documents: dict[str, Json], names: Sequence[str], docs: Path) -> None:
-    """Write docs/benchmarks.md, the plots beside it, and the table of bars in docs/performance.md."""
+    """Write docs/benchmarks.md, the plots beside it, and the tables in docs/performance.md."""
     docs.mkdir(parents=True, exist_ok=True)
     known = [documents[name] for name in names if name in documents]
     missing = [name for name in names if name not in documents]
@@ -40,12 +41,29 @@ def write_page(documents: dict[str, Json], names: Sequence[str], docs: Path) -> 
     (docs / "benchmarks.md").write_text("\n".join(lines).rstrip() + "\n")
     performance = docs / "performance.md"
     if performance.exists():
-        text = performance.read_text()
-        head, begin, rest = text.partition(BARS_BEGIN)
-        _, end, tail = rest.partition(BARS_END)
-        if begin and end:
-            table = "\n".join(bar_table(known))
-            performance.write_text(f"{head}{begin}\n{table}\n{end}{tail}")
+        performance.write_text(with_parts(performance.read_text(), known))
+
+
+def with_parts(text: str, documents: Sequence[Json]) -> str:
+    """The text with its marked parts written anew; a part whose table was not measured says so."""
+
+    def part(found: re.Match[str]) -> str:
+        begin, name, title, end = found.groups()
+        if name is None:
+            return f"{begin}{chr(10).join(bar_table(documents))}\n{end}"
+        tables = [
+            table
+            for document in documents
+            if document["benchmark"] == name
+            for table in document.get("tables", [])
+            if table["title"] == title
+        ]
+        lines = (
+            _table({**tables[0], "title": ""}) if tables else [f"(`{name}` has not measured it)"]
+        )
+        return f"{begin}{chr(10).join(lines)}\n{end}"
+
+    return _PART.sub(part, text)
 
 
 def bar_table(documents: Sequence[Json]) -> list[str]:

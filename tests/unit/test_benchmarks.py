@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.page import BARS_BEGIN, BARS_END, bar_table, write_page
+from benchmarks.page import bar_table, with_parts, write_page
 from tests.support.built import REPOSITORY
 
 #: Those that need nothing but this machine; the others need a real broker.
@@ -96,20 +96,27 @@ def test_what_cannot_run_here_says_why_on_the_page(tmp_path: Path) -> None:
     assert "`peers` failed: status 1: boom" in text
 
 
-def test_the_bars_of_performance_md_are_those_of_the_page(tmp_path: Path) -> None:
-    performance = tmp_path / "performance.md"
-    performance.write_text(f"before\n{BARS_BEGIN}\nold\n{BARS_END}\nafter\n")
+def test_the_tables_of_performance_md_are_those_that_were_measured(tmp_path: Path) -> None:
     made = document("decode", bars={"Speed": {**BAR, "met": False}})
+    text = (
+        "a\n<!-- bars -->\nold\n<!-- end -->\nb\n<!-- table: decode: T -->\nold\n<!-- end -->\n"
+        "c\n<!-- table: sketch: U -->\nold\n<!-- end -->\nd\n"
+    )
+    (tmp_path / "performance.md").write_text(text)
     write_page({"decode": made}, ["decode"], tmp_path)
-    table = "\n".join(bar_table([made]))
-    assert "**missed**" in table
-    assert performance.read_text() == f"before\n{BARS_BEGIN}\n{table}\n{BARS_END}\nafter\n"
+    written = (tmp_path / "performance.md").read_text()
+    assert "old" not in written
+    assert "| Speed | 3.2 M rows/s | >= 3 M rows/s | **missed** |" in written
+    assert "| a\\|b | 1,234 |" in written
+    assert "(`sketch` has not measured it)" in written
+    assert with_parts(written, [made]) == written
+    assert [line for line in written.splitlines() if len(line) == 1] == ["a", "b", "c", "d"]
 
 
 def test_an_unknown_benchmark_is_refused_with_those_there_are() -> None:
     done = benchmark("report", "--only", "nonsense", "--page")
     assert done.returncode == 2
-    assert "no benchmark nonsense; there are hotpath, decode" in done.stderr
+    assert "no benchmark nonsense; there are hotpath, profile, decode" in done.stderr
 
 
 @pytest.mark.timeout(300)

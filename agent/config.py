@@ -187,7 +187,7 @@ class Kafka(Options, frozen=True, kw_only=True):
         Meta(
             description="`raw` hands whole record batches to the kernel threads, which open them there; `stock` has the client library make every record, on the loop: slower, the same results."
         ),
-    ] = "stock"
+    ] = "raw"
     buffer_max_bytes: Annotated[
         int,
         Meta(

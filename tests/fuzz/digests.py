@@ -7,6 +7,7 @@ do not enter. Two decoders agree when the sorted digests are equal.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ def mixed(words: Words) -> Words:
     return words ^ (words >> _U(33))
 
 
+@functools.lru_cache(1 << 16)
 def code(*parts: Any) -> int:
     """A 64-bit name for a stream, or for a column and type."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
@@ -160,7 +162,8 @@ class Digester:
             lanes: Any = (
                 self._table.numeric_lanes[idx] if is_numeric else self._table.string_lanes[idx]
             )
-            codes = known.get(idx)
+            # Streams of one shape have one list.
+            codes = known.get(id(lanes))
             if codes is None or codes.shape[1] < len(lanes):
                 codes = np.array(
                     [
@@ -172,13 +175,14 @@ class Digester:
                     ],
                     np.uint64,
                 ).reshape(2, len(lanes))
-                known[idx] = codes
+                known[id(lanes)] = codes
             pieces.append(codes[1 if of_nulls else 0])
             at += codes.shape[1]
         place = np.arange(starts[0], starts[-1]) - np.repeat(starts[:-1], widths)
         place += np.repeat(offsets[streams], widths)
-        flat = np.concatenate(pieces) if pieces else np.zeros(0, np.uint64)
-        return flat[place]
+        # A row that is not counted may have lanes all the same, of whatever shape.
+        flat = np.concatenate([*pieces, np.zeros(1, np.uint64)])
+        return flat[np.minimum(place, len(flat) - 1)]
 
 
 def check_texts(block: Block, low: int, high: int, is_text: NDArray[np.bool_]) -> None:

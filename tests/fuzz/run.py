@@ -17,6 +17,7 @@ from tests.fuzz.configurations import ALL
 from tests.fuzz.mutations import Base, mutate
 from tests.fuzz.scan_tier import ScanTier
 from tests.fuzz.shapes import SHAPES, Shape, base_records, mapped, text
+from tests.fuzz.whole import WholeSubject
 
 #: Cases of one decoder; those compared at once; base records they are made of; those that teach.
 ROUND, SLICE, BASES, LESSONS = 20_000, 2000, 400, 200
@@ -84,7 +85,7 @@ class ScanSubject:
         return Counter(scan=self._tier.n_accepted)
 
 
-SUBJECTS: dict[str, Callable[[str], Subject]] = {"scan": ScanSubject}
+SUBJECTS: dict[str, Callable[[str], Subject]] = {"scan": ScanSubject, "all": WholeSubject}
 
 
 def shapes_for(name: str) -> tuple[Shape, ...]:

@@ -1,0 +1,163 @@
+"""The whole decoder, all tiers joined, beside the orjson decoder alone: each with a stream table of its own.
+
+Records arrive in every form that decoders take: raw batches of all codecs and sizes, or record objects;
+with and without trace context in headers; on label topics; before and behind sealed windows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+from agent.config import Config
+from agent.decode.events import JsonDecoder
+from agent.decode.fast import FastDecoder
+from agent.decode.lanes import StreamTable
+from agent.types import Fetch, Irregular, Partition, RawBatch, RawFetch, Record
+from tests.fuzz.configurations import ALL
+from tests.fuzz.digests import Digester, Outcome
+from tests.fuzz.shapes import START_MS
+from tests.support.decoded import read_rows
+from tests.support.raw_batches import CODECS, batches_of, built
+
+PARTITION = Partition("events", 0)
+_TRACES: tuple[tuple[tuple[str, bytes | None], ...], ...] = (
+    (("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),),
+    (("TraceParent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"), ("a", None)),
+    (("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"),),
+    (("traceparent", b"no trace context"), ("tracestate", b"a=b")),
+    (("traceparent", b""), ("other", b"x" * 70)),
+    (("traceparent", None), ("tracestate", b"ot=th:8")),
+)
+
+
+class WholeSubject:
+    """Both decoders of one configuration, through many fetches."""
+
+    def __init__(self, name: str) -> None:
+        config = ALL[name]
+        self._rng = random.Random(name)
+        self._offset = 0
+        self._expected = _Side(JsonDecoder, config)
+        self._found = _Side(FastDecoder, config)
+        self._accepted: Counter[str] = Counter()
+
+    def accepted(self) -> Counter[str]:
+        return self._accepted
+
+    def teach(self, records: list[bytes]) -> None:
+        """Nothing to do: the decoder teaches itself."""
+
+    def check(self, records: list[bytes | None], gap: bytes) -> list[tuple[bytes, str]]:
+        made = self._records(records)
+        is_label_topic = self._rng.random() < 0.08
+        for side in (self._expected, self._found):
+            side.decoder.sealed_until = (START_MS + 600_000) // 60_000
+            side.decoder.now_ms = START_MS + 3_000_000
+        return self._differences(made, is_label_topic)
+
+    # ------------------------------------------------------------ comparing
+
+    def _differences(self, records: list[Record], is_label_topic: bool) -> list[tuple[bytes, str]]:
+        """Those of the records that differ, found by halves: by then both sides have learned them all."""
+        expected, found = self._both(records, is_label_topic)
+        if expected.agrees(found) or _is_full(expected) or _is_full(found):
+            self._accepted.update(found.tiers)
+            return []
+        if len(records) == 1:
+            value = records[0].value
+            return [(b"" if value is None else value, self._why(records, is_label_topic))]
+        middle = len(records) // 2
+        parts = self._differences(records[:middle], is_label_topic)
+        if len(parts) < 10:
+            parts += self._differences(records[middle:], is_label_topic)
+        if not parts:
+            parts = [(b"", f"only together: {_gap(expected, found)}")]
+        return parts
+
+    def _both(self, records: list[Record], is_label_topic: bool) -> tuple[Outcome, Outcome]:
+        begin, end = records[0].offset, records[-1].offset + 1
+        stock = Fetch(1, PARTITION, begin, end, records, -1, 0, is_label_topic)
+        fetch: Fetch | RawFetch = stock
+        if self._rng.random() < 0.7:
+            fetch = RawFetch(
+                1, PARTITION, begin, end, self._batches(records), -1, 0, is_label_topic
+            )
+        return self._expected.outcome(stock), self._found.outcome(fetch)
+
+    def _why(self, records: list[Record], is_label_topic: bool) -> str:
+        """The rows and counts of one record, by both."""
+        fetch = Fetch(1, PARTITION, 0, records[0].offset + 1, records, -1, 0, is_label_topic)
+        sides = [side.rows(fetch) for side in (self._expected, self._found)]
+        again = self._both(records, is_label_topic)
+        return f"expected {sides[0]}, found {sides[1]}; {_gap(*again)}"
+
+    # ------------------------------------------------------------ making
+
+    def _records(self, values: list[bytes | None]) -> list[Record]:
+        rng = self._rng
+        records = []
+        has_headers = rng.random() < 0.3
+        for value in values:
+            headers = rng.choice(_TRACES) if has_headers and rng.random() < 0.3 else ()
+            at = START_MS + self._offset
+            key = b"key" if rng.random() < 0.1 else None
+            records.append(Record(self._offset, at, key, value, headers))
+            self._offset += 1
+        return records
+
+    def _batches(self, records: list[Record]) -> list[RawBatch]:
+        rng = self._rng
+        batches: list[RawBatch] = []
+        largest = (
+            rng.choice((1, 20, 200, 2000)) if len(records) < 200 else rng.choice((60, 500, 2000))
+        )
+        codec = rng.choice([0, 0, *CODECS.values()])
+        at = 0
+        while at < len(records):
+            n = rng.randrange(1, largest + 1)
+            data = built(records[at : at + n], codec=codec)
+            items, _ = batches_of(bytes(data), records[at].offset)
+            batches += [item for item in items if isinstance(item, RawBatch)]
+            at += n
+        return batches
+
+
+class _Side:
+    """One decoder with its table."""
+
+    def __init__(self, decoder: Any, config: Config) -> None:
+        self.table = StreamTable()
+        self.decoder = decoder(config, self.table, None)
+        self._digester = Digester(self.table)
+
+    def outcome(self, fetch: Fetch | RawFetch) -> Outcome:
+        return self._digester.outcome(self.decoder.decode(fetch, "lineage"))
+
+    def rows(self, fetch: Fetch) -> list[Any]:
+        found: list[Any] = []
+        for part in self.decoder.decode(fetch, "lineage"):
+            found += read_rows(self.table, part)
+        return found
+
+
+def _is_full(outcome: Outcome) -> bool:
+    """A stream has all the columns it may have: which those are depends on the order of rows."""
+    return Irregular.TOO_MANY_COLUMNS in outcome.tally["irregular"]
+
+
+def _gap(expected: Outcome, found: Outcome) -> str:
+    """What differs between two outcomes, in short."""
+    parts = [
+        f"{name}: expected {value}, found {found.tally[name]}"
+        for name, value in expected.tally.items()
+        if value != found.tally[name]
+    ]
+    if expected.dead != found.dead:
+        parts.append(f"dead letters {set(expected.dead) ^ set(found.dead)}")
+    if expected.newest_ms != found.newest_ms:
+        parts.append(f"newest {expected.newest_ms}, {found.newest_ms}")
+    if len(expected.rows) != len(found.rows) or (expected.rows != found.rows).any():
+        parts.append(f"digests {set(expected.rows.tolist()) ^ set(found.rows.tolist())}")
+    return "; ".join(parts)

@@ -158,8 +158,10 @@ def run(
 
 def _name_of(measure: Callable[..., Any]) -> str:
     module = measure.__module__
-    if module == "__main__":  # run by `python -m`: the module's own name, or its package's
-        module = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
+    if module == "__main__":
+        path = Path(sys.modules["__main__"].__file__ or "benchmark")
+        # `python -m benchmarks.peers` runs benchmarks/peers/__main__.py.
+        return path.parent.name if path.stem == "__main__" else path.stem
     return module.removesuffix(".__main__").rpartition(".")[2]
 
 

@@ -17,18 +17,23 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / ".cache"
 
 
+def built_folder(name: str, inputs: Iterable[Path | str]) -> Path:
+    """Where `built_once` puts what it builds of these inputs; whole when it exists."""
+    digest = hashlib.sha256()
+    for item in inputs:
+        content = item.read_bytes() if isinstance(item, Path) else item.encode()
+        digest.update(len(content).to_bytes(8, "big") + content)
+    return CACHE / name / digest.hexdigest()[:16]
+
+
 def built_once(name: str, inputs: Iterable[Path | str], build: Callable[[Path], None]) -> Path:
     """Return the folder that `build(folder)` filled for these inputs; build it when it is not there.
 
     `inputs` are files (their bytes count) or plain strings (a version, a platform). What `build`
     raises goes to the caller, and nothing is kept then.
     """
-    digest = hashlib.sha256()
-    for item in inputs:
-        content = item.read_bytes() if isinstance(item, Path) else item.encode()
-        digest.update(len(content).to_bytes(8, "big") + content)
-    parent = CACHE / name
-    folder = parent / digest.hexdigest()[:16]
+    folder = built_folder(name, inputs)
+    parent = folder.parent
     if folder.is_dir():
         return folder
     parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,19 @@
+"""An event as peers see it: one level of names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+N_FEATURES = 10
+NUMBERS = (*(f"f{j}" for j in range(N_FEATURES)), "latency_ms", "prediction")
+TEXTS = ("id", "country")
+
+
+def flat(event: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the job, and the model."""
+    row = event["features"]
+    row["latency_ms"] = event["latency_ms"]
+    row["prediction"] = event["prediction"]
+    row["id"] = event["id"]
+    row["model"] = event["model"]
+    return row

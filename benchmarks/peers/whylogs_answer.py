@@ -1,0 +1,34 @@
+"""whylogs with its usage statistics off, and the job's answer out of a profile."""
+
+from __future__ import annotations
+
+import os
+
+# Read at import: nothing is to leave the machine.
+os.environ["WHYLOGS_NO_ANALYTICS"] = "True"
+
+from whylogs.core import DatasetProfile
+
+from benchmarks.peers.meter import Answer
+from benchmarks.peers.rows import NUMBERS, TEXTS
+
+__all__ = ["DatasetProfile", "answer_of"]
+
+
+def answer_of(profile: DatasetProfile) -> Answer:
+    view = profile.view()
+    summaries = {name: view.get_column(name).to_summary_dict() for name in (*NUMBERS, *TEXTS)}
+    frequent = view.get_column("model").get_metric("frequent_items").to_summary_dict()
+    models = {item.value: int(item.est) for item in frequent["frequent_strings"]}
+    return Answer(
+        rows=int(view.get_column("model").to_summary_dict()["counts/n"]),
+        models=models,
+        numbers={
+            name: (
+                int(summaries[name]["distribution/n"]),
+                float(summaries[name]["distribution/median"]),
+            )
+            for name in NUMBERS
+        },
+        distinct={name: float(summaries[name]["cardinality/est"]) for name in TEXTS},
+    )

@@ -5,12 +5,13 @@ The face of `JsonDecoder`, and chunks equal to its. Loads of records become slic
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from agent.config import Config
-from agent.decode.arena import RecordArena
+from agent.decode.arena import MAX_BATCH_BYTES, RecordArena
 from agent.decode.events import Decoded, JsonDecoder
 from agent.decode.indexed import Indexed
 from agent.decode.kept import Sampler
@@ -18,6 +19,8 @@ from agent.decode.laid import lay_out
 from agent.decode.lanes import StreamTable
 from agent.decode.slices import Load, SliceDecoder
 from agent.types import Drop, Fetch, RawFetch, Record, TableFetch
+
+log = logging.getLogger(__name__)
 
 
 class FastDecoder:
@@ -31,6 +34,8 @@ class FastDecoder:
         self._json = JsonDecoder(config, table, sampler)
         self._slices = SliceDecoder(config, table, sampler, self._json)
         self._arena: RecordArena | None = None
+        # The largest record that is decoded must fit, and others beside it.
+        self._max_batch_bytes = max(MAX_BATCH_BYTES, 2 * config.decode.max_record_bytes)
 
     # ------------------------------------------------------------ what the owner sets
 
@@ -81,7 +86,7 @@ class FastDecoder:
 
     def _raw(self, fetch: RawFetch, lineage: str) -> Iterator[Decoded]:
         if self._arena is None:
-            self._arena = RecordArena()
+            self._arena = RecordArena(max_batch_bytes=self._max_batch_bytes)
         at = 0
         while at < len(fetch.batches):
             index = self._arena.load(fetch.batches, at)
@@ -92,6 +97,16 @@ class FastDecoder:
                 lost = self._json.begin(int(index.offset[0]) if index.n else index.to_offset)
                 lost.tally.records = index.n_corrupt
                 lost.tally.dropped[Drop.CORRUPT_BATCH] = index.n_corrupt
+                for one in index.unread:
+                    log.warning(
+                        "%s/%d: offsets %d to %d cannot be read (%s): at most %d records dropped as %s",
+                        *fetch.partition,
+                        one.offset,
+                        one.to_offset - 1,
+                        one.why,
+                        one.to_offset - one.offset,
+                        Drop.CORRUPT_BATCH,
+                    )
                 yield lost
             yield from self._decode(index, index.record, fetch, lineage)
 

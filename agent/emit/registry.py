@@ -319,7 +319,12 @@ def _own() -> list[MetricSpec]:
             "{restart}",
             "Kafka consumers replaced because they made no progress or failed.",
         ),
-        MetricSpec("inferometer.fetch.bytes", _C, "By", "Bytes of record values fetched."),
+        MetricSpec(
+            "inferometer.fetch.bytes",
+            _C,
+            "By",
+            "Bytes fetched: record batches as they lie in the log; with kafka.fetch: stock, record values.",
+        ),
         MetricSpec(
             "inferometer.paused", _G, "{partition}", "Partitions paused at this time.", (REASON,)
         ),

@@ -452,9 +452,10 @@ async def test_partitions_that_are_ahead_wait_and_the_others_go_on(real_kafka: R
 # ---------------------------------------------------------------- what records look like
 
 
+@pytest.mark.parametrize("fetch", ["raw", "stock"])
 @pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
 async def test_codec_keys_headers_and_nulls_arrive_unaltered(
-    real_kafka: RealKafka, codec: str | None
+    real_kafka: RealKafka, codec: str | None, fetch: str
 ) -> None:
     topic = real_kafka.fresh_topic()
     values = [b"", None, b"\xff\x00", "ä".encode() * 5000, b"plain"]
@@ -463,15 +464,16 @@ async def test_codec_keys_headers_and_nulls_arrive_unaltered(
     await produce(
         real_kafka.bootstrap, topic, values, keys=keys, headers=headers, compression_type=codec
     )
-    config = kafka_config(real_kafka.bootstrap, [topic], group_id=unique("group"))
+    config = kafka_config(real_kafka.bootstrap, [topic], group_id=unique("group"), fetch=fetch)
     async with Member(config).running() as member:
         await eventually(lambda: len(member.records) == 5)
         got = [record for _, record in member.records]
         assert [r.value for r in got] == values
         assert [r.key for r in got] == keys
         assert [list(r.headers) for r in got] == headers
-        assert member.telemetry.value("inferometer.fetch.bytes") == sum(
-            len(v or b"") for v in values
+        values_bytes = sum(len(value or b"") for value in values)
+        assert member.telemetry.value("inferometer.fetch.bytes") == (
+            member.raw_bytes if fetch == "raw" else values_bytes
         )
         assert member.telemetry.total("messaging.client.consumed.messages") == 5
 

@@ -14,11 +14,13 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from agent.config import Config
+from agent.decode.arena import RecordArena
 from agent.errors import FencedError
 from agent.ingest.consumer import Pace
 from agent.ingest.kafka import KafkaSource
 from agent.telemetry import Telemetry
-from agent.types import Fetch, Partition, Record
+from agent.types import Fetch, Partition, RawFetch, Record
+from tests.support.raw_batches import opened_fetch
 
 #: Short, so that tests are; the defaults are for production.
 QUICK = Pace(
@@ -66,7 +68,9 @@ class Member:
         self.release_at_once = release_at_once
         self.assigned: list[tuple[int, dict[Partition, int]]] = []
         self.revoked: list[int] = []
-        self.fetches: list[Fetch] = []
+        self.fetches: list[Fetch] = []  # opened, when they came as raw batches
+        self.n_raw = self.raw_bytes = 0
+        self._arena = RecordArena()
         self.pending: dict[Partition, list[int]] = defaultdict(list)
         self.reached: dict[Partition, int] = {}
         self.hold_revoke: asyncio.Event | None = None
@@ -111,7 +115,11 @@ class Member:
         self.pending = defaultdict(list)
         self.reached = dict(offsets)
 
-    def _on_fetch(self, fetch: Fetch) -> None:
+    def _on_fetch(self, given: Fetch | RawFetch) -> None:
+        if isinstance(given, RawFetch):
+            self.n_raw += 1
+            self.raw_bytes += sum(len(batch.data) for batch in given.batches)
+        fetch = opened_fetch(given, self._arena)
         assert fetch.epoch == self.source.epoch == self.assigned[-1][0]
         assert fetch.epoch not in self.revoked
         assert fetch.from_offset == self.reached[fetch.partition], "ranges of a partition abut"

@@ -14,7 +14,7 @@ from aiokafka.structs import TopicPartition
 from agent.decode.arena import RecordArena
 from agent.ingest.batches import CorruptRange, FramedRecords, ToleratedRecords
 from agent.ingest.raw import RawFrames, RawRecords
-from agent.types import RawBatch, Record
+from agent.types import Fetch, RawBatch, RawFetch, Record
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODECS = {"none": NONE, "gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
@@ -198,3 +198,22 @@ def opened(arena: RecordArena, batches: Sequence[RawBatch]) -> list[Seen]:
         seen += [index.record(row) for row in range(index.n)]
         seen += [(one.offset, one.to_offset) for one in index.unread]
     return seen
+
+
+def opened_fetch(fetch: Fetch | RawFetch, arena: RecordArena) -> Fetch:
+    """The same range as records; what of it could not be opened counts as corrupt."""
+    if isinstance(fetch, Fetch):
+        return fetch
+    seen = opened(arena, fetch.batches)
+    lost = sum(one[1] - one[0] for one in seen if not isinstance(one, Record))
+    return Fetch(
+        fetch.epoch,
+        fetch.partition,
+        fetch.from_offset,
+        fetch.to_offset,
+        [one for one in seen if isinstance(one, Record)],
+        fetch.high_watermark,
+        fetch.size_bytes,
+        fetch.is_label_topic,
+        fetch.n_corrupt + lost,
+    )

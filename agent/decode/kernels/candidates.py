@@ -285,7 +285,8 @@ def find_candidates(
                 if is_traced_kept(text + at, text + behind, length, limit, high_text, low_text):
                     why = BASE_RATE
             elif (
-                at < 0 or is_sampled(text + at)  # of a batch: nothing for a trace not sampled either
+                at < 0
+                or is_sampled(text + at)  # of a batch: nothing for a trace not sampled either
             ) and word(seed_word, load_i64(offset + 8 * r), place) & _LOW_56 >= limit:
                 why = BASE_RATE
         if why != 0:

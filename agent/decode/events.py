@@ -480,6 +480,10 @@ class JsonDecoder:
     def count_labels(self, model: str | None, n: int) -> None:
         """Count n labels of the model in the slice's tally; further models than MAX_LABEL_MODELS together."""
         self._tally.labels += n
+        self._tally.labels_by_model[self.label_name(model)] += n
+
+    def label_name(self, model: str | None) -> str:
+        """The name that labels of this model are counted by."""
         name = model or ""
         known = self._label_models
         if name not in known:
@@ -487,7 +491,7 @@ class JsonDecoder:
                 known.add(name)
             else:
                 name = OVERFLOW
-        self._tally.labels_by_model[name] += n
+        return name
 
 
 def _names(features: Any, prediction: Any, usage: Any) -> Names:

@@ -28,6 +28,7 @@ from agent.decode.indexed import Indexed
 from agent.decode.kept import Sampler, SpanKeeper
 from agent.decode.kernels.finish import LABEL_ONLY, ROW, WAITS
 from agent.decode.kernels.scan import scan
+from agent.decode.label_names import LabelNames
 from agent.decode.lanes import StreamTable
 from agent.decode.leaves import LABEL
 from agent.decode.paths import PathTable
@@ -73,6 +74,7 @@ class SliceDecoder:
         self._max_jump_ms = round(config.windows.max_jump_s * 1000)
         self._paths = PathTable(config, ConfigResolver(config, table))
         self._bindings = Bindings()
+        self._labels = LabelNames()
         self._templated = TierRows(Tier.TEMPLATE, is_listed=False)
         self._scanned = TierRows(Tier.SCAN, is_listed=True)
         self._zone = np.zeros(2, np.int64)
@@ -129,6 +131,7 @@ class SliceDecoder:
         self._generation = self._table.generation
         self._paths.clear()
         self._bindings.clear()
+        self._labels = LabelNames()
         self._n_rows, self._most_odd = _FIRST_ROWS, _FEW_ODD
 
     def _most_rows(self) -> int:
@@ -330,19 +333,16 @@ class SliceDecoder:
                 if bad:
                     tally.irregular[Irregular.BAD_TRACE_CONTEXT] += bad
             if tier.n_labels:
-                tally.events += self._count_labels(tier, load.index)
+                tally.events += self._count_labels(tier, load.index, tally)
 
-    def _count_labels(self, tier: TierRows, index: Indexed) -> int:
+    def _count_labels(self, tier: TierRows, index: Indexed, tally: Tally) -> int:
         """Count the labels of a tier's rows, by model; how many of them are labels alone."""
         n = tier.n
         fate = tier.fate[:n]
         has_label = tier.arrays.flags[:n] & LABEL != 0
         streams = tier.stream[:n][has_label & (fate == ROW)]
         if len(streams):
-            counts = np.bincount(streams)
-            for stream in np.flatnonzero(counts).tolist():
-                model = self._table.keys[stream].model
-                self._json.count_labels(model, int(counts[stream]))
+            self._labels.count(streams, self._json, self._table, tally)
         alone = np.flatnonzero(fate == LABEL_ONLY)
         if len(alone):
             hashes = tier.arrays.model_hash[alone]

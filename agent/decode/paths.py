@@ -32,7 +32,7 @@ from agent.decode.kernels.values import new_frame
 from agent.decode.lanes import Shape
 from agent.decode.leaves import MODEL, VERSION, Leaf, Op, Resolver, WireKind
 
-#: Entries of each table, at most: 1 MB of paths, 2 MB of leaves and as much again for their slots.
+#: Entries of each table, at most: 2 MB of paths, 2 MB of leaves, and twice that for their slots.
 MAX_PATHS = 1 << 14
 MAX_LEAVES = 1 << 16
 MAX_MODELS = 1 << 14
@@ -72,7 +72,7 @@ class PathTable:
 
     address   of TABLES (`kernels.scan_layout`), for `kernels.scan.scan`; it never changes
 
-    Memory: 130 kB of scratch, then by what is learned, at most about 10 MB.
+    Memory: 130 kB of scratch, then by what is learned, at most about 12 MB.
     """
 
     def __init__(self, config: Config, resolver: Resolver) -> None:
@@ -105,7 +105,7 @@ class PathTable:
         self._shape_of: dict[int, int] = {}  # by hash of the model
         self._idle: dict[tuple[int, str], int] = {}  # by shape and model
         self._n_refused = 0
-        self._paths = _Slots(8, insert_paths)
+        self._paths = _Slots(16, insert_paths)
         self._leaves = _Slots(4, insert_leaves)
         self._models = _Slots(2, insert_models)
         self._widths = np.zeros((16, 2), np.int64)
@@ -134,13 +134,14 @@ class PathTable:
                 return False
             self.clear()
         n_before = self.n_paths + self.n_leaves
-        name = self._walk(0, (), tree, shape, 1)
-        is_new = self._place(name, shape) or self.n_paths + self.n_leaves > n_before
+        try:
+            is_new = self._place(self._walk(0, (), tree, shape, 1), shape)
+        finally:
+            self._point()  # tables may have grown, whatever happens
+        is_new = is_new or self.n_paths + self.n_leaves > n_before
         if len(self._idle) > MAX_MODELS:
             self._idle.clear()
         self._idle[who] = 0 if is_new else idle + 1
-        if is_new:
-            self._point()
         return is_new
 
     # ------------------------------------------------------------ walking
@@ -175,7 +176,8 @@ class PathTable:
             is_skipped = self._resolver.is_skipped((*prefix, key))
             if is_skipped:
                 self._skipped.add(path)
-            self._paths.add((_hash(key), parent, path, 0, 0, 0, int(is_skipped), 0))
+            entry = (_hash(key), parent, path, 0, 0, 0, int(is_skipped), 0, *_as_written(key))
+            self._paths.add(entry)
         return path
 
     def _learn_leaf(
@@ -249,6 +251,8 @@ class PathTable:
             self._set(offset, slots.slots.ctypes.data)
             self._set(offset + 8, len(slots.slots) - 1)
         self._set(layout.WIDTHS, self._widths.ctypes.data)
+        # It holds the address of a slot.
+        self._scratch[layout.TOP_SLOT // 8 : layout.FIRST_LEAF // 8] = 0
 
 
 class _Slots:
@@ -311,6 +315,16 @@ def _hash(text: str) -> int:
     raw = text.encode()
     padded = np.frombuffer(raw + bytes(16), np.uint8)
     return _signed(hash_text(padded.ctypes.data, len(raw), PROCESS_KEY.ctypes.data))
+
+
+def _as_written(key: str) -> tuple[int, ...]:
+    """The rest of a key's slot: how it is written when nothing needs an escape, mask, length."""
+    raw = key.encode()
+    if len(raw) > 30 or '"' in key or "\\" in key or any(char < " " for char in key):
+        return (0,) * 8
+    written = raw + b'":'
+    words = np.frombuffer(written.ljust(32, b"\0"), np.int64).tolist()
+    return *words, (1 << len(written)) - 1, len(written), 0, 0
 
 
 def _signed(word: int) -> int:

@@ -21,7 +21,7 @@ U = np.uint64
 
 @kernel("void(int64, int64, int64, int64)")
 def insert_paths(entries, n, slots, mask):
-    """Put n paths into SLOTS, which has room for them, or anew. entries int64[n][8], as slots."""
+    """Put n paths into SLOTS, which has room for them, or anew. entries int64[n][16], as slots."""
     for i in range(n):
         entry = entries + SLOT_BYTES * i
         h = load_u64(entry) ^ U(load_i64(entry + SLOT_PARENT)) * MIX

@@ -52,7 +52,11 @@ from agent.decode.kernels.scan_layout import (
     SLOT_BYTES,
     SLOT_HASH,
     SLOT_IS_SKIPPED,
+    SLOT_KEY,
+    SLOT_KEY_BYTES,
+    SLOT_KEY_MASK,
     SLOT_MASK,
+    SLOT_NEXT,
     SLOT_PARENT,
     SLOT_PATH,
     SLOT_SALT,
@@ -63,11 +67,12 @@ from agent.decode.kernels.scan_layout import (
     STAMP,
     STREAM,
     STRING,
+    TOP_SLOT,
     VECTOR,
     WIDTHS,
     WORD,
 )
-from agent.decode.kernels.simd import digits32, nondigit32, prefetch_read, special32
+from agent.decode.kernels.simd import different32, digits32, nondigit32, prefetch_read, special32
 from agent.decode.kernels.skip import behind_space, skip_value
 from agent.decode.kernels.times import epoch_ms_of_float, epoch_ms_of_integer, rfc3339_ms
 from agent.decode.kernels.values import (
@@ -93,7 +98,7 @@ from agent.decode.kernels.values import (
     text_end,
     vector,
 )
-from agent.sketch.kernels.compile import kernel, outlined
+from agent.sketch.kernels.compile import inlined, kernel, outlined
 from agent.sketch.kernels.layout import HASH_NULL, NULL_BITS
 from agent.sketch.kernels.memory import (
     f64_of,
@@ -158,6 +163,19 @@ def _array(at, end, levels, zone, tables, leaf):
     return skip_value(start, end, levels, zone, tables), ARRAY
 
 
+@inlined
+def _slot_of(h, parent, slots, mask):
+    """Address of the slot of this key and parent path, or 0."""
+    place = (h ^ U(parent) * MIX) & mask
+    while True:
+        slot = slots + np.int64(place) * SLOT_BYTES
+        if load_i64(slot + SLOT_PATH) == 0:
+            return 0
+        if load_u64(slot + SLOT_HASH) == h and load_i64(slot + SLOT_PARENT) == parent:
+            return slot
+        place = (place + U(1)) & mask
+
+
 @outlined
 def scan_record(at, end, zone, tables):
     """All leaves of the record to SCRATCH: how many, or -1 for a misfit."""
@@ -179,6 +197,7 @@ def scan_record(at, end, zone, tables):
     at += 1
     depth = 1
     parent = 0
+    slot = scratch + TOP_SLOT
     while True:
         # ---- a key
         if load_u8(at) <= 32:
@@ -186,36 +205,42 @@ def scan_record(at, end, zone, tables):
         if at >= end or load_u8(at) != 34 or leaf > last_leaf:
             return -1
         at += 1
-        size = trailing_zeros(special32(at))
-        if size < 32 and load_u8(at + size) == 34:
-            h = keyed_hash(at, size, key)
-            at += size + 1
+        guess = load_i64(slot + SLOT_NEXT)
+        if (
+            guess != 0
+            and different32(at, guess + SLOT_KEY) & load_u64(guess + SLOT_KEY_MASK) == U(0)
+            and load_i64(guess + SLOT_PARENT) == parent
+        ):
+            slot = guess
+            path = load_i64(slot + SLOT_PATH)
+            at += load_i64(slot + SLOT_KEY_BYTES)
         else:
-            at = _key_rare(at, end, zone, tables)
-            if at == 0:
+            size = trailing_zeros(special32(at))
+            if size < 32 and load_u8(at + size) == 34:
+                h = keyed_hash(at, size, key)
+                at += size + 1
+            else:
+                at = _key_rare(at, end, zone, tables)
+                if at == 0:
+                    return -1
+                h = load_u64(scratch + WORD)
+                at += 1
+            if load_u8(at) <= 32:
+                at = behind_space(at, end)
+            if load_u8(at) != 58:
                 return -1
-            h = load_u64(scratch + WORD)
             at += 1
-        if load_u8(at) <= 32:
-            at = behind_space(at, end)
-        if load_u8(at) != 58:
-            return -1
-        at += 1
+            before = slot
+            slot = _slot_of(h, parent, slots, mask)
+            if slot == 0:
+                return -1
+            path = load_i64(slot + SLOT_PATH)
+            if load_i64(slot + SLOT_KEY_BYTES) != 0:
+                store_i64(before + SLOT_NEXT, slot)
         if load_u8(at) <= 32:
             at = behind_space(at, end)
         if at >= end:
             return -1
-
-        # ---- its path
-        place = (h ^ U(parent) * MIX) & mask
-        while True:
-            slot = slots + np.int64(place) * SLOT_BYTES
-            path = load_i64(slot + SLOT_PATH)
-            if path == 0:
-                return -1
-            if load_u64(slot + SLOT_HASH) == h and load_i64(slot + SLOT_PARENT) == parent:
-                break
-            place = (place + U(1)) & mask
         if load_i64(slot + SLOT_STAMP) == stamp:
             return -1  # twice
         store_i64(slot + SLOT_STAMP, stamp)

@@ -1,10 +1,13 @@
 """What the scan tier reads: tables of int64 that `agent.decode.paths` owns, and its scratch.
 
 TABLES   where the tables lie, and limits. Byte offsets below; all but STAMP are only read
-    SLOTS, SLOT_MASK    open addressing: int64[mask + 1][8], by keyed hash of the key and parent path
+    SLOTS, SLOT_MASK    open addressing: int64[mask + 1][16], by keyed hash of the key and parent path
         hash of the key | parent path (0: top) | path, 0 for an empty slot | what leads to the stream,
         four bits for each kind: 1 model, 2 version, 3 segment | salt of the segment's name | STAMP of
-        the record that had it last | 1: nothing below is read | unused
+        the record that had it last | 1: nothing below is read | address of the slot of the key that
+        came behind it last, 0 unknown: producers keep their order, so mostly no hash is needed |
+        32 bytes: the key as written, its closing quote and a colon | mask of these bytes | their
+        number, 0 when they are too many or could be written otherwise only | unused
     LEAVES, LEAF_MASK   open addressing: int64[mask + 1][4]
         (shape + 1) << 32 | path << 3 | kind, 0 for an empty slot | action | flags << 8 | lane << 32 |
         divisor (float64 bits) | unused
@@ -46,10 +49,18 @@ U = np.uint64
 N_TABLE_FIELDS = 11
 
 # Byte offsets in a slot of SLOTS and of LEAVES.
-SLOT_HASH, SLOT_PARENT, SLOT_PATH, SLOT_STREAM, SLOT_SALT, SLOT_STAMP, SLOT_IS_SKIPPED = range(
-    0, 56, 8
-)
-SLOT_BYTES = 64
+(
+    SLOT_HASH,
+    SLOT_PARENT,
+    SLOT_PATH,
+    SLOT_STREAM,
+    SLOT_SALT,
+    SLOT_STAMP,
+    SLOT_IS_SKIPPED,
+    SLOT_NEXT,
+) = range(0, 64, 8)
+SLOT_KEY, SLOT_KEY_MASK, SLOT_KEY_BYTES = 64, 96, 104
+SLOT_BYTES = 128
 LEAF_KEY, LEAF_ACTION, LEAF_OPERAND = 0, 8, 16
 LEAF_BYTES = 32
 
@@ -75,7 +86,7 @@ IS_MODEL, IS_VERSION, IS_SEGMENT = 1, 2, 3
 NULL, BOOL, NUMBER, STRING, VECTOR, EMPTY, ARRAY = map(int, WireKind)
 
 # SCRATCH, in bytes: open objects; hashes of the keys of objects that are skipped; where each of those
-# begins; a word; a text; the stream's hashes; leaves.
+# begins; a word; a text; the stream's hashes; a slot before the first key; leaves.
 MAX_LEVELS = 64
 MAX_SKIPPED_KEYS = 256
 MAX_LEAVES = 4096
@@ -85,7 +96,8 @@ SKIPPED_FIRST = SKIPPED_KEYS + 8 * MAX_SKIPPED_KEYS
 WORD = SKIPPED_FIRST + 8 * MAX_LEVELS
 FOUND_TEXT = WORD + 8  # start and length of a text that was unescaped
 STREAM = FOUND_TEXT + 16  # model, version, segments
-FIRST_LEAF = STREAM + 24
+TOP_SLOT = STREAM + 24
+FIRST_LEAF = TOP_SLOT + SLOT_BYTES
 SCRATCH_WORDS = (FIRST_LEAF + 32 * MAX_LEAVES) // 8
 # A leaf in SCRATCH: path << 3 | kind, value (float64 bits), address of its text, length of its text.
 

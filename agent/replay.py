@@ -24,7 +24,8 @@ import msgspec
 import orjson
 
 from agent.config import Config
-from agent.decode.events import Decoded, JsonDecoder
+from agent.decode.events import Decoded
+from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
 from agent.errors import ConfigError
 from agent.fold.base import Fold
@@ -116,7 +117,7 @@ class _Sketching:
         self._clock = clock
         self._limits = config.delivery
         self._table = StreamTable()
-        self._decoder = JsonDecoder(config, self._table, None)
+        self._decoder = FastDecoder(config, self._table, None)
         self._delta = Delta(self._table)
         self._fold = Fold(config, start_ns=clock())
         self._digest = merge_digest(config)
@@ -175,6 +176,7 @@ class _Sketching:
     def _cut(self, at: PartitionRange) -> None:
         """Freeze the delta and fold it; `at` moves to where the next one starts."""
         groups, numeric, strings = self._delta.freeze()
+        self._decoder.on_cut()
         part = Part(
             groups, numeric, strings, [dataclasses.replace(at)], self._tally, [], [], Counter()
         )

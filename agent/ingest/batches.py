@@ -145,20 +145,23 @@ class ToleratedRecords(_stock.PartitionRecords):  # type: ignore[misc]
     def _unpack_records(self) -> Iterator[Any]:
         frames = self._records
         while frames.has_next():
-            frame = frames.next_frame()
+            yield from self._take(frames.next_frame())
+
+    def _take(self, frame: Frame) -> Iterator[Any]:
+        """What one frame holds, and what of it is damaged."""
+        begin = self.next_fetch_offset
+        why = frame.damage or frame.misplaced(begin)
+        if not why:
+            try:
+                yield from self._read(frame)
+            except Exception as error:
+                if begin < self.next_fetch_offset >= frame.next_offset:
+                    return  # all its offsets have been read: nothing to give up
+                why = str(error) or type(error).__name__
+        if why:
             begin = self.next_fetch_offset
-            why = frame.damage or frame.misplaced(begin)
-            if not why:
-                try:
-                    yield from self._read(frame)
-                except Exception as error:
-                    why = str(error) or type(error).__name__
-                    if begin < self.next_fetch_offset >= frame.next_offset:
-                        continue  # all its offsets have been read: nothing to give up
-            if why:
-                begin = self.next_fetch_offset
-                self.next_fetch_offset = frame.end(begin)
-                yield CorruptRange(begin, self.next_fetch_offset, why)
+            self.next_fetch_offset = frame.end(begin)
+            yield CorruptRange(begin, self.next_fetch_offset, why)
 
     def _read(self, frame: Frame) -> Iterator[Any]:
         """What a sound frame holds; leaves the position behind what it yields. Raises at damage."""

@@ -20,9 +20,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer import fetcher as _stock
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.util import calc_crc32c
 
-from agent.decode.kernels import crc
+from agent.decode.kernels.crc import crc32c
+from agent.decode.kernels.frames import FRAME_FIELDS, find_frames
 from agent.ingest.batches import CorruptRange, Frame, FramedRecords, ToleratedRecords, with_globals
 from agent.ingest.raw_legacy import rewritten
 from agent.types import RawBatch, Record
@@ -35,35 +35,85 @@ _CHECKED_AT = 21  # the checksum covers everything from here on
 _RECORDS_AT = 61
 _CODEC = 0x07
 _N_CODECS = 5  # none, gzip, snappy, lz4, zstd
+#: Batches, and about as many bytes, that are found at once.
+_FRAMES = 256
+_FRAMED_BYTES = 4 << 20
 _TRANSACTIONAL = 0x10
 _CONTROL = 0x20
 
 
 class RawFrames(FramedRecords):
-    """The frames of a buffer, and where each lies in memory."""
+    """The frames of a buffer: runs of plain ones at once, or one by one."""
 
     def __init__(self, buffer: bytes) -> None:
         super().__init__(buffer)
-        self._address = np.frombuffer(buffer, np.uint8).ctypes.data if len(buffer) else 0
+        self.buffer = self._buffer
+        self.address = np.frombuffer(buffer, np.uint8).ctypes.data if len(buffer) else 0
 
-    def address(self, frame: Frame) -> int:
+    def plain(self, shown: int) -> list[list[int]]:
+        """Fields (`find_frames`) of the batches from here on, up to one that needs a second look.
+
+        shown  attributes with which a batch needs one
+        """
+        if len(self._buffer) - self._at < _RECORDS_AT:
+            return []
+        found = np.empty((_FRAMES, FRAME_FIELDS), np.int64)
+        n = find_frames(
+            self.address,
+            len(self._buffer),
+            self._at,
+            shown,
+            found.ctypes.data,
+            _FRAMES,
+            _FRAMED_BYTES,
+        )
+        rows: list[list[int]] = found[:n].tolist()
+        return rows
+
+    def go_to(self, at: int) -> None:
+        self._at = at
+
+    def address_of(self, frame: Frame) -> int:
         """Where the frame lies in memory; it must be the last one taken."""
-        return self._address + self._at - len(frame.data)
-
-
-def _checksum(data: memoryview, address: int) -> int:
-    """CRC-32C of what the checksum of a version 2 batch covers."""
-    if crc.HAS_INSTRUCTION:
-        return int(crc.crc32c(address + _CHECKED_AT, len(data) - _CHECKED_AT))
-    return int(calc_crc32c(data[_CHECKED_AT:]))
+        return self.address + self._at - len(frame.data)
 
 
 class RawRecords(ToleratedRecords):
-    """Iterates `RawBatch`es and, in the place of a damaged batch, one `CorruptRange`."""
+    """Iterates `RawBatch`es and, in the place of a damaged batch, one `CorruptRange`.
+
+    Checksums are verified whatever `check_crcs` says: kernels that trust a length follow.
+    """
 
     def _unpack_records(self) -> Iterator[Any]:
-        self._frames: RawFrames = self._records
-        return super()._unpack_records()
+        frames = self._frames = self._records
+        buffer, address = frames.buffer, frames.address
+        shown = _CONTROL
+        if self._isolation_level == _stock.READ_COMMITTED:
+            shown |= _TRANSACTIONAL
+        while frames.has_next():
+            rows = frames.plain(shown)
+            for at, size, base, next_offset, attributes, first_ms, max_ms, n in rows:
+                begin = self.next_fetch_offset
+                if base <= begin < next_offset:
+                    self.next_fetch_offset = next_offset
+                    yield RawBatch(
+                        buffer[at : at + size],
+                        base,
+                        next_offset,
+                        attributes,
+                        first_ms,
+                        max_ms,
+                        n,
+                        begin,
+                        address + at,
+                    )
+                else:
+                    frames.go_to(at)
+                    yield from self._take(frames.next_frame())
+            if rows:
+                frames.go_to(rows[-1][0] + rows[-1][1])
+            if frames.has_next() and len(rows) < _FRAMES:
+                yield from self._take(frames.next_frame())
 
     def _read(self, frame: Frame) -> Iterator[RawBatch | CorruptRange]:
         if frame.magic < 2:
@@ -72,8 +122,8 @@ class RawRecords(ToleratedRecords):
         (checksum, attributes, _, first_ms, max_ms, producer, _, _, n) = _HEADER.unpack_from(
             frame.data, _HEADER_AT
         )
-        address = self._frames.address(frame)
-        if self._check_crcs and _checksum(frame.data, address) != checksum:
+        address = self._frames.address_of(frame)
+        if checksum != crc32c(address + _CHECKED_AT, len(frame.data) - _CHECKED_AT):
             raise CorruptRecordException(f"Invalid CRC - {self._tp}")
         if not self._left_out(frame, attributes, producer):
             if attributes & _CODEC >= _N_CODECS:

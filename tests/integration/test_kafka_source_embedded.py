@@ -14,7 +14,8 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from agent.config import Config
 from agent.errors import SourceError
-from agent.ingest import batches
+from agent.ingest.batches import FramedRecords
+from agent.ingest.raw import RawFrames
 from agent.types import Drop, Partition
 from tests.support.kafka_embedded import (
     API_FIND_COORDINATOR,
@@ -176,26 +177,26 @@ async def test_damaged_batch_is_counted_and_reading_goes_on(
     assert f"at most 7 records dropped as {Drop.CORRUPT_BATCH}" in caplog.text
 
 
+@pytest.mark.parametrize(("fetch", "frames"), [("raw", RawFrames), ("stock", FramedRecords)])
 async def test_batch_that_was_damaged_on_the_wire_is_read_again(
-    embedded_kafka: FaultyBroker, monkeypatch: pytest.MonkeyPatch
+    embedded_kafka: FaultyBroker, monkeypatch: pytest.MonkeyPatch, fetch: str, frames: Any
 ) -> None:
     embedded_kafka.create_topic(TOPIC, 1)
     await produce(embedded_kafka.bootstrap, TOPIC, numbers(30))
-    intact = batches.FramedRecords.next_frame
+    intact = frames.__init__
     broken = 0
 
-    def next_frame(self: batches.FramedRecords) -> batches.Frame:
+    def receive(self: Any, buffer: bytes) -> None:
         nonlocal broken
-        frame = intact(self)
-        if broken < 2:
+        if buffer and broken < 2:
             broken += 1
-            frame.damage = "flipped on the way"
-        return frame
+            buffer = buffer[:-1] + bytes([buffer[-1] ^ 1])
+        intact(self, buffer)
 
-    monkeypatch.setattr(batches.FramedRecords, "next_frame", next_frame)
-    async with Member(config_of(embedded_kafka)).running() as member:
+    monkeypatch.setattr(frames, "__init__", receive)
+    async with Member(config_of(embedded_kafka, fetch=fetch)).running() as member:
         await eventually(lambda: member.offsets(P0) == list(range(30)))
-        assert sum(fetch.n_corrupt for fetch in member.fetches) == 0
+        assert sum(one.n_corrupt for one in member.fetches) == 0
         assert broken == 2
 
 

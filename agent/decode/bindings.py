@@ -75,6 +75,13 @@ class Bindings:
         """As if never seen."""
         bind(self.address, self.mask, key_hash, shape, FORGOTTEN)
 
+    def states(self) -> dict[tuple[int, int], int]:
+        """State of each (key hash, shape), for tests."""
+        used = self._slots[self._slots[:, 1] >> 32 != 0]
+        keys = used[:, 0].view(np.uint64).tolist()
+        shapes, states = (used[:, 1] & 0xFFFFFFFF).tolist(), (used[:, 1] >> 32).tolist()
+        return dict(zip(zip(keys, shapes, strict=True), states, strict=True))
+
     # ------------------------------------------------------------ windows
 
     def fit_seen(self, n_streams: int) -> None:

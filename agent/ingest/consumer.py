@@ -37,7 +37,7 @@ class Pace:
 
     poll_s: float = 0.2  # longest wait for records
     max_records: int = 2048  # of one `getmany`: about 2 ms of the loop
-    max_batches: int = 256  # the same, when whole batches are fetched
+    max_batches: int = 1024  # the same, when whole batches are fetched
     heartbeat_s: float = 1.0  # an idle partition whose broker answers is told to the pipeline
     house_s: float = 1.0  # gauges, missing topics, watchdog
     metadata_max_age_s: float = 30.0  # new partitions and topics are seen this soon

@@ -46,6 +46,9 @@ MAX_TEXT = 200
 #: Part of the budget of one second that only errors may use.
 RESERVED_FOR_ERRORS = 0.5
 
+#: Latest end and longest request of a span: 2262, 31 years.
+_LAST_MS, _LONGEST_S = (1 << 63) // 1_000_000 - 1, 1e9
+
 #: Partitions whose seeds are kept.
 _MAX_SEEDS = 10_000
 
@@ -130,15 +133,16 @@ class SpanSampler:
         threshold = None
         if why is SpanWhy.BASE_RATE:
             threshold = max(self._threshold, threshold_in(trace_state))
-        end_ns = end_ms * 1_000_000
-        latency_s = facts.latency_s
+        # An event may claim any time and any latency; OTLP has 64 bits for a time.
+        end_ns = min(max(end_ms, 0), _LAST_MS) * 1_000_000
+        latency_ns = round(min(facts.latency_s or 0.0, _LONGEST_S) * 1e9)
         return RequestSpan(
             trace_id=trace_id,
             span_id=span_id,
             parent_span_id=context[1] if context is not None and is_child else b"",
             link=None if context is None or is_child else (context[0], context[1]),
             trace_state=with_threshold(trace_state, threshold),
-            start_ns=end_ns if latency_s is None else end_ns - round(latency_s * 1e9),
+            start_ns=max(end_ns - latency_ns, 0),
             end_ns=end_ns,
             stream=stream,
             why=why,

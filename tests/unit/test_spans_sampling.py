@@ -256,6 +256,17 @@ def test_ts_is_completion_and_latency_leads_to_the_start() -> None:
     assert instant.start_ns == instant.end_ns
 
 
+@pytest.mark.parametrize("latency_s", [1e300, 1.7e308, 1e9, 0.0, None])
+@pytest.mark.parametrize("time_ms", [1 << 62, -(1 << 62), -1, 0, 1_767_225_600_123])
+def test_any_time_and_latency_that_an_event_claims_fit_the_64_bits_of_a_span(
+    latency_s: float | None, time_ms: int
+) -> None:
+    of = sampler()
+    facts = Facts(7, 0, 1, latency_s, "500", "r-1", None, "")
+    span = of.span(SpanWhy.ERROR, facts, STREAM, time_ms, (PLACE, "memory"), ())
+    assert 0 <= span.start_ns <= span.end_ns < 1 << 63
+
+
 def test_rows_of_a_batch_are_traces_of_their_own_with_a_link() -> None:
     of = sampler()
     spans = [

@@ -20,7 +20,7 @@ from agent.ingest.consumer import Pace
 from agent.ingest.kafka import KafkaSource
 from agent.telemetry import Telemetry
 from agent.types import Fetch, Partition, RawFetch, Record
-from tests.support.raw_batches import opened_fetch
+from tests.support.raw_batches import opened_fetch, warm_fetch_kernels
 
 #: Short, so that tests are; the defaults are for production.
 QUICK = Pace(
@@ -63,6 +63,7 @@ class Member:
         ledger: "Ledger | None" = None,
         telemetry: Telemetry | None = None,
     ) -> None:
+        warm_fetch_kernels()
         self.telemetry = telemetry or Telemetry()
         self.ledger = ledger or Ledger()
         self.release_at_once = release_at_once

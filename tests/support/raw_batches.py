@@ -200,6 +200,12 @@ def opened(arena: RecordArena, batches: Sequence[RawBatch]) -> list[Seen]:
     return seen
 
 
+def warm_fetch_kernels() -> None:
+    """Compile what reading raw batches takes, as the agent does before it joins its group: a loop that
+    compiles misses its heartbeats."""
+    assert raw(bytes(built([record(0)], codec=LZ4)))[0] == [record(0)]
+
+
 def opened_fetch(fetch: Fetch | RawFetch, arena: RecordArena) -> Fetch:
     """The same range as records; what of it could not be opened counts as corrupt."""
     if isinstance(fetch, Fetch):

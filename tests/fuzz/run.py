@@ -6,6 +6,7 @@ decodes teaches it, so tiers meet what they have learned and what they have not.
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections import Counter
@@ -17,10 +18,11 @@ from tests.fuzz.configurations import ALL
 from tests.fuzz.mutations import Base, mutate
 from tests.fuzz.scan_tier import ScanTier
 from tests.fuzz.shapes import SHAPES, Shape, base_records, mapped, text
+from tests.fuzz.template_tier import TemplateTier
 from tests.fuzz.whole import WholeSubject
 
 #: Cases of one decoder; those compared at once; base records they are made of; those that teach.
-ROUND, SLICE, BASES, LESSONS = 20_000, 2000, 400, 200
+ROUND, SLICE, BASES, LESSONS = 20_000, 2000, 250, 200
 #: Bytes between two records: a parser that runs over a record's end finds them.
 GAPS = (b"", b"\0", b"0", b'"', b"}", b" ", b"\\", b"\xff", b",", b"]")
 #: Mismatches that are kept to be shown.
@@ -68,11 +70,12 @@ class Subject(Protocol):
         ...
 
 
-class ScanSubject:
-    """The scan tier alone."""
+class TierSubject:
+    """The scan tier or the template tier alone."""
 
-    def __init__(self, name: str) -> None:
-        self._tier = ScanTier(ALL[name])
+    def __init__(self, tier: str, kind: type[ScanTier], name: str) -> None:
+        self._name = tier
+        self._tier = kind(ALL[name])
 
     def teach(self, records: list[bytes]) -> None:
         for record in records:
@@ -82,10 +85,14 @@ class ScanSubject:
         return self._tier.check(records, gap)
 
     def accepted(self) -> Counter[str]:
-        return Counter(scan=self._tier.n_accepted)
+        return Counter({self._name: self._tier.n_accepted})
 
 
-SUBJECTS: dict[str, Callable[[str], Subject]] = {"scan": ScanSubject, "all": WholeSubject}
+SUBJECTS: dict[str, Callable[[str], Subject]] = {
+    "scan": functools.partial(TierSubject, "scan", ScanTier),
+    "template": functools.partial(TierSubject, "template", TemplateTier),
+    "all": WholeSubject,
+}
 
 
 def shapes_for(name: str) -> tuple[Shape, ...]:

@@ -133,7 +133,6 @@ def new_frame(max_name_bytes, max_record_bytes):
     SEGMENT_STRING,
     TIME_STRING,
     VECTOR,
-    SKIP_VECTOR,
     CODE_NUMBER,
     CODE_BOOL,
     FIELD_NUMBER,
@@ -142,8 +141,8 @@ def new_frame(max_name_bytes, max_record_bytes):
     SEGMENT_BOOL,
     NULL_NUMBER,
     NULL_STRING,
-) = range(23)
-N_STEPS = 23
+) = range(22)
+N_STEPS = 22
 
 _STEPS = {
     (Op.NUMBER, WireKind.NUMBER): NUMBER,
@@ -170,8 +169,8 @@ _SKIPS = {
     WireKind.BOOL: SKIP_BOOL,
     WireKind.NUMBER: SKIP_NUMBER,
     WireKind.STRING: SKIP_STRING,
-    WireKind.VECTOR: SKIP_VECTOR,
 }
+_NAMES = {FIELD_STRING: NAME_STRING, FIELD_NUMBER: NAME_NUMBER}
 
 
 def step_of(leaf: Leaf, kind: WireKind) -> int | None:
@@ -182,8 +181,8 @@ def step_of(leaf: Leaf, kind: WireKind) -> int | None:
     if leaf.op in (Op.SKIP, Op.LABEL):
         return _SKIPS.get(kind)
     step = _STEPS.get((leaf.op, kind))
-    if leaf.op is Op.FIELD and leaf.lane in (MODEL, VERSION):
-        return {FIELD_STRING: NAME_STRING, FIELD_NUMBER: NAME_NUMBER}.get(step, step)
+    if step is not None and leaf.op is Op.FIELD and leaf.lane in (MODEL, VERSION):
+        return _NAMES[step]
     return step
 
 
@@ -299,8 +298,8 @@ def number_with_exponent(at, end, out):
     at += np.int64(is_negative)
     start = at
     digits = U(0)
-    n_significant = 0
-    n_decimals = 0
+    n_significant = np.int64(0)
+    n_decimals = np.int64(0)
     point = 0
     while at < end:
         c = load_u8(at)
@@ -486,8 +485,6 @@ def take_rare(step, at, end, lane, operand, frame):
         return at
     if step == VECTOR:
         return vector(at, end, load_i64(frame + LANES) + 8 * lane)
-    if step == SKIP_VECTOR:
-        return vector(at, end, frame + TRASH)
     if step in (SEGMENT_STRING, TIME_STRING):
         stop = text_end(at, end)
         if past(stop, end):

@@ -51,12 +51,14 @@ class Outcome:
     tiers: dict[str, int] = field(default_factory=dict)
     dead: list[tuple[int, str]] = field(default_factory=list)
     newest_ms: int = -1
+    spans: list[str] = field(default_factory=list)  # request spans and exemplars, sorted
 
     def agrees(self, other: Outcome) -> bool:
         return (
             self.tally == other.tally
             and self.dead == other.dead
             and self.newest_ms == other.newest_ms
+            and self.spans == other.spans
             and np.array_equal(self.rows, other.rows)
         )
 
@@ -81,9 +83,14 @@ class Digester:
             rows += [self.rows(block) for block in part.blocks]
             found.dead += [(record.offset, reason.value) for record, reason in part.dead]
             found.newest_ms = max(found.newest_ms, part.max_event_time_ms)
+            for span in part.spans:
+                span.out_of_range = tuple(sorted(span.out_of_range))  # in the order of lanes
+                found.spans.append(repr(span))
+            found.spans += map(repr, part.exemplars)
         if rows:
             found.rows = np.sort(np.concatenate(rows))
         found.dead.sort()
+        found.spans.sort()
         found.tiers = {str(tier): n for tier, n in tally.rows_by_tier.items() if n}
         found.tally = {
             name: {str(key): n for key, n in value.items() if n}

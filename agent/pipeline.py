@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import secrets
@@ -186,6 +187,10 @@ class Agent:
             failure: BaseException | None = None
             try:
                 warm()
+                # What was loaded so far stays for good: a full collection that walks the compiler's
+                # objects holds everything up for a tenth of a second, again and again.
+                gc.collect()
+                gc.freeze()
             except BaseException as error:
                 failure = error
             with contextlib.suppress(RuntimeError):  # stopped meanwhile, and the loop is closed

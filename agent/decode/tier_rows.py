@@ -107,7 +107,7 @@ class TierRows:
                 columns.tpos + skip,
                 columns.tlen + skip,
                 index.address,
-                is_label_topic,
+                int(is_label_topic),  # a bool would be compiled for
                 bindings.address,
                 bindings.mask,
                 bindings.seen_address,

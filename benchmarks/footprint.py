@@ -36,6 +36,8 @@ from tests.support.wait import eventually_sync
 MODELS, FEATURES, WINDOWS = 50, 20, 3
 WINDOW_MS = 60_000
 READY_BAR_S, IDLE_BAR_MIB, LOADED_BAR_MIB = 2.0, 130.0, 256.0
+#: The embedded broker keeps 5 MiB of a partition.
+PARTITIONS = 32
 MIB = 2**20
 
 #: What a Python process with numba takes before the agent does anything: printed by a child.
@@ -127,7 +129,7 @@ def _agent(
 ) -> Iterator[tuple[AgentProcess, EmbeddedBroker]]:
     """An agent on a broker of its own, both gone afterwards. Not started yet."""
     with EmbeddedBroker() as broker:
-        broker.create_topic("inference", partitions=4)
+        broker.create_topic("inference", partitions=PARTITIONS)
         document: Json = {
             "kafka": {"bootstrap_servers": [broker.bootstrap], "topics": ["inference"]},
             **config,
@@ -150,7 +152,7 @@ def _start(
         began = time.monotonic()
         agent.start()
         live_s = time.monotonic() - began
-        agent.wait_ready()
+        _wait_ready(agent)
         ready_s = time.monotonic() - began
         time.sleep(1.0)
         rss = rss_bytes(_pid(agent)) / MIB
@@ -158,16 +160,27 @@ def _start(
     return live_s, ready_s, rss
 
 
+def _wait_ready(agent: AgentProcess) -> None:
+    """Compiling all kernels takes a minute and more on a busy machine. Raises RuntimeError with the log's end."""
+    try:
+        agent.wait_ready(timeout_s=300.0)
+    except (AssertionError, OSError) as error:
+        end = agent.log[-1500:]
+        raise RuntimeError(f"the agent is not ready: {error}; its log ends {end}") from None
+
+
 def _load(folder: Path, environment: dict[str, str], receiver: OtlpReceiver, n_events: int) -> Json:
     open_for = {"out_of_orderness_s": WINDOWS * WINDOW_MS / 1000}  # no window seals meanwhile
     more = {"delivery": {"cut_interval_s": 1.0}, "windows": open_for}
     with _agent(folder, environment, receiver, **more) as (agent, broker):
         agent.start()
-        agent.wait_ready()
+        _wait_ready(agent)
         began = time.monotonic()
         for low in range(0, n_events, 20_000):
             high = min(low + 20_000, n_events)
-            produce(broker.bootstrap, "inference", _events(low, high, n_events), partitions=4)
+            produce(
+                broker.bootstrap, "inference", _events(low, high, n_events), partitions=PARTITIONS
+            )
         _wait_exported(receiver, n_events)
         wall_s = time.monotonic() - began
         state = agent.state()
@@ -206,12 +219,14 @@ def _events(low: int, high: int, n_events: int) -> list[bytes]:
 
 
 def _wait_exported(receiver: OtlpReceiver, rows: int) -> None:
-    """Until an accepted export holds the rows: asking the agent's pages would be part of the load."""
+    """Until accepted exports hold the rows: asking the agent's pages would be part of the load."""
+    latest: dict[Any, float] = {}  # by decoder
 
     def exported() -> bool:
-        with_rows = receiver.points("inferometer.rows")
+        for point in receiver.points("inferometer.rows"):
+            latest[point.series] = point.value
         receiver.clear()
-        return any(point.value >= rows for point in with_rows)
+        return sum(latest.values()) >= rows
 
     eventually_sync(exported, timeout_s=120, every_s=0.5)
 

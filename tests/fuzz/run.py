@@ -122,7 +122,10 @@ def fuzz(
         while report.cases < end:
             n = min(SLICE, end - report.cases)
             bases = [Base(record) for record in base_records(rng, BASES, shapes)]
-            records: list[bytes | None] = [mutate(rng, bases[i % BASES]) for i in range(n)]
+            gentle = rng.random() < 0.5
+            records: list[bytes | None] = [
+                mutate(rng, bases[i % BASES], gentle=gentle) for i in range(n)
+            ]
             for place in range(0, n, 211):
                 records[place] = rng.choice((None, b"", b"[]", b"{}", b"null"))
             differences = subject.check(records, rng.choice(GAPS))

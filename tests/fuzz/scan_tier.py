@@ -180,8 +180,10 @@ class ScanTier:
             wanted = np.concatenate(expected or [np.zeros(0, np.uint64)])[compared]
             suspects = np.flatnonzero(streams >= 0)[found != wanted].tolist()
             suspects += accepted[:: max(1, len(accepted) // 8)]
+            is_whole = False
         else:
             suspects = accepted
+            is_whole = True
         differences = []
         for r in suspects:
             text = texts[r]
@@ -189,7 +191,7 @@ class ScanTier:
             why = self.difference(text, r, buffer)
             if why is not None:
                 differences.append((text, why))
-        if len(suspects) == len(accepted) and accepted and not differences and len(accepted) > 8:
+        if is_whole and accepted and not differences:
             differences.append((b"", f"together: {tally}, {n_rows} rows, {n_labels} labels"))
         return differences
 

@@ -29,11 +29,12 @@ from agent.decode.kernels.batch_table import (
     NO_ROOM,
     OPENED,
 )
+from agent.decode.kernels.frames import FRAME_FIELDS, find_frames
 from agent.decode.kernels.open_batches import LZ4, NONE, SNAPPY, open_batches
 from agent.decode.kernels.record_index import N_COLUMNS, VALUE, VALUE_LENGTH, index_records
 from agent.types import Record
 from tests.fuzz.guard import GuardedRoom
-from tests.support.raw_batches import body_of
+from tests.support.raw_batches import body_of, built
 
 PADDING = 64
 
@@ -161,6 +162,15 @@ class Bench:
         assert 0 <= written <= room
         return int(row[BATCH_STATE]), target[begin : begin + written].tobytes()
 
+    def find(self, data: bytes) -> list[list[int]]:
+        """The batches found in a buffer that ends before the page."""
+        start = self._source.put_at_end(data, 0)
+        found = np.zeros((8, FRAME_FIELDS), np.int64)
+        address = self._source.bytes.ctypes.data + start
+        n = find_frames(address, len(data), 0, 0x20, found.ctypes.data, len(found), 1 << 20)
+        rows: list[list[int]] = found[:n].tolist()
+        return rows
+
     def index(self, body: bytes, count: int) -> tuple[int, int]:
         """Rows and damage of a section that ends 64 bytes before the page; its values lie inside."""
         for filler in (0, 0xFF):
@@ -225,6 +235,15 @@ def run(cases: int, seed: int) -> Counter[str]:
         rows, damage = bench.index(spoiled(pick, section, 0), n_records)
         assert rows <= n_records
         seen[f"index: {damage}"] += 1
+    # Every prefix of two batches.
+    first = bytes(built([Record(0, 0, None, b"x" * 90, ())]))
+    second = bytes(built([Record(1, 0, b"k", b"y", ())]))
+    for end in range(len(first + second) + 1):
+        found = [row[:4] for row in bench.find((first + second)[:end])]
+        both = [[0, len(first), 0, 1], [len(first), len(second), 1, 2]]
+        assert found == both[: (end >= len(first)) + (end >= len(first + second))], end
+    for _ in range(1000):
+        assert len(bench.find(spoiled(pick, first + second, 0))) <= 2
     # Every prefix of one section and one payload of each codec.
     for end in range(len(section)):
         rows, damage = bench.index(section[:end], n_records)

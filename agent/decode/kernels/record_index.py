@@ -8,7 +8,8 @@ bytes, but the attributes):
 
 A length below zero means null, but for names. Reads at most 64 bytes past the end of a batch (the
 arena's padding), whatever the batch claims; positions that it writes lie inside the batch.
-Same verdicts as aiokafka's own reader, but for a record whose offset lies behind its batch: damage here.
+Same verdicts as aiokafka's reader on whatever a broker accepts. On the rest: a record whose offset lies
+behind its batch is damage here; attributes are one byte, not a varint; names need not be UTF-8.
 """
 
 from __future__ import annotations

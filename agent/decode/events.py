@@ -105,6 +105,8 @@ class JsonDecoder:
         self.sealed_until = -LIMIT_MS
         #: Event time of rows that come before any time is known: neither `ts` nor a timestamp.
         self.untimed_ms = 0
+        #: Model of the last label that made no row.
+        self.label_model: str | None = None
         #: Wall clock, set by the owner: bounds what a record's timestamp may claim.
         self.now_ms = LIMIT_MS
         #: Values after which a slice ends; the owner makes it smaller while each needs a new cell.
@@ -318,6 +320,7 @@ class JsonDecoder:
         if not has_rows:
             # No default model: a label without one belongs to the row of its id, of whatever model.
             self.count_labels(model, 1)
+            self.label_model = model
             return
         model = model or self._default_model or source.default_model
         if model is None:

@@ -170,6 +170,7 @@ class StreamTable:
         self._index: dict[tuple[str, str, Segment], StreamLanes] = {}
         self._pairs: dict[tuple[StreamKey, int], StreamLanes] = {}
         self._shape_of: dict[str, Shape] = {}
+        self._label_shape: Shape | None = None
 
     def intern(self, key: StreamKey) -> int:
         """The number of this stream; a new one when it is new."""
@@ -194,6 +195,15 @@ class StreamTable:
     def paired(self, key: StreamKey, shape: Shape) -> StreamLanes:
         """The stream of this key whose rows have the lanes of `shape`, whatever shape its model has now."""
         return self._pairs.get((key, shape.number)) or self._enter(key, shape)
+
+    def label_shape(self, model: str | None) -> Shape:
+        """The shape of a label that makes no row: its model's, or one for all that have none."""
+        shape = None if model is None else self._shape_of.get(model)
+        if shape is None:
+            if self._label_shape is None:
+                self._label_shape = self._new_shape()
+            shape = self._label_shape
+        return shape
 
     def move(self, model: str) -> None:
         """Give the model a shape of its own; its rows from here on have new stream numbers."""
@@ -283,4 +293,5 @@ class StreamTable:
         self._index.clear()
         self._pairs.clear()
         self._shape_of.clear()
+        self._label_shape = None
         self.size = 0

@@ -28,12 +28,14 @@ from agent.decode.indexed import Indexed
 from agent.decode.kept import Sampler, SpanKeeper
 from agent.decode.kernels.finish import LABEL_ONLY, ROW, WAITS
 from agent.decode.kernels.scan import scan
+from agent.decode.kernels.template import decode_templates
 from agent.decode.label_names import LabelNames
-from agent.decode.lanes import StreamTable
+from agent.decode.lanes import Shape, StreamTable
 from agent.decode.leaves import LABEL
 from agent.decode.paths import PathTable
 from agent.decode.resolver import ConfigResolver
 from agent.decode.row_arrays import MAX_NUMBERS, MAX_ROWS, MAX_STRINGS
+from agent.decode.templates import Templates
 from agent.decode.tier_rows import TierRows
 from agent.types import Irregular, Partition, Record, Tally, Tier
 
@@ -41,6 +43,8 @@ from agent.types import Irregular, Partition, Record, Tally, Tier
 _FEW_ODD, _MANY_ODD = 32, 512
 #: Records of a slice that the compiled tiers learn from, at most.
 _LESSONS = 32
+#: Rows of the scanner that templates are made of, at most.
+_SPELLINGS = 4
 _FIRST_ROWS = 64
 #: Readable bytes around text.
 _PADDING = 64
@@ -72,7 +76,9 @@ class SliceDecoder:
         self._width_ms = int(config.windows.width_s) * 1000
         self._max_skew_ms = round(config.windows.max_skew_s * 1000)
         self._max_jump_ms = round(config.windows.max_jump_s * 1000)
-        self._paths = PathTable(config, ConfigResolver(config, table))
+        resolver = ConfigResolver(config, table)
+        self._paths = PathTable(config, resolver)
+        self._templates = Templates(config, resolver)
         self._bindings = Bindings()
         self._labels = LabelNames()
         self._templated = TierRows(Tier.TEMPLATE, is_listed=False)
@@ -120,6 +126,8 @@ class SliceDecoder:
         self._note_last_time(cut)
         self._count(load, cut, n_json, out.tally)
         self._make_blocks(load, out)
+        if scanned.n:
+            self._learn_templates(load)
         self._n_rows = min(MAX_ROWS, max(_FIRST_ROWS, 2 * cut))
         load.at += cut
         is_last = load.at == index.n
@@ -130,6 +138,7 @@ class SliceDecoder:
         """The stream table was cleared: what is known by shape or stream is void."""
         self._generation = self._table.generation
         self._paths.clear()
+        self._templates.clear()
         self._bindings.clear()
         self._labels = LabelNames()
         self._n_rows, self._most_odd = _FIRST_ROWS, _FEW_ODD
@@ -147,12 +156,28 @@ class SliceDecoder:
 
     def _run_templates(self, load: Load, n: int) -> int:
         """Decode n records by template; lists the misfits for the scanner. Returns the cut."""
-        self._templated.empty()
-        scanned = self._scanned
+        index, templated, scanned = load.index, self._templated, self._scanned
         assert scanned.record is not None
-        scanned.record[:n] = np.arange(n)
-        scanned.n = n
-        return n
+        if not len(self._templates):
+            templated.empty()
+            scanned.record[:n] = np.arange(n)
+            scanned.n = n
+            return n
+        scanned.n = int(
+            decode_templates(
+                self._templates.address,
+                templated.arrays.address,
+                index.address,
+                index.at.vpos + 8 * load.at,
+                index.at.vlen + 8 * load.at,
+                n,
+                scanned.record_address,
+            )
+        )
+        cut = self._finish(templated, n, load)
+        if cut < n:
+            scanned.n = int(np.searchsorted(scanned.record[: scanned.n], cut))
+        return cut
 
     def _run_scanner(self, load: Load, cut: int) -> int:
         """Decode the records listed by key. Returns the cut."""
@@ -229,7 +254,7 @@ class SliceDecoder:
         for record in odd:
             if load.is_untimed:
                 self._note_last_time(record)
-            before = rows.n_rows
+            before, n_events = rows.n_rows, out.tally.events
             n += 1
             value = self._take(load, record, out)
             n_bytes += len(value or b"")
@@ -237,9 +262,14 @@ class SliceDecoder:
             bringer = fresh.pop(record, None)
             if bringer is not None:
                 self._bind(*bringer, is_row=is_row)
-            if is_row and lessons and value is not None:
-                lessons -= 1
-                is_news |= self._learn(value)
+            if lessons and value is not None and out.tally.events == n_events + 1:
+                if is_row:
+                    lessons -= 1
+                    is_news |= self._learn(value, rows.last_stream().shape)
+                elif rows.n_rows == before:
+                    lessons -= 1
+                    model = self._json.label_model
+                    is_news |= self._learn(value, self._table.label_shape(model))
             if rows.n_values >= self._json.slice_values or n_bytes >= SLICE_BYTES:
                 cut = record + 1
                 break
@@ -272,9 +302,24 @@ class SliceDecoder:
             stream = self._table.paired(stream.key, self._table.shapes[shape])
         self._bindings.bind(key_hash, shape, stream.idx)
 
-    def _learn(self, value: bytes) -> bool:
-        """Teach the compiled tiers a record of one row; whether there was anything new in it."""
-        return self._paths.learn(value, self._json.rows.last_stream().shape)
+    def _learn(self, value: bytes, shape: Shape) -> bool:
+        """Teach the compiled tiers a record of one row, or one label; whether there was anything new in it."""
+        is_new_path = self._paths.learn(value, shape)
+        return self._templates.observe(value, shape) or is_new_path
+
+    def _learn_templates(self, load: Load) -> None:
+        """Make templates of a few rows that the scanner had to decode."""
+        scanned, index = self._scanned, load.index
+        assert scanned.record is not None
+        if not self._templates.may_learn():
+            return
+        rows = np.flatnonzero((scanned.fate[: scanned.n] & ROW) != 0)  # rows, and those that wait
+        step = max(1, len(rows) // _SPELLINGS)
+        for row in rows[::step][:_SPELLINGS].tolist():
+            record = load.at + int(scanned.record[row])
+            start, length = int(index.vpos[record]), int(index.vlen[record])
+            shape = self._table.shapes[int(scanned.arrays.shape[row])]
+            self._templates.observe(index.text[start : start + length].tobytes(), shape)
 
     def _settle(self, load: Load, cut: int, out: Decoded) -> int:
         """Rows of streams that were new in this slice; how many of them were left to orjson."""

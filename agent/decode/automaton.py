@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import struct
+import zlib
 from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple, cast
 
@@ -34,7 +35,7 @@ from agent.decode.spelling import Mark, Path, Piece, Spelling
 MAX_CHOICES = 12
 MAX_NODES = 2048
 
-_NODE = struct.Struct("<32sIiiiBBB5xQ")
+_NODE = struct.Struct("<32sIiiiBBBBIQ")
 assert _NODE.size == NODE_BYTES
 _NUMERIC = frozenset((steps.NUMBER, steps.SCALED, steps.BOOLEAN, steps.VECTOR, steps.NULL_NUMBER))
 _STRINGS = frozenset((steps.STRING, steps.CODE_NUMBER, steps.CODE_BOOL, steps.NULL_STRING))
@@ -175,6 +176,8 @@ def _lay_out(choices: dict[Path, list[Piece]], order: list[Mark]) -> NDArray[np.
                     len(text),
                     piece.step if is_last else ONWARD,
                     piece.flags if is_last else 0,
+                    piece.text.count(b'"', 0, part * NODE_TEXT) & 1,
+                    zlib.crc32(repr(state).encode()),
                     piece.operand if is_last else 0,
                 )
     # A node is a cache line.

@@ -58,6 +58,11 @@ def _is_special(builder, x):
 nondigit32 = _make_mask(
     "nondigit32", _is_not_digit, "Bit mask of the 32 bytes at `address` that are not '0' to '9'."
 )
+quotes32 = _make_mask(
+    "quotes32",
+    lambda builder, x: builder.icmp_unsigned("==", x, _splat(_V32, 34)),
+    "Bit mask of the 32 bytes at `address` that are quotes.",
+)
 special32 = _make_mask(
     "special32",
     _is_special,

@@ -10,17 +10,18 @@ Node, 64 bytes, one cache line: up to 32 constant bytes, then what follows them
     TEXT    uint8[32]   MASK  uint32, one bit for each constant byte
     NEXT    int32       node to go on with         OTHER  int32, node to try instead; -1 none
     LANE    int32       SIZE  uint8, constant bytes          STEP  uint8, of `values`, or:
-    FLAGS   uint8       OPERAND  uint64            ANY  a value that nobody reads, LANE levels deep at most,
+    FLAGS   uint8       INSIDE  uint8, 1: the bytes begin inside of a key       STATE  uint32, hash of the state
+    OPERAND  uint64                                ANY  a value that nobody reads, LANE levels deep at most,
                                                    that begins with the byte OPERAND (0: any)
                                                    ONWARD  more constant bytes   END  the record's end
 
 NEXT and OTHER are byte offsets from the template's first node. The nodes of one edge share OTHER.
 
 Which template? The one that fitted last; a fetch has few producers. When it fails, the place of the
-failure tells shapes apart: at node N, instead of the expected bytes, there stood w. A small table
-keyed by (N, w) remembers which template fitted the last time that happened; if that one fails too, its
-own (N, w) is looked up, and so on. Only when the table knows nothing all others are tried, most used
-first; where that keeps failing, it is done more and more rarely.
+failure tells templates apart: behind the value at path p, instead of what was expected, there stood w,
+say a key. A small table keyed by (p, w) remembers which template fitted the last time that happened; if
+that one fails too, it does so further on, and its own (p, w) is looked up. Only when the table knows
+nothing all others are tried, most used first; where that keeps failing, it is done more and more rarely.
 
 Bounds: at every node at <= end, so that constants are compared with at most end + 32, and values are
 parsed within the bounds of `values`.
@@ -30,7 +31,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.decode.kernels.simd import different32, prefetch_read
+from agent.decode.kernels.hashing import merge_hash
+from agent.decode.kernels.simd import different32, prefetch_read, quotes32
 from agent.decode.kernels.skip import skip_value
 from agent.decode.kernels.values import (
     N_STEPS,
@@ -46,6 +48,7 @@ from agent.decode.kernels.values import (
     take_exponent,
 )
 from agent.sketch.kernels.compile import inlined, kernel, outlined
+from agent.sketch.kernels.hashing import H0, H1
 from agent.sketch.kernels.memory import (
     load_i32,
     load_i64,
@@ -59,9 +62,12 @@ from agent.sketch.kernels.memory import (
 )
 
 U = np.uint64
+#: Masks of the first k bytes of a word, k = 0..8.
+_FIRST = np.array([(1 << 8 * k) - 1 for k in range(9)], np.uint64)
 
 # Byte offsets in a node.
-TEXT, MASK, NEXT, OTHER, LANE, SIZE, STEP, FLAGS, OPERAND = 0, 32, 36, 40, 44, 48, 49, 50, 56
+TEXT, MASK, NEXT, OTHER, LANE, SIZE, STEP = 0, 32, 36, 40, 44, 48, 49
+FLAGS, INSIDE, STATE, OPERAND = 50, 51, 52, 56
 NODE_BYTES = 64
 NODE_TEXT = 32
 ANY, ONWARD, END = range(N_STEPS, N_STEPS + 3)
@@ -81,42 +87,54 @@ N_PLACES = 1024
 SEARCHED = 1 << 31
 _MAX_SEARCHES = 10
 UNKNOWN, HOPELESS = -1, -2
-_DIGIT = U(48)
-_ALL = U(0xFFFFFFFFFFFFFFFF)
-_QUOTES, _ONES, _HIGH = U(0x2222222222222222), U(0x0101010101010101), U(0x8080808080808080)
+_DIGIT, _VALUE = U(48), U(1 << 32)
 
 
 @outlined
 def _place(node, at, end, is_value):
-    """What tells this failure from others at other shapes: the node, and what stood there instead.
+    """What tells this failure from those of rows of other templates: the state, and what stood there. Never 0.
 
-    node      address of the node that failed, the last of its state
-    is_value  the constants fitted, the value did not
+    node      address of the node that failed      at  what was compared with it
+    is_value  its constants fitted, the value did not
 
-    Of a value that failed only the kind counts: its first byte, or none where any text may begin. Of
-    other bytes those up to the first quote, so that keys count and values do not. Never 0.
+    What stood there is the whole key, where a key was expected; else the bytes up to the next quote. Of
+    values only the kind counts, so that there are not as many places as there are values.
     """
     w = U(0)
-    step = load_u8(node + STEP)
     if is_value:
-        if not STRING <= step <= SKIP_STRING:
+        if not STRING <= load_u8(node + STEP) <= SKIP_STRING:
             w = U(load_u8(at))
+            w = _DIGIT if _begins_number(w) else w
+        w = w | _VALUE
     else:
         mask = different32(at, node) & U(load_u32(node + MASK))
-        at += trailing_zeros(mask) if mask != U(0) else 0
-        w = load_u64(at)
-        left = max(end - at, 0)
-        if left < 8:
-            w = w & ((U(1) << U(8 * left)) - U(1))
-        # The lowest byte that is a quote: all bytes behind it go.
-        x = w ^ _QUOTES
-        quote = (x - _ONES) & ~x & _HIGH
-        if quote != U(0):
-            w = w & (_ALL >> U(63 - trailing_zeros(quote)))
+        skip = min(trailing_zeros(mask), 32)
+        # Quotes of the constants before the first difference: an odd number leads into a key.
+        is_key = load_u8(node + INSIDE)
+        start = at
+        quotes = quotes32(node) & ((U(1) << U(skip)) - U(1))
+        while quotes != U(0):
+            is_key = 1 - is_key
+            start = at + trailing_zeros(quotes) + 1
+            quotes = quotes & (quotes - U(1))
+        if is_key == 1:
+            size = min(trailing_zeros(quotes32(start)), 32, max(end - start, 0))
+            w = merge_hash(start, size)
+        else:
+            at += skip
+            left = max(min(end - at, 8), 0)
+            w = load_u64(at) & _FIRST[left]
+            size = trailing_zeros(quotes32(at))
+            if size < 8:
+                w = w & _FIRST[size + 1]
+            w = _DIGIT if _begins_number(w) else w
+    return multiply_fold(w ^ H0, U(load_u32(node + STATE)) ^ H1) | U(1)
+
+
+@inlined
+def _begins_number(w):
     first = w & U(0xFF)
-    if (first >= U(48) and first <= U(57)) or first == U(45) or first == U(46):
-        w = _DIGIT
-    return multiply_fold(w ^ U(0xA0761D6478BD642F), U(node) ^ U(0xE7037ED1A0B428DB)) | U(1)
+    return (first >= U(48) and first <= U(57)) or first == U(45) or first == U(46)
 
 
 @inlined

@@ -551,8 +551,9 @@ def take(step, at, end, lane, operand, frame):
     if step <= SKIP_NUMBER:
         lane_at = load_i64(frame + LANES) + 8 * lane
         stop = number(at, end, lane_at if step == NUMBER else frame + TRASH)
-        if step == SCALED and store_scaled(lane, operand, frame) == 0:
-            # A number below zero; with an exponent behind it, it stays below zero.
+        # Nothing is stored of what is no number: null may be tried next. Below zero is a misfit, and
+        # stays so with the exponent that may stand behind it.
+        if step == SCALED and (stop == 0 or store_scaled(lane, operand, frame) == 0):
             return 0
         return stop
     if step == TIME_NUMBER:

@@ -3,11 +3,9 @@
 Invariants
 1. A request has one ResourceMetrics with one ScopeMetrics (equal ones would overwrite each other in
    some receivers), and never more than `max_bytes`. A point that alone exceeds it is dropped, counted.
-2. Points are `as_int` exactly when their value is an int; counts are fixed64; an ended series is
-   one point with the no-recorded-value flag and no value.
-3. No min, max on histograms: they freeze in a cumulative stream.
+2. Sizes are upper bounds until a request is closed, so that no point is encoded twice.
 
-Cost: about 1.4 us a number, 8 us a histogram of 100 buckets (`docs/decisions/0004-export.md`).
+Points themselves are `otlp_points`.
 """
 
 from __future__ import annotations
@@ -21,28 +19,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
+from agent.emit.otlp_points import PointEncoder
 from agent.emit.registry import Instrument, MetricSpec, spec_of
-from agent.emit.wire import (
-    FIXED64,
-    LENGTH,
-    MAX_LENGTH_PREFIX,
-    VARINT,
-    attribute,
-    delimited,
-    double,
-    fixed64,
-    sfixed64,
-    tag,
-    text,
-    varint,
-    zigzag,
-)
-from agent.types import Attributes, Exemplar, HistogramPoint, Metric, NumberPoint
+from agent.emit.wire import LENGTH, MAX_LENGTH_PREFIX, VARINT, delimited, tag, text, varint
+from agent.types import HistogramPoint, Metric, NumberPoint
 
 Point = NumberPoint | HistogramPoint
-
-#: Flag of the one point that ends a series.
-NO_RECORDED_VALUE: Final = int(pb.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK)
 
 _RESOURCE_METRICS = tag(ExportMetricsServiceRequest, "resource_metrics", LENGTH)
 _RESOURCE = tag(pb.ResourceMetrics, "resource", LENGTH)
@@ -71,33 +53,6 @@ _KIND: Final = {
 _SUM_TEMPORALITY = tag(pb.Sum, "aggregation_temporality", VARINT)
 _SUM_MONOTONIC = tag(pb.Sum, "is_monotonic", VARINT)
 _HISTOGRAM_TEMPORALITY = tag(pb.ExponentialHistogram, "aggregation_temporality", VARINT)
-
-_N = pb.NumberDataPoint
-_N_ATTRIBUTES = tag(_N, "attributes", LENGTH)
-_N_START = tag(_N, "start_time_unix_nano", FIXED64)
-_N_TIME = tag(_N, "time_unix_nano", FIXED64)
-_N_DOUBLE = tag(_N, "as_double", FIXED64)
-_N_INT = tag(_N, "as_int", FIXED64)
-_N_FLAGS = tag(_N, "flags", VARINT)
-
-_H = pb.ExponentialHistogramDataPoint
-_H_ATTRIBUTES = tag(_H, "attributes", LENGTH)
-_H_START = tag(_H, "start_time_unix_nano", FIXED64)
-_H_TIME = tag(_H, "time_unix_nano", FIXED64)
-_H_COUNT = tag(_H, "count", FIXED64)
-_H_SUM = tag(_H, "sum", FIXED64)
-_H_SCALE = tag(_H, "scale", VARINT)
-_H_ZERO_COUNT = tag(_H, "zero_count", FIXED64)
-_H_ZERO_THRESHOLD = tag(_H, "zero_threshold", FIXED64)
-_H_POSITIVE = tag(_H, "positive", LENGTH)
-_H_NEGATIVE = tag(_H, "negative", LENGTH)
-_H_EXEMPLARS = tag(_H, "exemplars", LENGTH)
-_H_FLAGS = tag(_H, "flags", VARINT)
-
-_E_TIME = tag(pb.Exemplar, "time_unix_nano", FIXED64)
-_E_DOUBLE = tag(pb.Exemplar, "as_double", FIXED64)
-_E_SPAN = tag(pb.Exemplar, "span_id", LENGTH)
-_E_TRACE = tag(pb.Exemplar, "trace_id", LENGTH)
 
 
 @dataclass(slots=True)
@@ -131,10 +86,6 @@ class Encoded:
         return sum(len(body.data) for body in self.bodies)
 
 
-#: (key of the field, attributes) -> attributes as given, and their encoding.
-_Known = dict[tuple[bytes, Attributes], tuple[Attributes, bytes]]
-
-
 class MetricEncoder:
     """Encodes exports of one process; remembers the encoding of attributes from one to the next.
 
@@ -149,102 +100,26 @@ class MetricEncoder:
         self._scope = delimited(_SCOPE, scope)
         self._max_bytes = max_bytes
         self._target_bytes = max_bytes if target_bytes is None else min(target_bytes, max_bytes)
-        # Encoded attributes; what an export does not use is forgotten.
-        self._known: _Known = {}
-        self._fresh: _Known = {}
+        self._points = PointEncoder()
 
     def encode(
         self, metrics: Iterable[Metric], *, is_delta: bool = False, keep_points: bool = False
     ) -> Encoded:
         """Encode `metrics`; raises RegistryError on a name that is not registered."""
-        known, self._fresh = self._known, {}
+        self._points.begin()
         packer = _Packer(self._head, self._scope, self._max_bytes, self._target_bytes)
         for metric in metrics:
             spec = spec_of(metric.name)
             packer.begin(_metric_frame(spec, is_delta))
             key = _DATA[spec.instrument]
-            for point in metric.points:
-                payload = self._point(point, known)
+            for point, payload in self._points.encode(metric.points):
                 packer.add(delimited(key, payload), (spec.name, point) if keep_points else None)
-        self._known = self._fresh
         return Encoded(packer.close(), packer.n_dropped)
-
-    def _point(self, point: Point, known: _Known) -> bytes:
-        is_histogram = isinstance(point, HistogramPoint)
-        key = _H_ATTRIBUTES if is_histogram else _N_ATTRIBUTES
-        which = (key, point.attributes)
-        entry = known.get(which)
-        if entry is None or (
-            entry[0] is not point.attributes and _types(entry[0]) != _types(point.attributes)
-        ):
-            encoded = b"".join(attribute(key, name, value) for name, value in point.attributes)
-            entry = (point.attributes, encoded)
-        self._fresh[which] = entry
-        pairs = entry[1]
-        if isinstance(point, HistogramPoint):
-            return pairs + _histogram(point)
-        return pairs + _number(point)
-
-
-def _types(pairs: Attributes) -> list[type]:
-    """Types of the values: 1, 1.0 and True are equal, but not the same attribute."""
-    return [type(value) for _, value in pairs]
 
 
 def is_delta_instrument(instrument: Instrument) -> bool:
     """Whether `delta` applies: a sum that may fall stays cumulative, as in the SDK's preference."""
     return instrument in (Instrument.COUNTER, Instrument.EXP_HISTOGRAM)
-
-
-# ---------------------------------------------------------------- points
-
-
-def _number(point: NumberPoint) -> bytes:
-    times = _times(_N_START, _N_TIME, point)
-    if point.ended:
-        return times + _N_FLAGS + varint(NO_RECORDED_VALUE)
-    if isinstance(point.value, int):
-        return times + _N_INT + sfixed64(point.value)
-    return times + _N_DOUBLE + double(point.value)
-
-
-def _histogram(point: HistogramPoint) -> bytes:
-    times = _times(_H_START, _H_TIME, point)
-    if point.ended:
-        return times + _H_FLAGS + varint(NO_RECORDED_VALUE)
-    parts = [
-        times,
-        _H_COUNT + fixed64(point.count),
-        b"" if point.sum is None else _H_SUM + double(point.sum),
-        _H_SCALE + varint(zigzag(point.scale)),
-        _H_ZERO_COUNT + fixed64(point.zero_count),
-        _H_ZERO_THRESHOLD + double(point.zero_threshold),
-    ]
-    # Counts as Python ints: an ndarray is refused by the message, a numpy integer is slow.
-    if point.positive.size:
-        buckets = _H.Buckets(offset=point.positive_offset, bucket_counts=point.positive.tolist())
-        parts.append(delimited(_H_POSITIVE, buckets.SerializeToString()))
-    if point.negative.size:
-        buckets = _H.Buckets(offset=point.negative_offset, bucket_counts=point.negative.tolist())
-        parts.append(delimited(_H_NEGATIVE, buckets.SerializeToString()))
-    parts += [delimited(_H_EXEMPLARS, _exemplar(exemplar)) for exemplar in point.exemplars]
-    return b"".join(parts)
-
-
-def _times(start: bytes, time: bytes, point: Point) -> bytes:
-    stamp = time + fixed64(point.time_ns)
-    return start + fixed64(point.start_ns) + stamp if point.start_ns else stamp
-
-
-def _exemplar(exemplar: Exemplar) -> bytes:
-    return (
-        _E_TIME
-        + fixed64(exemplar.time_ns)
-        + _E_DOUBLE
-        + double(float(exemplar.value))
-        + delimited(_E_SPAN, exemplar.span_id)
-        + delimited(_E_TRACE, exemplar.trace_id)
-    )
 
 
 # ---------------------------------------------------------------- frames and requests

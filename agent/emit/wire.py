@@ -23,14 +23,18 @@ MAX_LENGTH_PREFIX = 5
 
 fixed64 = struct.Struct("<Q").pack
 fixed32 = struct.Struct("<I").pack
-sfixed64 = struct.Struct("<q").pack
 double = struct.Struct("<d").pack
+
+
+_BYTES = [bytes((value,)) for value in range(0x80)]
 
 
 def varint(value: int) -> bytes:
     """An unsigned integer below 2^64, 7 bits a byte, least significant first."""
     if value < 0x80:
-        return value.to_bytes(1, "little")
+        return _BYTES[value]
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -14,7 +14,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from agent.config import Config, Export
 from agent.emit.delta import DeltaConverter
-from agent.emit.otlp_metrics import NO_RECORDED_VALUE, MetricEncoder
+from agent.emit.otlp_metrics import MetricEncoder
+from agent.emit.otlp_points import NO_RECORDED_VALUE
 from agent.emit.registry import check
 from agent.fold.base import Fold
 from agent.state.chunk import merge_digest

@@ -12,7 +12,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
 from agent.config import Service
+from agent.emit import otlp_points
 from agent.emit.otlp_metrics import Encoded, MetricEncoder
+from agent.emit.otlp_points import SLICE
 from agent.emit.registry import METRICS, RegistryError
 from agent.emit.resource import make_resource
 from agent.types import (
@@ -181,6 +183,58 @@ def test_every_field_of_a_histogram_comes_back(
     assert not data.HasField("min") and not data.HasField("max")
 
 
+@pytest.mark.parametrize("n", [1, SLICE - 1, SLICE, SLICE + 1, 2 * SLICE + 3])
+def test_histograms_in_slices_keep_their_own_buckets(n: int) -> None:
+    rng = np.random.default_rng(n)
+    points = []
+    for i in range(n):
+        sizes = rng.integers(0, 20, 2)
+        drawn = [
+            (rng.integers(0, 2**63, size) >> rng.integers(0, 63, size)).tolist() for size in sizes
+        ]
+        ended = i % 7 == 3
+        points.append(
+            histogram(
+                *drawn,
+                count=1,
+                attributes=stream(f"m{i}"),
+                positive_offset=-i,
+                negative_offset=i,
+                ended=ended,
+            )
+        )
+    read = decoded(encode(Metric("inference.latency", points)))
+    assert len(read) == n
+    for point, found in zip(points, read, strict=True):
+        assert found.attributes["inference.model.name"] == point.attributes[0][1]
+        for sign in ("positive", "negative"):
+            counts = [] if point.ended else getattr(point, sign).tolist()
+            buckets = getattr(found.data, sign)
+            assert list(buckets.bucket_counts) == counts
+            assert not counts or buckets.offset == getattr(point, f"{sign}_offset")
+
+
+def test_no_more_than_a_slice_of_histograms_is_in_hand_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What one call works on is bounded by count, not by what an export holds."""
+    seen: list[int] = []
+    write = otlp_points.write_buckets
+
+    def watch(n: int, *rest: int) -> None:
+        seen.append(n)
+        write(n, *rest)
+
+    monkeypatch.setattr(otlp_points, "write_buckets", watch)
+    encode(Metric("inference.latency", [histogram([1, 2, 3]) for _ in range(5 * SLICE)]))
+    assert seen == [2 * SLICE] * 5
+
+
+def test_a_scale_that_no_field_holds_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"scale is 64; must be in -64\.\.63"):
+        encode(Metric("inference.latency", [histogram([1], scale=64)]))
+
+
 def test_exemplars_point_to_their_span() -> None:
     exemplar = Exemplar(
         StreamKey("m", ""), Column(Role.LATENCY, "latency"), 0.25, 77, bytes(range(16)), b"12345678"
@@ -290,7 +344,7 @@ def test_an_encoder_gives_the_same_bytes_again_and_forgets_series_that_are_gone(
     first = encoder.encode(many).bodies[0].data
     assert encoder.encode(many).bodies[0].data == first
     encoder.encode(few)
-    assert len(encoder._known) == 3
+    assert [len(known) for known in encoder._points._fresh.values()] == [3, 0]
     assert encoder.encode(many).bodies[0].data == first
 
 

@@ -12,7 +12,7 @@ from numba.core import sigutils
 from agent.sketch.kernels.compile import KERNELS
 
 #: Packages that hold kernels; each of their modules is imported.
-PACKAGES = ("agent.decode.kernels", "agent.sketch.kernels")
+PACKAGES = ("agent.decode.kernels", "agent.emit.kernels", "agent.sketch.kernels")
 
 
 def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:

@@ -190,12 +190,18 @@ def progress(text: str) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one case: median, least and most of its passes; `cpu_s` is the thread's median."""
+    """Seconds of one case by the wall clock: median, least and most of its passes.
+
+    `cpu_s` and `least_cpu_s`: processor time of the calling thread, median and least. For work of one
+    thread that never waits both are the same on a quiet machine; on a busy one only the processor
+    time says what the work costs.
+    """
 
     median_s: float
     least_s: float
     most_s: float
     cpu_s: float
+    least_cpu_s: float
     passes: int
 
 
@@ -224,6 +230,7 @@ def timed(cases: Mapping[str, Callable[[], object]], passes: int) -> dict[str, T
             min(walls[name]),
             max(walls[name]),
             statistics.median(cpus[name]),
+            min(cpus[name]),
             passes,
         )
         for name in cases

@@ -65,7 +65,7 @@ def _per_sketch(
         "routing, per row",
         f"row of {N_NUMBERS} numbers and {len(CARDINALITIES)} strings, whole",
         "delta, MiB",
-        note="Three windows; cells exist already. Numbers and strings without the routing of their rows.",
+        note="Processor time. Three windows; cells exist already. Numbers and strings without the routing of their rows.",
     )
     for n_streams in streams:
         progress(f"{n_streams} streams")
@@ -86,7 +86,7 @@ def _per_sketch(
         with frozen():
             timings = timed(cases, passes)
         rows = sum(block.n for block in blocks)
-        ns = {name: timing.median_s / rows * 1e9 for name, timing in timings.items()}
+        ns = {name: timing.cpu_s / rows * 1e9 for name, timing in timings.items()}
         numbers = (ns["numbers"] - ns["routing"]) / N_NUMBERS
         table.add(
             n_streams,
@@ -159,7 +159,7 @@ def _compared(result: Result, n_blocks: int, passes: int, seed: int) -> None:
     cases |= _peers(result, columns, rows, some, some_texts)
     with frozen():
         timings = timed({name: case for name, (_, _, case) in cases.items()}, passes)
-    ns = {name: timings[name].median_s / cases[name][1] * 1e9 for name in cases}
+    ns = {name: timings[name].cpu_s / cases[name][1] * 1e9 for name in cases}
     for kind, ours in (("numbers", own), ("strings", f"{own}, strings")):
         table = result.table(
             f"One stream, one window: {kind}", "what", "ns per value", "of inferometer's"

@@ -8,11 +8,19 @@ from aiokafka.structs import TopicPartition
 
 from agent.config import Kafka
 from agent.ingest import ranges
-from agent.ingest.assignment import ByteBudget, Epoch, Owned
+from agent.ingest.assignment import (
+    RECORD_OVERHEAD_BYTES,
+    ByteBudget,
+    Epoch,
+    Owned,
+    count_of_batches,
+    size_of_batches,
+)
+from agent.ingest.batches import CorruptRange
 from agent.ingest.fence import Fence
 from agent.ingest.ranges import RangeMaker
 from agent.telemetry import Telemetry
-from agent.types import Fetch, Partition
+from agent.types import Partition, RawBatch, RawFetch
 
 TP = TopicPartition("t", 0)
 P0 = Partition("t", 0)
@@ -24,7 +32,7 @@ class Idle:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.now = 1000.0
         monkeypatch.setattr(ranges, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.fetches: list[Fetch] = []
+        self.fetches: list[Any] = []
         self.budget = ByteBudget(1 << 20)
         self.maker = RangeMaker(
             Kafka(topics=["t"], **options),
@@ -106,3 +114,48 @@ async def test_heartbeats_that_nobody_reads_fill_the_budget(idle: Idle) -> None:
     for fetch in idle.fetches:
         idle.budget.release(fetch.size_bytes)
     assert idle.budget.used == 0
+
+
+def raw_batch(base: int, n: int, size_bytes: int, *, codec: int = 0, begin: int = 0) -> RawBatch:
+    return RawBatch(memoryview(bytes(size_bytes)), base, base + n, codec, 0, 0, n, max(base, begin))
+
+
+async def test_raw_range_is_charged_its_bytes_and_what_opening_it_takes(idle: Idle) -> None:
+    plain = [raw_batch(5, 10, 1000), raw_batch(15, 10, 2000)]
+    assert size_of_batches(plain) == (3000, 3000 + 2 * RECORD_OVERHEAD_BYTES)
+    packed = [raw_batch(25, 5, 700, codec=3)]
+    assert size_of_batches(packed) == (700, 5 * 700 + RECORD_OVERHEAD_BYTES)
+    large = [raw_batch(30, 1, 3 << 20, codec=4)]
+    assert size_of_batches(large)[1] == (4 << 20) + RECORD_OVERHEAD_BYTES, "a mebibyte at a time"
+    idle.state.position = 31
+    idle.maker.hand_on(None, idle.epoch, idle.owned, plain + packed + large)
+    (fetch,) = idle.fetches
+    assert isinstance(fetch, RawFetch)
+    assert (fetch.from_offset, fetch.to_offset, fetch.n_corrupt) == (5, 31, 0)
+    assert fetch.batches == plain + packed + large
+    assert fetch.size_bytes == idle.budget.used == size_of_batches(fetch.batches)[1]
+
+
+async def test_records_below_a_position_inside_a_batch_do_not_count_as_delivered() -> None:
+    assert count_of_batches([raw_batch(0, 10, 99, begin=4), raw_batch(10, 3, 99)]) == 9
+    thinned = raw_batch(0, 10, 99, begin=8)
+    thinned.n_records = 2
+    assert count_of_batches([thinned]) == 0
+
+
+async def test_damaged_batch_is_read_again_with_what_lies_behind_it_and_then_given_up(
+    idle: Idle,
+) -> None:
+    sought: list[int] = []
+    consumer = SimpleNamespace(seek=lambda tp, offset: sought.append(offset))
+    before, behind = raw_batch(5, 5, 100), raw_batch(13, 2, 100)
+    damage = CorruptRange(10, 13, "checksum")
+    idle.state.highwater = 15
+    for attempt in range(3):
+        idle.state.position = 15
+        items = [before, damage, behind] if attempt == 0 else [damage, behind]
+        idle.maker.hand_on(consumer, idle.epoch, idle.owned, items)
+    assert sought == [10, 10]
+    ranges_told = [(one.from_offset, one.to_offset, one.n_corrupt) for one in idle.fetches]
+    assert ranges_told == [(5, 10, 0), (10, 10, 0), (10, 15, 3)]
+    assert [one.batches for one in idle.fetches] == [[before], [], [behind]]

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --cases N --seed S [--tier scan] [--json]`: exits 1 when anything differs."""
+"""`python -m tests.fuzz --cases N --seed S [--tier template|scan|all] [--json]`: exits 1 when anything differs."""
 
 from __future__ import annotations
 

@@ -31,8 +31,10 @@ _REFUSED_CREDENTIALS: Final = frozenset({401, 403})
 #: 502 and 504 come from something in between, which may have passed the request on.
 _TAKEN_PERHAPS: Final = frozenset({502, 504})
 _CONTENT_TYPE = "application/x-protobuf"
-#: Larger bodies are compressed in a thread: zlib takes about 25 ms for a megabyte, without the GIL.
+#: Larger bodies are compressed in a thread: zlib takes about 6 ms for a megabyte, without the GIL.
 _INLINE_BYTES = 32 << 10
+#: Of zlib: on metrics a fifth of level 6's time, for 15% more bytes.
+_LEVEL = 1
 
 
 class HttpClient:
@@ -82,9 +84,9 @@ class HttpClient:
             return body
         if self._compressed is None or self._compressed[0] is not body:
             if len(body) <= _INLINE_BYTES:
-                packed = gzip.compress(body, 6, mtime=0)
+                packed = gzip.compress(body, _LEVEL, mtime=0)
             else:
-                packed = await asyncio.to_thread(gzip.compress, body, 6, mtime=0)
+                packed = await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)
             self._compressed = (body, packed)
         return self._compressed[1]
 

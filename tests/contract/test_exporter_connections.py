@@ -1,8 +1,10 @@
 """What both transports owe beside delivery: TLS, headers, compression, and silence about secrets."""
 
+import asyncio
 import email.utils
 import gzip
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,14 @@ from agent.emit.environment import resolve
 from agent.emit.otlp_metrics import MetricEncoder
 from agent.emit.resource import make_resource
 from agent.emit.transport import Accepted, OtlpClient, OtlpTransport, UncertainExportError
-from agent.emit.transport_grpc import retry_delay_s
+from agent.emit.transport_grpc import GrpcClient, retry_delay_s
 from agent.emit.transport_http import HttpClient
 from agent.errors import PermanentExportError, TransientExportError
 from agent.types import Metric, NumberPoint
 from tests.support.certificates import Authority
-from tests.support.otlp_answers import ACCEPT, Answer, encoded_status, overloaded
+from tests.support.otlp_answers import ACCEPT, SILENCE, Answer, encoded_status, overloaded
 from tests.support.otlp_receiver import OtlpReceiver, Received
+from tests.support.wait import eventually
 
 RESOURCE = make_resource(Service(), {})
 BODY = (
@@ -281,6 +284,72 @@ async def test_grpc_compresses_when_asked(receiver: OtlpReceiver, compression: s
     await sender.send(BODY)
     await sender.close()
     assert len(receiver.points()) == 1
+
+
+LARGE = (
+    MetricEncoder(RESOURCE.encoded, RESOURCE.scope, max_bytes=1 << 20)
+    .encode(
+        [
+            Metric(
+                "inference.rows",
+                [NumberPoint((("inference.model.name", f"m{i}"),), i, 1, 2) for i in range(2000)],
+            )
+        ]
+    )
+    .bodies[0]
+    .data
+)
+
+
+async def test_a_large_grpc_request_is_compressed_off_the_loop(
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    sender = client(receiver, "grpc")
+    await sender.send(BODY)  # connects
+    assert isinstance(sender, GrpcClient)
+    method = sender._call
+    start = method.future
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(method, "future", watch)
+    await sender.send(LARGE)
+    await sender.send(BODY)
+    await sender.close()
+    assert len(receiver.points()) == 2002
+    assert threads[0] is not threading.main_thread()
+    assert threads[1] is threading.main_thread(), "a small one is not worth a thread"
+
+
+@pytest.mark.parametrize("body", [BODY, LARGE], ids=["small", "large"])
+async def test_cancelling_a_grpc_send_cancels_its_call(receiver: OtlpReceiver, body: bytes) -> None:
+    receiver.always(SILENCE)
+    sender = client(receiver, "grpc")
+    assert isinstance(sender, GrpcClient)
+    calls: list[Any] = []
+    sender._connect()
+    method = sender._call
+
+    class Watch:
+        def future(self, *arguments: Any, **options: Any) -> Any:
+            calls.append(method.future(*arguments, **options))
+            return calls[-1]
+
+    sender._call = Watch()
+    sending = asyncio.ensure_future(sender.send(body))
+    await eventually(lambda: bool(calls))
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await eventually(lambda: calls[0].done())
+    assert calls[0].cancelled()
+    receiver.always(ACCEPT)
+    sender._call = method
+    assert await sender.send(BODY) == Accepted(), "the client is usable afterwards"
+    await sender.close()
 
 
 # ---------------------------------------------------------------- HTTP

@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EVENTS = 2_000_000
 PASSES = 3
 AGENT = "the agent"
+#: The project's own environment.
+OWN = ""
 _TIMEOUT_S = 300.0
 
 
@@ -87,6 +89,14 @@ PEERS = (
         "records in hand, nothing read",
         False,
     ),
+    Peer(
+        "the agent's consumer, no decode",
+        "ceiling_raw",
+        OWN,
+        EVENTS,
+        "batches in hand, checksums checked",
+        False,
+    ),
 )
 #: peer -> least ratio of rows per CPU second.
 BARS = {"whylogs, batches": 15.0, "whylogs, rows": 300.0, "plain loop": 4.0}
@@ -113,6 +123,8 @@ def measure(options: argparse.Namespace, result: Result) -> None:
 
 
 def _interpreter(peer: Peer) -> Path:
+    if peer.environment == OWN:
+        return Path(sys.executable)
     python = python_of(peer.environment)
     if python is None:
         raise CannotRun(

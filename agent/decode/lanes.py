@@ -155,6 +155,7 @@ class StreamTable:
     numeric_lanes   per stream, (column, type) of each lane of `Block.numbers`: its shape's list
     string_lanes    per stream, column of each lane of `Block.string_*`: its shape's list
     shapes          all shapes, by number
+    numeric_width, string_width   lanes of the widest shape
     size            columns and lanes of all shapes: about 0.5 kB each
     generation      grows when the table is cleared: what others keep by stream or shape is then void
     """
@@ -164,6 +165,8 @@ class StreamTable:
         self.numeric_lanes: list[list[tuple[Column, JsonType]]] = []
         self.string_lanes: list[list[Column]] = []
         self.size = 0
+        self.numeric_width = 0
+        self.string_width = 0
         self.streams: list[StreamLanes] = []
         self.shapes: list[Shape] = []
         self.generation = 0
@@ -257,6 +260,7 @@ class StreamTable:
         lanes = stream.shape.numeric
         lane = len(lanes)
         lanes.append((column.column, kind))
+        self.numeric_width = max(self.numeric_width, lane + 1)
         if kind is JsonType.NUMBER:
             column.number = lane
         elif kind is JsonType.BOOLEAN:
@@ -275,6 +279,7 @@ class StreamTable:
         lanes = stream.shape.strings
         lane = len(lanes)
         lanes.append(column.column)
+        self.string_width = max(self.string_width, lane + 1)
         column.string = lane
         if column.first < 0:
             column.first = lane
@@ -294,4 +299,4 @@ class StreamTable:
         self._pairs.clear()
         self._shape_of.clear()
         self._label_shape = None
-        self.size = 0
+        self.size = self.numeric_width = self.string_width = 0

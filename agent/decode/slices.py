@@ -26,12 +26,11 @@ from agent.decode.bindings import Bindings
 from agent.decode.events import SLICE_BYTES, Decoded, JsonDecoder
 from agent.decode.indexed import Indexed
 from agent.decode.kept import Sampler, SpanKeeper
-from agent.decode.kernels.finish import LABEL_ONLY, ROW, WAITS
+from agent.decode.kernels.finish import LABEL_ONLY, ROW, WAITS, sum_sizes
 from agent.decode.kernels.scan import scan
 from agent.decode.kernels.template import decode_templates
-from agent.decode.label_names import LabelNames
+from agent.decode.label_counts import LabelCounts
 from agent.decode.lanes import Shape, StreamTable
-from agent.decode.leaves import LABEL
 from agent.decode.paths import PathTable
 from agent.decode.resolver import ConfigResolver
 from agent.decode.row_arrays import MAX_NUMBERS, MAX_ROWS, MAX_STRINGS
@@ -80,16 +79,16 @@ class SliceDecoder:
         self._paths = PathTable(config, resolver)
         self._templates = Templates(config, resolver)
         self._bindings = Bindings()
-        self._labels = LabelNames()
+        self._labels = LabelCounts()
         self._templated = TierRows(Tier.TEMPLATE, is_listed=False)
         self._scanned = TierRows(Tier.SCAN, is_listed=True)
+        self._all = np.arange(MAX_ROWS)
         self._zone = np.zeros(2, np.int64)
         self._zone_address: int = self._zone.ctypes.data
         self._generation = table.generation
         self._n_rows = _FIRST_ROWS
         self._most_odd = _FEW_ODD
-        # Of the slice in hand: values that are null; the last record of which a row is known, in time.
-        self._n_tombstones = 0
+        # Of the slice in hand: the last record that was a row, and has told the orjson tier its time.
         self._last_row = -1
 
     def on_cut(self) -> None:
@@ -101,7 +100,6 @@ class SliceDecoder:
         if self._table.generation != self._generation:
             self._forget()
         out = self._json.begin(0)
-        self._n_tombstones = 0
         self._last_row = -1
         index = load.index
         n = min(self._n_rows, index.n - load.at, self._most_rows())
@@ -117,14 +115,14 @@ class SliceDecoder:
         cut, n_json = self._run_json(load, odd, fresh, cut, out)
         n_json += self._settle(load, cut, out)
 
-        self._templated.n = min(self._templated.n, cut)
         scanned = self._scanned
-        assert scanned.record is not None
-        scanned.n = int(np.searchsorted(scanned.record[: scanned.n], cut))
         if cut < n:
+            self._templated.n = min(self._templated.n, cut)
+            assert scanned.record is not None
+            scanned.n = int(np.searchsorted(scanned.record[: scanned.n], cut))
             self._bindings.forget_windows()  # some were noted for records that were not taken
-        self._note_last_time(cut)
-        self._count(load, cut, n_json, out.tally)
+        out.tally.records += cut - n_json
+        out.tally.size_bytes = int(sum_sizes(index.at.vlen + 8 * load.at, cut))
         self._make_blocks(load, out)
         if scanned.n:
             self._learn_templates(load)
@@ -140,17 +138,15 @@ class SliceDecoder:
         self._paths.clear()
         self._templates.clear()
         self._bindings.clear()
-        self._labels = LabelNames()
+        self._labels = LabelCounts()
         self._n_rows, self._most_odd = _FIRST_ROWS, _FEW_ODD
 
     def _most_rows(self) -> int:
         """Rows of the widest shape that fit the arrays."""
-        shapes = self._table.shapes
-        if not shapes:
-            return MAX_ROWS
-        widest = max(len(shape.numeric) for shape in shapes)
-        widest_strings = max(len(shape.strings) for shape in shapes)
-        return min(MAX_NUMBERS // (widest + 8), MAX_STRINGS // (widest_strings + 8))
+        table = self._table
+        return min(
+            MAX_NUMBERS // (table.numeric_width + 8), MAX_STRINGS // (table.string_width + 8)
+        )
 
     # ------------------------------------------------------------ compiled tiers
 
@@ -160,7 +156,7 @@ class SliceDecoder:
         assert scanned.record is not None
         if not len(self._templates):
             templated.empty()
-            scanned.record[:n] = np.arange(n)
+            scanned.record[:n] = self._all[:n]
             scanned.n = n
             return n
         scanned.n = int(
@@ -224,7 +220,9 @@ class SliceDecoder:
     def _odd_records(self, cut: int) -> tuple[list[int], dict[int, tuple[TierRows, int]]]:
         """Records before the cut for the orjson tier, in order; and which of them bring a stream, as which row."""
         scanned = self._scanned
-        odd: list[int] = scanned.misfits[: scanned.n_misfits].tolist()
+        odd: list[int] = []
+        if scanned.n_misfits:
+            odd += scanned.misfits[: scanned.n_misfits].tolist()
         fresh: dict[int, tuple[TierRows, int]] = {}
         for tier in (self._templated, scanned):
             if tier.n_left:
@@ -233,7 +231,7 @@ class SliceDecoder:
                 rows = tier.fresh[: tier.n_fresh]
                 for row, record in zip(rows.tolist(), tier.records(rows).tolist(), strict=True):
                     fresh[record] = tier, row
-        if not odd and not fresh:
+        if not (odd or fresh):
             return odd, fresh
         odd += fresh
         return sorted(record for record in odd if record < cut), fresh
@@ -247,6 +245,8 @@ class SliceDecoder:
         out: Decoded,
     ) -> tuple[int, int]:
         """Decode these records by orjson, bind new streams, learn; the cut, and how many were decoded."""
+        if not (odd or fresh):
+            return cut, 0
         n = n_bytes = 0
         lessons = _LESSONS
         is_news = False
@@ -265,11 +265,12 @@ class SliceDecoder:
             if lessons and value is not None and out.tally.events == n_events + 1:
                 if is_row:
                     lessons -= 1
-                    is_news |= self._learn(value, rows.last_stream().shape)
+                    stream = rows.last_stream()
+                    is_news |= self._learn(value, stream.shape, stream.key.model)
                 elif rows.n_rows == before:
                     lessons -= 1
                     model = self._json.label_model
-                    is_news |= self._learn(value, self._table.label_shape(model))
+                    is_news |= self._learn(value, self._table.label_shape(model), model or "")
             if rows.n_values >= self._json.slice_values or n_bytes >= SLICE_BYTES:
                 cut = record + 1
                 break
@@ -285,8 +286,6 @@ class SliceDecoder:
         rows = self._json.rows
         before = rows.n_rows
         self._json.take(whole, load.is_label_topic, out)
-        if whole.value is None:
-            self._n_tombstones += 1
         if rows.n_rows > before:
             self._last_row = record
         return whole.value
@@ -302,9 +301,9 @@ class SliceDecoder:
             stream = self._table.paired(stream.key, self._table.shapes[shape])
         self._bindings.bind(key_hash, shape, stream.idx)
 
-    def _learn(self, value: bytes, shape: Shape) -> bool:
+    def _learn(self, value: bytes, shape: Shape, model: str) -> bool:
         """Teach the compiled tiers a record of one row, or one label; whether there was anything new in it."""
-        is_new_path = self._paths.learn(value, shape)
+        is_new_path = self._paths.learn(value, shape, model)
         return self._templates.observe(value, shape) or is_new_path
 
     def _learn_templates(self, load: Load) -> None:
@@ -331,8 +330,7 @@ class SliceDecoder:
             records = tier.records(tier.again[:n_again])
             n_again = int(np.searchsorted(records, cut))
             for row in tier.left[: tier.settle(n_again, self._bindings)].tolist():
-                record = row if tier.record is None else int(tier.record[row])
-                self._take(load, record, out)
+                self._take(load, tier.record_of(row), out)
                 n += 1
         return n
 
@@ -353,51 +351,15 @@ class SliceDecoder:
                 if not len(rows):
                     continue
                 row = int(rows[-1])
-            at = row if tier.record is None else int(tier.record[row])
+            at = tier.record_of(row)
             if at > last:
                 last, time_ms = at, int(tier.arrays.event_time[row])
         self._last_row, self._json.untimed_ms = last, time_ms
 
     # ------------------------------------------------------------ counts and blocks
 
-    def _count(self, load: Load, cut: int, n_json: int, tally: Tally) -> None:
-        """Add what the compiled tiers took to the tally of the orjson tier."""
-        at = load.at
-        tally.records += cut - n_json
-        tally.size_bytes = int(load.index.vlen[at : at + cut].sum()) + self._n_tombstones
-        for tier in (self._templated, self._scanned):
-            if not tier.n:
-                continue
-            n = tier.n_rows()
-            tally.events += n
-            tally.rows += n
-            if n:
-                tally.rows_by_tier[tier.tier] += n
-            if tier.n_bad_trace:
-                bad = tier.n_bad_traces()
-                if bad:
-                    tally.irregular[Irregular.BAD_TRACE_CONTEXT] += bad
-            if tier.n_labels:
-                tally.events += self._count_labels(tier, load.index, tally)
-
-    def _count_labels(self, tier: TierRows, index: Indexed, tally: Tally) -> int:
-        """Count the labels of a tier's rows, by model; how many of them are labels alone."""
-        n = tier.n
-        fate = tier.fate[:n]
-        has_label = tier.arrays.flags[:n] & LABEL != 0
-        streams = tier.stream[:n][has_label & (fate == ROW)]
-        if len(streams):
-            self._labels.count(streams, self._json, self._table, tally)
-        alone = np.flatnonzero(fate == LABEL_ONLY)
-        if len(alone):
-            hashes = tier.arrays.model_hash[alone]
-            _, first, times = np.unique(hashes, return_index=True, return_counts=True)
-            for row, count in zip(alone[first].tolist(), times.tolist(), strict=True):
-                self._json.count_labels(tier.model_name(row, index), count)
-        return len(alone)
-
     def _make_blocks(self, load: Load, out: Decoded) -> None:
-        """Windows, blocks and spans of all tiers."""
+        """Windows, blocks, counts and spans of all tiers."""
         json, index = self._json, load.index
         latest_ms = json.now_ms + _DAY_MS
         tiers = [tier for tier in (self._templated, self._scanned) if tier.n]
@@ -407,16 +369,21 @@ class SliceDecoder:
             median_ms = self._median_ms(tiers)
             untimed_latest_ms = median_ms + self._max_jump_ms
         json.end(out, load.partition, load.lineage, median_ms)
+        self._labels.fit(self._table)
         for tier in tiers:
-            newest = tier.mark_windows(
+            newest = tier.close(
                 index,
                 load.at,
                 json.sealed_until,
                 self._max_skew_ms,
                 latest_ms,
                 untimed_latest_ms,
+                self._labels.address,
             )
             out.max_event_time_ms = max(out.max_event_time_ms, newest)
+            self._count(tier, index, out.tally)
+            if not tier.n_rows:
+                continue
             block = tier.block(index)
             out.blocks.append(block)
             if self._keeper is not None:
@@ -424,6 +391,28 @@ class SliceDecoder:
                 spans, exemplars = self._keeper.keep(view, load.partition, load.lineage)
                 out.spans += spans
                 out.exemplars += exemplars
+            at = tier.record_of(tier.last_row)
+            if at > self._last_row:
+                self._last_row = at
+                json.untimed_ms = int(tier.arrays.event_time[tier.last_row])
+
+    def _count(self, tier: TierRows, index: Indexed, tally: Tally) -> None:
+        """Add the rows and labels of a tier to the tally of the orjson tier."""
+        tally.events += tier.n_rows + tier.n_alone
+        tally.rows += tier.n_rows
+        if tier.n_rows:
+            tally.rows_by_tier[tier.tier] += tier.n_rows
+        if tier.n_bad_trace:
+            tally.irregular[Irregular.BAD_TRACE_CONTEXT] += tier.n_bad_trace
+        if tier.n_labels:
+            tally.labels += tier.n_labels
+            self._labels.take(self._json, self._table, tally)
+        if tier.n_alone:
+            alone = np.flatnonzero(tier.fate[: tier.n] == LABEL_ONLY)
+            hashes = tier.arrays.model_hash[alone]
+            _, first, times = np.unique(hashes, return_index=True, return_counts=True)
+            for row, count in zip(alone[first].tolist(), times.tolist(), strict=True):
+                self._json.count_labels(tier.model_name(row, index), count)
 
     def _median_ms(self, tiers: list[TierRows]) -> int:
         """Median event time of the slice's rows; 0 without any."""

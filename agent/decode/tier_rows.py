@@ -11,16 +11,16 @@ from agent.decode.candidates import Facts, RowView
 from agent.decode.indexed import Indexed
 from agent.decode.kernels.finish import (
     AGAIN_ROWS,
-    BAD_TRACE,
     FRESH_ROWS,
+    LAST_ROW,
     LEFT_ROWS,
     MAX_FRESH,
+    N_AGAIN,
     N_LEFT,
     N_OUT,
-    N_UNTIMED,
-    ROW,
+    N_ROWS,
+    close_rows,
     finish_rows,
-    mark_windows,
     settle_rows,
 )
 from agent.decode.leaves import ID, MODEL, STATUS, TRACEPARENT
@@ -80,7 +80,8 @@ class TierRows:
         """Nothing of the block in hand is this tier's."""
         self.n = self.n_misfits = 0
         self.n_left = self.n_fresh = self.n_again = 0
-        self.n_labels = self.n_bad_trace = self.n_untimed = 0
+        self.n_rows = self.n_labels = self.n_alone = self.n_bad_trace = 0
+        self.last_row = -1
 
     def finish(
         self,
@@ -117,10 +118,9 @@ class TierRows:
                 self._out_address,
             )
         )
-        counts = self._out[N_LEFT : N_UNTIMED + 1].tolist()
-        self.n_left, self.n_fresh, self.n_again = counts[:3]
-        self.n_labels, self.n_bad_trace, self.n_untimed = counts[3:]
-        bindings.note_fresh(self.n_fresh)
+        self.n_left, self.n_fresh, self.n_again = self._out[N_LEFT : N_AGAIN + 1].tolist()
+        if self.n_fresh:
+            bindings.note_fresh(self.n_fresh)
         return self.n
 
     def settle(self, n_again: int, bindings: Any) -> int:
@@ -131,7 +131,7 @@ class TierRows:
             )
         )
 
-    def mark_windows(
+    def close(
         self,
         index: Indexed,
         at: int,
@@ -139,10 +139,11 @@ class TierRows:
         skew_ms: int,
         latest_ms: int,
         untimed_latest_ms: int,
+        labels_address: int,
     ) -> int:
-        """Mark late and future rows; the largest admissible event time, -1 none."""
-        return int(
-            mark_windows(
+        """Mark late and future rows, and count; the largest admissible event time, -1 none."""
+        newest = int(
+            close_rows(
                 self.n,
                 self.arrays.address,
                 self.record_address,
@@ -151,21 +152,20 @@ class TierRows:
                 skew_ms,
                 latest_ms,
                 untimed_latest_ms,
+                labels_address,
                 self._out_address,
             )
         )
+        counts = self._out[N_ROWS : LAST_ROW + 1].tolist()
+        self.n_rows, self.n_labels, self.n_alone, self.n_bad_trace, self.last_row = counts
+        return newest
 
     def records(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which records of the block these rows are."""
         return rows if self.record is None else self.record[rows]
 
-    def n_rows(self) -> int:
-        return int(np.count_nonzero(self.stream[: self.n] >= 0))
-
-    def n_bad_traces(self) -> int:
-        """Rows that were counted and whose trace context is not valid."""
-        bad = self.arrays.flags[: self.n] & BAD_TRACE != 0
-        return int(np.count_nonzero(bad & (self.fate[: self.n] == ROW)))
+    def record_of(self, row: int) -> int:
+        return row if self.record is None else int(self.record[row])
 
     # ------------------------------------------------------------ for the sketches
 

@@ -2,7 +2,7 @@
 
 Rows are finished in two passes, with the orjson tier in between: `finish_rows` does all but the rows of
 streams seen for the first time in the block; the orjson tier decodes one row of each such stream, which
-binds it; `settle_rows` gives the others their number. `mark_windows` comes last, when all times are known.
+binds it; `settle_rows` gives the others their number. `close_rows` comes last, when all times are known.
 
 Bindings are an open-addressing table of 16-byte slots
 
@@ -56,7 +56,7 @@ PENDING, REFUSED, FORGOTTEN, BOUND = 1, 2, 3, 4
 
 #: Fate of a row: what it was counted as.
 LEFT, ROW, LABEL_ONLY, WAITS = range(4)
-#: Set in the flags of a row whose traceparent is not valid.
+#: Set in the flags of a row whose traceparent is not valid: the highest bit.
 BAD_TRACE = 128
 
 #: Windows of a stream that are remembered as seen: int64[streams][SEEN], by window & (SEEN - 1).
@@ -77,13 +77,15 @@ SEEN = 4
     N_LEFT,
     N_FRESH,
     N_AGAIN,
-    N_LABELS,  # rows with a label, those that are nothing else included
-    N_BAD_TRACE,
-    N_UNTIMED,  # rows that were left because they have no time at all
-    CELLS,  # lanes of (stream, window) pairs that were not remembered
+    # Of `close_rows`:
+    N_ROWS,  # rows with a stream
+    N_LABELS,  # of those, with a label
+    N_ALONE,  # labels that are no row
+    N_BAD_TRACE,  # rows whose trace context is not valid
+    LAST_ROW,  # the last with a stream; -1 none
     SCRATCH,
-) = range(18)
-N_OUT = 18
+) = range(19)
+N_OUT = 19
 #: Streams that one block may bring; it ends before the next.
 MAX_FRESH = 128
 
@@ -292,7 +294,7 @@ def finish_rows(
     parent, parent_length   int64[records], value of the header `traceparent`; position -1 none
     slots, mask   bindings; at least MAX_FRESH free slots more than it must keep
     seen, n_seen  int64[n_seen, SEEN], windows that streams have had since the last cut
-    budget        CELLS at which to stop, before a row
+    budget        lanes of (stream, window) pairs not in `seen`, at which to stop before a row
     out           int64[N_OUT], addresses; counts are set to those of this pass
 
     Stops early before a row that would exceed the budget (never before row 0), or be one more than
@@ -317,7 +319,7 @@ def finish_rows(
     state_length = load_i64(out + 8 * STATE_LENGTH)
     left, fresh = load_i64(out + 8 * LEFT_ROWS), load_i64(out + 8 * FRESH_ROWS)
     again = load_i64(out + 8 * AGAIN_ROWS)
-    n_left = n_fresh = n_again = n_labels = n_bad_trace = n_untimed = cells = 0
+    n_left = n_fresh = n_again = cells = 0
     low = high = window = np.int64(0)
     done = n
     for r in range(n):
@@ -335,7 +337,6 @@ def finish_rows(
         if is_label_topic != 0 or flag & CONTENT == 0:
             if flag & LABEL != 0:
                 store_u8(fate + r, LABEL_ONLY)
-                n_labels += 1
                 continue
             is_left = True  # no content
         if t == TIME_ABSENT:
@@ -344,7 +345,6 @@ def finish_rows(
                 store_i64(event_time + 8 * r, t)
             else:
                 is_left = True
-                n_untimed += 1
 
         failed = 0
         at = load_i64(fields + 8 * STATUS_FIELD)
@@ -371,7 +371,6 @@ def finish_rows(
         if trace >= 0 and not is_traceparent(arena + trace, length):
             trace = np.int64(-1)
             store_u8(flags + r, flag | BAD_TRACE)
-            n_bad_trace += 1
         store_i64(trace_start + 8 * r, trace)
         store_i64(state_start + 8 * r, state if trace >= 0 else -1)
 
@@ -399,13 +398,11 @@ def finish_rows(
                 break
             store_i32(stream_of + 4 * r, stream)
             store_u8(fate + r, ROW)
-            n_labels += (flag & LABEL) // LABEL
         elif bound == PENDING:
             store_u8(fate + r, WAITS)
             store_i64(again + 8 * n_again, r)
             n_again += 1
             cells += row_lanes(number_start, string_first, r)  # of whatever stream
-            n_labels += (flag & LABEL) // LABEL
         elif bound == REFUSED:
             store_i64(left + 8 * n_left, r)
             n_left += 1
@@ -421,10 +418,6 @@ def finish_rows(
     store_i64(out + 8 * N_LEFT, n_left)
     store_i64(out + 8 * N_FRESH, n_fresh)
     store_i64(out + 8 * N_AGAIN, n_again)
-    store_i64(out + 8 * N_LABELS, n_labels)
-    store_i64(out + 8 * N_BAD_TRACE, n_bad_trace)
-    store_i64(out + 8 * N_UNTIMED, n_untimed)
-    store_i64(out + 8 * CELLS, cells)
     return done
 
 
@@ -452,29 +445,70 @@ def settle_rows(n_again, rows, slots, mask, out):
     return n_left
 
 
-@kernel(f"int64({', '.join(['int64'] * 9)})")
-def mark_windows(n, rows, record, timestamp, sealed_until, skew_ms, latest_ms, untimed_latest, out):
-    """Windows that are not to be counted in, as `RowBuffer.blocks` marks them, in place.
+@kernel(f"int64({', '.join(['int64'] * 10)})")
+def close_rows(
+    n,
+    rows,
+    record,
+    timestamp,
+    sealed_until,
+    skew_ms,
+    latest_ms,
+    untimed_latest_ms,
+    labels,
+    out,
+):
+    """Mark late and future rows, as `RowBuffer.blocks` does, and count all rows, in place.
 
-    latest_ms       no time beyond is admissible, whatever the record's timestamp claims
-    untimed_latest  the same for rows of records without timestamp
+    sealed_until       windows below are late
+    skew_ms            how far an event may be ahead of its record's timestamp
+    latest_ms          no event later is admissible, whatever the timestamp claims
+    untimed_latest_ms  the same for rows of records without timestamp
+    labels             int64[streams], added to: rows with a label
 
-    Returns the largest admissible event time of rows with a stream; -1 none.
+    Writes N_ROWS, N_LABELS, N_ALONE, N_BAD_TRACE and LAST_ROW. Returns the largest admissible event
+    time of rows with a stream; -1 none.
     """
-    event_time = load_i64(rows + 8 * EVENT_TIME)
+    event_time, flags = load_i64(rows + 8 * EVENT_TIME), load_i64(rows + 8 * FLAGS)
     stream_of, window_of = load_i64(out + 8 * STREAM), load_i64(out + 8 * WINDOW)
+    fate = load_i64(out + 8 * FATE)
     newest = np.int64(-1)
+    last = np.int64(-1)
+    n_rows = n_labels = n_alone = n_bad = 0
     for r in range(n):
-        if load_i32(stream_of + 4 * r) < 0:
+        stream = load_i32(stream_of + 4 * r)
+        if stream < 0:
+            n_alone += load_u8(fate + r) == LABEL_ONLY
             continue
+        n_rows += 1
+        last = r
+        flag = load_u8(flags + r)
+        if flag & LABEL != 0:
+            n_labels += 1
+            store_i64(labels + 8 * stream, load_i64(labels + 8 * stream) + 1)
+        n_bad += flag >> 7
         i = r if record == 0 else load_i64(record + 8 * r)
         t = load_i64(event_time + 8 * r)
         stamp = load_i64(timestamp + 8 * i)
-        latest = min(stamp + skew_ms, latest_ms) if stamp >= 0 else untimed_latest
+        latest = min(stamp + skew_ms, latest_ms) if stamp >= 0 else untimed_latest_ms
         if t > latest:
             store_i64(window_of + 8 * r, WINDOW_FUTURE)
             continue
         newest = max(newest, t)
         if load_i64(window_of + 8 * r) < sealed_until:
             store_i64(window_of + 8 * r, WINDOW_LATE)
+    store_i64(out + 8 * N_ROWS, n_rows)
+    store_i64(out + 8 * N_LABELS, n_labels)
+    store_i64(out + 8 * N_ALONE, n_alone)
+    store_i64(out + 8 * N_BAD_TRACE, n_bad)
+    store_i64(out + 8 * LAST_ROW, last)
     return newest
+
+
+@kernel("int64(int64, int64)")
+def sum_sizes(length, n):
+    """Sum of int64[n] lengths, those below 0 left out."""
+    total = 0
+    for i in range(n):
+        total += max(load_i64(length + 8 * i), 0)
+    return total

@@ -114,7 +114,7 @@ class PathTable:
     def learn(self, record: bytes, shape: Shape, model: str = "") -> bool:
         """Take in the paths and leaves of an event that the orjson tier made a row of; whether any was new.
 
-        record  JSON text of one object; anything else teaches nothing
+        record  JSON text of one object; anything else, or more than a kernel takes, teaches nothing
         shape   of its row's stream
         model   of its row's stream: models of one shape are not to wait for each other
 
@@ -125,8 +125,10 @@ class PathTable:
         if idle > _IDLE and idle % _EVERY:
             self._idle[who] = idle + 1
             return False
+        if shape.number >= MAX_SHAPES or record.count(b":") > layout.MAX_LEAVES:
+            return False
         tree = orjson.loads(record)
-        if type(tree) is not dict or shape.number >= MAX_SHAPES:
+        if type(tree) is not dict:
             return False
         if not self._has_room():
             self._n_refused += 1
@@ -153,7 +155,7 @@ class PathTable:
         model = None
         for key, value in items.items():
             path = self._path(parent, prefix, key)
-            if path in self._skipped:
+            if path is None or path in self._skipped:
                 continue
             if type(value) is dict and value:
                 if depth < MAX_DEPTH:
@@ -169,9 +171,10 @@ class PathTable:
                 model = value if type(value) is str else str(value)
         return model
 
-    def _path(self, parent: int, prefix: tuple[str, ...], key: str) -> int:
+    def _path(self, parent: int, prefix: tuple[str, ...], key: str) -> int | None:
+        """The path of this key, entered if it is new; None when there is no room for it."""
         path = self._path_of.get((parent, key))
-        if path is None:
+        if path is None and self._paths.n < MAX_PATHS:
             path = self._path_of[parent, key] = len(self._path_of) + 1
             is_skipped = self._resolver.is_skipped((*prefix, key))
             if is_skipped:
@@ -184,6 +187,8 @@ class PathTable:
         self, number: int, keys: tuple[str, ...], kind: WireKind, shape: Shape
     ) -> bool | None:
         """Enter what to do with a leaf, if there is an answer; whether it is the model's name."""
+        if self._leaves.n >= MAX_LEAVES:
+            return None
         leaf = self._resolver.resolve(shape, keys, kind)
         action = None if leaf is None else _action(leaf, kind)
         if leaf is None or action is None:

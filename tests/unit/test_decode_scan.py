@@ -206,6 +206,19 @@ def test_a_full_table_learns_no_more_and_then_begins_again(monkeypatch: pytest.M
     assert fits(tier, made(features={"junk0": 2}), late) == [False, True]
 
 
+def test_an_event_of_very_many_keys_is_not_learned_and_cannot_fill_the_memory() -> None:
+    tier = taught()
+    before = tier.paths.n_paths
+    names = {f"k{i}": i for i in range(20_000)}
+    tier.learn(orjson.dumps({**EVENT, **names}))
+    assert tier.paths.n_paths == before
+    for first in range(0, 20_000, 2000):
+        part = dict(list(names.items())[first : first + 2000])
+        tier.learn(orjson.dumps({**EVENT, **part}))
+    assert before < tier.paths.n_paths <= learning.MAX_PATHS
+    assert fits(tier, made()) == [True]
+
+
 def test_clearing_forgets_everything() -> None:
     tier = taught()
     tier.paths.clear()

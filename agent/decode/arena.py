@@ -44,6 +44,8 @@ LOAD_BYTES = 1 << 20
 LOAD_RECORDS = 1 << 15
 LOAD_BATCHES = 1 << 10
 MAX_BATCH_BYTES = 32 << 20
+#: Room behind the records of a full arena, for what others make of them: text without its escapes.
+FREE_BYTES = 64 << 10
 #: Memory for larger batches is given back after so many loads that did not need it.
 KEEP_LOADS = 64
 
@@ -78,7 +80,7 @@ class RecordArena:
     @property
     def size_bytes(self) -> int:
         """Memory held."""
-        return self._text.nbytes + self._rows.nbytes + self._table.nbytes
+        return self._whole.nbytes + self._rows.nbytes + self._table.nbytes
 
     def load(self, batches: Sequence[RawBatch], lo: int) -> Indexed:
         """Open batches[lo:hi], as many as fit a load (at least one), and find their records.
@@ -122,7 +124,7 @@ class RecordArena:
             tpos=tpos,
             tlen=tlen,
             address=self._address,
-            text=self._text,
+            text=self._whole,
             at=self._at,
             unread=unread,
         )
@@ -246,7 +248,8 @@ class RecordArena:
             self._resize_columns(LOAD_RECORDS)
 
     def _resize(self, room_bytes: int) -> None:
-        self._text = np.empty(room_bytes + 2 * PADDING, np.uint8)
+        self._whole = np.empty(room_bytes + 2 * PADDING + FREE_BYTES, np.uint8)
+        self._text = self._whole[: room_bytes + 2 * PADDING]
         self._text[:PADDING] = 0
         self._room = self._text.data
         self._address = self._text.ctypes.data

@@ -65,7 +65,7 @@ class Templates:
         self._speller = Speller(max_depth, resolver.is_skipped, self._elements.__contains__)
         make_frame: Any = new_frame
         self._frame: NDArray[np.int64] = make_frame(decode.max_name_bytes, decode.max_record_bytes)
-        self._places = np.zeros((kernel.N_PLACES, 2), np.uint64)
+        self._places = np.zeros((kernel.N_LINES, kernel.WAYS, 2), np.uint64)
         self._header = np.zeros((MAX_TEMPLATES, kernel.N_TEMPLATE_SLOTS), np.int64)
         self._scratch = np.zeros(scan_layout.SCRATCH_WORDS, np.int64)
         self._skip_tables = np.zeros(scan_layout.N_TABLE_FIELDS, np.int64)

@@ -31,11 +31,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.decode.kernels.hashing import merge_hash
+from agent.decode.kernels.hashing import keyed_hash
 from agent.decode.kernels.simd import different32, prefetch_read, quotes32
 from agent.decode.kernels.skip import skip_value
 from agent.decode.kernels.values import (
     N_STEPS,
+    NAME_KEY,
     RECORD_LIMIT,
     SKIP_STRING,
     STRING,
@@ -48,7 +49,6 @@ from agent.decode.kernels.values import (
     take_exponent,
 )
 from agent.sketch.kernels.compile import inlined, kernel, outlined
-from agent.sketch.kernels.hashing import H0, H1
 from agent.sketch.kernels.memory import (
     load_i32,
     load_i64,
@@ -81,9 +81,10 @@ N_TEMPLATE_SLOTS = 8
 TEMPLATES, N_TEMPLATES, CURRENT, PLACES, FRAME, SKIP_TABLES, ZONE, ROWS, ATTEMPTS = range(9)
 N_TABLE_SLOTS = 9
 
-#: Entries of PLACES, uint64[N_PLACES, 2]: (place, answer). Answer: template, or SEARCHED + number of
-#: searches in vain << 32 + times seen since.
-N_PLACES = 1024
+#: PLACES, uint64[N_LINES, WAYS, 2]: (place, answer); a place belongs to one line. Answer: template, or
+#: SEARCHED + number of searches in vain << 32 + times seen since.
+N_LINES, WAYS = 512, 4
+PLACES_LINE = 16 * WAYS
 SEARCHED = 1 << 31
 _MAX_SEARCHES = 10
 UNKNOWN, HOPELESS = -1, -2
@@ -91,11 +92,12 @@ _DIGIT, _VALUE = U(48), U(1 << 32)
 
 
 @outlined
-def _place(node, at, end, is_value):
+def _place(node, at, end, is_value, key):
     """What tells this failure from those of rows of other templates: the state, and what stood there. Never 0.
 
-    node      address of the node that failed      at  what was compared with it
-    is_value  its constants fitted, the value did not
+    node      address of the node that failed
+    at        what was compared with it, at <= end; or the value, when is_value: its constants fitted
+    key       address of the process's key: nobody outside can make places meet
 
     What stood there is the whole key, where a key was expected; else the bytes up to the next quote. Of
     values only the kind counts, so that there are not as many places as there are values.
@@ -108,7 +110,7 @@ def _place(node, at, end, is_value):
         w = w | _VALUE
     else:
         mask = different32(at, node) & U(load_u32(node + MASK))
-        skip = min(trailing_zeros(mask), 32)
+        skip = trailing_zeros(mask) if mask != U(0) else load_u8(node + SIZE)
         # Quotes of the constants before the first difference: an odd number leads into a key.
         is_key = load_u8(node + INSIDE)
         start = at
@@ -119,7 +121,7 @@ def _place(node, at, end, is_value):
             quotes = quotes & (quotes - U(1))
         if is_key == 1:
             size = min(trailing_zeros(quotes32(start)), 32, max(end - start, 0))
-            w = merge_hash(start, size)
+            w = keyed_hash(start, size, key)
         else:
             at += skip
             left = max(min(end - at, 8), 0)
@@ -128,7 +130,7 @@ def _place(node, at, end, is_value):
             if size < 8:
                 w = w & _FIRST[size + 1]
             w = _DIGIT if _begins_number(w) else w
-    return multiply_fold(w ^ H0, U(load_u32(node + STATE)) ^ H1) | U(1)
+    return multiply_fold(w ^ load_u64(key), U(load_u32(node + STATE)) ^ load_u64(key + 8)) | U(1)
 
 
 @inlined
@@ -137,16 +139,23 @@ def _begins_number(w):
     return (first >= U(48) and first <= U(57)) or first == U(45) or first == U(46)
 
 
-@inlined
-def _entry(places, place):
-    return places + 16 * np.int64((place >> U(20)) & U(N_PLACES - 1))
+@outlined
+def _entry(places, place, is_needed):
+    """Address of the entry of this place; without one 0, or, when it is needed, that of one to be given up."""
+    line = places + PLACES_LINE * np.int64((place >> U(20)) & U(N_LINES - 1))
+    for way in range(WAYS):
+        entry = line + 16 * way
+        found = load_u64(entry)
+        if found == place or (found == U(0) and is_needed):
+            return entry
+    return line + 16 * np.int64(place >> U(62)) if is_needed else 0
 
 
 @outlined
 def _answer(places, place):
     """The template that fitted after a failure at this place; UNKNOWN; or HOPELESS: no search now."""
-    entry = _entry(places, place)
-    if load_u64(entry) != place:
+    entry = _entry(places, place, False)
+    if entry == 0:
         return UNKNOWN
     answer = load_i64(entry + 8)
     if answer < SEARCHED:
@@ -163,7 +172,7 @@ def _answer(places, place):
 @outlined
 def _note(places, place, template):
     """After a failure at this place, this template fitted."""
-    entry = _entry(places, place)
+    entry = _entry(places, place, True)
     store_u64(entry, place)
     store_i64(entry + 8, template)
 
@@ -171,7 +180,7 @@ def _note(places, place, template):
 @outlined
 def _note_in_vain(places, place):
     """After a failure at this place, no template fitted."""
-    entry = _entry(places, place)
+    entry = _entry(places, place, True)
     k = 0
     if load_u64(entry) == place and load_i64(entry + 8) >= SEARCHED:
         k = load_i64(entry + 8) >> 32
@@ -205,7 +214,7 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
     places = load_i64(table + 8 * PLACES)
     frame = load_i64(table + 8 * FRAME)
     skip_tables, zone = load_i64(table + 8 * SKIP_TABLES), load_i64(table + 8 * ZONE)
-    limit = load_i64(frame + RECORD_LIMIT)
+    limit, key = load_i64(frame + RECORD_LIMIT), load_i64(frame + NAME_KEY)
     row = load_i64(table + 8 * ROWS)
     begin_rows(rows, frame, arena)
     attempts = 0
@@ -232,10 +241,11 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
             n_strings = load_i64(template + 8 * N_STRINGS)
             open_row(rows, frame, r, n_numbers, n_strings)
             flags = 0
-            at = start = value_at = begin  # here; where the state began; where the last value did
+            at = start = last_value = begin  # here; where the state began; where the last value did
             node = nodes
             last = 0  # the node of the last value
-            is_value = False
+            value = begin
+            is_value = False  # the constants fitted, the value behind them did not
             while True:
                 if different32(at, node) & U(load_u32(node + MASK)):
                     other = load_i32(node + OTHER)
@@ -248,7 +258,7 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
                         # The last number has an exponent. Tried once, so that it ends.
                         stop = take_exponent(
                             load_u8(last + STEP),
-                            value_at,
+                            last_value,
                             end,
                             load_i32(last + LANE),
                             load_u64(last + OPERAND),
@@ -261,21 +271,24 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
                     last = 0
                     continue
                 step = load_u8(node + STEP)
-                at += load_u8(node + SIZE)
+                value = at + load_u8(node + SIZE)
                 if step < ANY:
                     lane, operand = load_i32(node + LANE), load_u64(node + OPERAND)
-                    stop = take(step, at, end, lane, operand, frame)
+                    stop = take(step, value, end, lane, operand, frame)
                 elif step == ANY:
                     stop = 0
-                    if load_u64(node + OPERAND) in (U(0), U(load_u8(at))):
-                        stop = skip_value(at, end, load_i32(node + LANE), zone, skip_tables)
-                elif step == ONWARD and at <= end:
+                    if load_u64(node + OPERAND) in (U(0), U(load_u8(value))):
+                        stop = skip_value(value, end, load_i32(node + LANE), zone, skip_tables)
+                elif step == ONWARD and value <= end:
+                    at = value
                     node = nodes + load_i32(node + NEXT)
                     continue
-                else:
+                elif step == END and value == end:
                     # The one look at the record's end that it needs: whatever ran past it is not at it.
-                    fits = step == END and at == end
+                    fits = True
                     break
+                else:
+                    stop = 0
                 if past(stop, end):
                     # `"a":` fits before `"a":null` does.
                     other = load_i32(node + OTHER)
@@ -286,7 +299,7 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
                     node = nodes + other
                     continue
                 flags |= load_u8(node + FLAGS)
-                value_at = at
+                last_value = value
                 at = start = stop
                 last = node
                 node = nodes + load_i32(node + NEXT)
@@ -305,7 +318,7 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
             store_i64(template + 8 * TRIED, row)
             t = UNKNOWN
             if not is_search and n_templates > 1:
-                place = _place(node, at, end, is_value)
+                place = _place(node, value if is_value else at, end, is_value, key)
                 if n_failures == 1:
                     first = place
                 t = _answer(places, place)

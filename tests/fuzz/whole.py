@@ -117,7 +117,8 @@ class WholeSubject:
         has_headers = rng.random() < 0.3
         for value in values:
             headers = rng.choice(_TRACES) if has_headers and rng.random() < 0.3 else ()
-            at = START_MS + self._offset
+            # Before, about and behind the event's time: rows in time, and too far ahead.
+            at = START_MS + rng.randrange(4_000_000)
             key = b"key" if rng.random() < 0.1 else None
             records.append(Record(self._offset, at, key, value, headers))
             self._offset += 1

@@ -20,15 +20,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from agent.config import Config
 from agent.decode.events import SLICE_VALUES, Decoded
 from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
 from agent.decode.spans import SpanSampler
 from agent.sketch.delta import Delta
+from agent.sketch.packed import PackedCells
 from agent.types import (
     Drop,
     Exemplar,
@@ -62,8 +60,8 @@ class Part:
     """What one kernel thread contributes to a chunk."""
 
     groups: list[Group]
-    numeric: NDArray[np.uint8]
-    strings: NDArray[np.uint8]
+    numeric: PackedCells
+    strings: PackedCells
     ranges: list[PartitionRange]
     tally: Tally
     spans: list[RequestSpan]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from agent.sketch.packed import PackedCells
+
 # ---------------------------------------------------------------- identity
 
 
@@ -360,8 +362,7 @@ class Group:
 class Chunk:
     """A frozen delta: the unit of delivery. Id = run id and number. Read-only once made.
 
-    numeric   uint8[n, NUMERIC_CELL_BYTES]
-    strings   uint8[n, STRING_CELL_BYTES]   (record layouts: `sketch.cells`)
+    numeric, strings   packed cells (`sketch.packed`)
     """
 
     run_id: str
@@ -370,8 +371,8 @@ class Chunk:
     digest: str  # merge digest: window width, hash version, sketch parameters
     ranges: list[PartitionRange]
     groups: list[Group]
-    numeric: NDArray[np.uint8]
-    strings: NDArray[np.uint8]
+    numeric: PackedCells
+    strings: PackedCells
     tally: Tally
     spans: list[RequestSpan]
     exemplars: list[Exemplar]

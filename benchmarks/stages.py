@@ -24,9 +24,7 @@ NAMES = {
     "finish.finish_rows": "finish: stream, status, trace",
     "finish.settle_rows": "finish: rows of new streams",
     "finish.mark_windows": "windows",
-    "route.route_rows": "sketch: route",
-    "missing.find_missing": "sketch: new cells",
-    "numbers.update_numbers": "sketch: numbers",
+    "route.add_rows": "sketch: route and numbers",
     "strings.update_strings": "sketch: strings",
 }
 #: Python that is worth a line of its own: (module, class, method).

@@ -14,14 +14,17 @@ import numpy as np
 
 from agent.errors import DecodeError
 from agent.fold.kinds import TYPE_OF, is_string_kind
-from agent.sketch.cells import NUMERIC_WIDE_CELL_BYTES, Bytes, zeroed
+from agent.sketch.arrays import address_of
+from agent.sketch.cells import NUMERIC_WIDE_CELL_BYTES, STRING_CELL_BYTES, Bytes, zeroed
 from agent.sketch.codec import (
     numeric_from_bytes,
     numeric_to_bytes,
+    payload_of,
     string_from_bytes,
     string_to_bytes,
 )
 from agent.sketch.merge import merge_numeric, merge_strings
+from agent.sketch.packed import from_payloads
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
 from agent.state.chunk import open_frame, seal_frame
 from agent.types import Column, JsonType, Kind, StreamKey
@@ -244,16 +247,12 @@ def _merged(a: ProfileColumn | None, b: ProfileColumn | None) -> ProfileColumn:
 
 def _united(a: bytes, b: bytes, strings: bool) -> bytes:
     """One sketch of two."""
-    read = string_from_bytes if strings else numeric_from_bytes
-    records = [read(a), read(b)]
-    size = len(records[0]) if strings else NUMERIC_WIDE_CELL_BYTES
+    size = STRING_CELL_BYTES if strings else NUMERIC_WIDE_CELL_BYTES
     target: Bytes = zeroed(size)
-    address = np.array([target.ctypes.data], np.int64)
-    first = np.zeros(1, np.int64)
-    for record in records:
-        source = np.ascontiguousarray(record)[None, :]
-        if strings:
-            merge_strings(address, source, first)
-        else:
-            merge_numeric(address, source, first, size)
-    return string_to_bytes(target) if strings else numeric_to_bytes(target)
+    address = np.array([address_of(target)] * 2, np.int64)
+    both = from_payloads([payload_of(a), payload_of(b)], strings)
+    if strings:
+        merge_strings(address, both, np.arange(2))
+        return string_to_bytes(target)
+    merge_numeric(address, both, np.arange(2), size)
+    return numeric_to_bytes(target)

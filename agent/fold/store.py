@@ -20,6 +20,7 @@ from agent.sketch.cells import (
 )
 from agent.sketch.kernels import layout
 from agent.sketch.merge import merge_numeric, merge_strings
+from agent.sketch.packed import PackedCells
 from agent.types import Chunk
 
 _PAGE_CELLS = 64
@@ -86,21 +87,18 @@ class Merges:
             rows.clear()
 
 
-def numbers_present(numeric: Bytes) -> list[int]:
+def numbers_present(numeric: PackedCells) -> list[int]:
     """Values in each numeric cell of a chunk: finite and non-finite, nulls left out."""
-    if not len(numeric):
-        return []
-    parts = (layout.N, layout.OVER_POSITIVE, layout.OVER_NEGATIVE, layout.NON_FINITE)
-    total = _sum_of(numeric, parts)
+    total = numeric.field(layout.N)
+    for part in (layout.OVER_POSITIVE, layout.OVER_NEGATIVE, layout.NON_FINITE):
+        total += numeric.field(part)
     found: list[int] = total.tolist()
     return found
 
 
-def strings_present(strings: Bytes) -> list[int]:
+def strings_present(strings: PackedCells) -> list[int]:
     """Texts in each string cell of a chunk."""
-    if not len(strings):
-        return []
-    found: list[int] = _field(strings, layout.COUNT).tolist()
+    found: list[int] = strings.field(layout.COUNT).tolist()
     return found
 
 
@@ -109,7 +107,7 @@ def read_facts(records: Bytes, *, strings: bool) -> list[Facts]:
     if not len(records):
         return []
     first = layout.STRING_REGISTERS if strings else layout.NUMERIC_REGISTERS
-    length = 1 << (layout.STRING_PRECISION if strings else layout.NUMERIC_PRECISION)
+    length = 1 << layout.PRECISION
     distinct = np.rint(estimates(records[:, first : first + length])).tolist()
     if strings:
         counts = _field(records, layout.COUNT).tolist()

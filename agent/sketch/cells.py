@@ -4,9 +4,9 @@ Two kinds. A *numeric* cell is the summary of one column of numbers, a *string* 
 texts; the fields are laid down in `kernels.layout`. A record of zero bytes is an empty cell, and a
 record has no pointers: copying bytes copies the sketch, so a chunk is uint8[n, cell bytes].
 
-Narrow numeric cells count in uint32 and hold at most 2^32 - 1 values: `update.update_numbers` and
-`merge.merge_numeric` refuse (OverflowError) before a count could wrap around. Wide ones (cumulative
-totals) and string cells count in uint64.
+Narrow numeric cells count in uint32 and hold at most 2^32 - 1 values: a delta is cut (`delta.FULL`), and
+`merge.merge_numeric` refuses (OverflowError), before a count could wrap around. Wide ones (cumulative
+totals) and string cells count in uint64. A delta's own cells begin smaller (`kernels.layout`).
 
 What a numeric cell counts:
     finite values   = zeros + buckets; |x| <= 2^-64 is zero, |x| > 2^64 is over-range: counted in the
@@ -36,7 +36,7 @@ STRING_CELL_BYTES: Final = layout.STRING_CELL_BYTES
 #: What must agree for two cells to be merged; part of a chunk's merge digest.
 SKETCH_PARAMETERS: Final = (
     f"hash{layout.HASH_VERSION}-scale{layout.MAX_SCALE}-ring{layout.RING}"
-    f"-p{layout.NUMERIC_PRECISION}-p{layout.STRING_PRECISION}-sets{layout.SETS}x{layout.WAYS}"
+    f"-p{layout.PRECISION}-p{layout.PRECISION}-sets{layout.SETS}x{layout.WAYS}"
 )
 
 Bytes = NDArray[np.uint8]

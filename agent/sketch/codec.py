@@ -19,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import DecodeError
+from agent.sketch.arrays import address_of
 from agent.sketch.cells import (
     NUMERIC_CELL_BYTES,
     NUMERIC_WIDE_CELL_BYTES,
     STRING_CELL_BYTES,
     Bytes,
+    zeroed,
 )
 from agent.sketch.kernels import layout
+from agent.sketch.kernels.pack import DENSE, SPARSE
+from agent.sketch.packed import pack
 
 VERSION: Final = 1
 _NUMERIC, _STRING = b"IFNC", b"IFSC"
@@ -34,7 +38,8 @@ _HEAD = struct.Struct("<4sBBHI")
 _CRC = struct.Struct("<I")
 _PART = struct.Struct("<BBH")  # form, bytes per count, entries
 _WAY = struct.Struct("<BBQQQIH")  # way, text kept, key, count, overestimate, full and kept length
-_DENSE, _SPARSE = 0, 1
+_DENSE, _SPARSE = DENSE, SPARSE
+_OVER_RANGE = (layout.OVER_POSITIVE, layout.OVER_NEGATIVE)
 _UNSIGNED: dict[int, np.dtype[Any]] = {
     1: np.dtype("<u1"),
     2: np.dtype("<u2"),
@@ -70,20 +75,6 @@ def _unframe(data: bytes, magic: bytes, what: str) -> tuple[int, bytes]:
     return flags, payload
 
 
-def _pack_counts(counts: NDArray[Any]) -> bytes:
-    largest = int(counts.max()) if len(counts) else 0
-    width = next(w for w in (1, 2, 4, 8) if largest < 1 << 8 * w)
-    kind = _UNSIGNED[width]
-    used = np.flatnonzero(counts)
-    if len(used) * (2 + width) < len(counts) * width:
-        return (
-            _PART.pack(_SPARSE, width, len(used))
-            + used.astype("<u2").tobytes()
-            + counts[used].astype(kind).tobytes()
-        )
-    return _PART.pack(_DENSE, width, len(counts)) + counts.astype(kind).tobytes()
-
-
 class _Reader:
     """Takes parts off a payload; every part is checked against what is left."""
 
@@ -101,7 +92,7 @@ class _Reader:
         return part
 
     def counts(self, n: int) -> NDArray[np.uint64]:
-        """n counts as `_pack_counts` wrote them."""
+        """n counts as `kernels.pack` wrote them."""
         form, width, entries = _PART.unpack(self.take(_PART.size))
         kind = _UNSIGNED.get(width)
         if kind is None or form not in (_DENSE, _SPARSE):
@@ -123,27 +114,38 @@ class _Reader:
             raise self.wrong(f"{len(self._left)} bytes too many")
 
 
-def _field(record: Bytes, offset: int) -> int:
-    return int.from_bytes(record[offset : offset + 8].tobytes(), "little")
+def _field(record: Bytes | bytes, offset: int) -> int:
+    return int.from_bytes(bytes(record[offset : offset + 8]), "little")
+
+
+def frame_numeric(payload: bytes) -> bytes:
+    """A packed numeric cell (`sketch.packed`) in its frame: wide when its counts need it."""
+    values = sum(_field(payload, at) for at in (layout.N, *_OVER_RANGE))
+    return _frame(_NUMERIC, _WIDE if values >> 32 else 0, payload)
+
+
+def frame_string(payload: bytes) -> bytes:
+    """A packed string cell in its frame."""
+    return _frame(_STRING, 0, payload)
+
+
+def payload_of(data: bytes) -> bytes:
+    """What is in the frame; the bytes have been checked (`numeric_from_bytes`, `string_from_bytes`)."""
+    return data[_HEAD.size + _CRC.size :]
 
 
 def numeric_to_bytes(record: Bytes) -> bytes:
     """A narrow or wide numeric record as bytes. Raises ValueError for another size."""
     if len(record) not in (NUMERIC_CELL_BYTES, NUMERIC_WIDE_CELL_BYTES):
         raise ValueError(f"a numeric record has {len(record)} bytes")
-    data = np.ascontiguousarray(record)
-    wide = len(data) == NUMERIC_WIDE_CELL_BYTES
-    extents = _EXTENTS.unpack_from(data[: layout.NULLS].tobytes(), layout.EXTENTS)
-    rings = data[layout.BUCKETS :].view(np.uint64 if wide else np.uint32)
-    parts = [
-        data[: layout.NUMERIC_REGISTERS].tobytes(),
-        _pack_counts(data[layout.NUMERIC_REGISTERS : layout.BUCKETS]),
-    ]
-    for sign in range(2):
-        first, span = extents[2 * sign], extents[2 * sign + 1]
-        places = (np.arange(first, first + span) & (layout.RING - 1)) + sign * layout.RING
-        parts.append(_pack_counts(rings[places]))
-    return _frame(_NUMERIC, _WIDE if wide else 0, b"".join(parts))
+    flags = _WIDE if len(record) == NUMERIC_WIDE_CELL_BYTES else 0
+    return _frame(_NUMERIC, flags, _packed(record))
+
+
+def _packed(record: Bytes) -> bytes:
+    data = zeroed(len(record))
+    data[:] = record
+    return pack(np.array([address_of(data)], np.int64), len(data)).payload(0)
 
 
 def numeric_from_bytes(data: bytes) -> Bytes:
@@ -175,9 +177,7 @@ def numeric_from_bytes(data: bytes) -> Bytes:
         total += int(counts.sum())
         rings[(np.arange(first, first + span) & (layout.RING - 1)) + sign * layout.RING] = counts
     reader.end()
-    finite = sum(
-        _field(record, at) for at in (layout.N, layout.OVER_POSITIVE, layout.OVER_NEGATIVE)
-    )
+    finite = sum(_field(record, at) for at in (layout.N, *_OVER_RANGE))
     if total != finite:
         raise reader.wrong(f"{total} values in buckets, {finite} counted")
     return record
@@ -187,21 +187,7 @@ def string_to_bytes(record: Bytes) -> bytes:
     """A string record as bytes. Raises ValueError for another size."""
     if len(record) != STRING_CELL_BYTES:
         raise ValueError(f"a string record has {len(record)} bytes; must be {STRING_CELL_BYTES}")
-    data = np.ascontiguousarray(record)
-    keys = data[layout.KEYS : layout.COUNTS].view(np.uint64).tolist()
-    words = data[layout.COUNTS : layout.OVERS].view(np.uint64).tolist()
-    overs = data[layout.OVERS : layout.HASHED].view(np.uint64).tolist()
-    ways = [way for way in range(_SLOTS) if words[way]]
-    parts = [data[: layout.KEYS].tobytes(), bytes((len(ways),))]
-    for way in ways:
-        slot = data[layout.TEXTS + way * layout.TEXT_SLOT :][: layout.TEXT_SLOT]
-        has_text = words[way] & 1
-        length, kept = slot[:8].view(np.uint32).tolist() if has_text else (0, 0)
-        parts.append(_WAY.pack(way, has_text, keys[way], words[way] >> 1, overs[way], length, kept))
-        parts.append(slot[8 : 8 + kept].tobytes())
-    parts.append(_pack_counts(data[layout.HASHED : layout.STRING_REGISTERS].view(np.uint64)))
-    parts.append(_pack_counts(data[layout.STRING_REGISTERS : layout.TEXTS]))
-    return _frame(_STRING, 0, b"".join(parts))
+    return _frame(_STRING, 0, _packed(record))
 
 
 def string_from_bytes(data: bytes) -> Bytes:

@@ -1,33 +1,34 @@
 """Delta: the sketches of one kernel thread's rows since the last cut.
 
 A *group* is all rows of one (stream, window). Each lane of its stream that has had a value, or a
-null, has a cell of its own: a narrow numeric cell for numbers, booleans, norms of vectors and others,
+null, has a cell of its own: a numeric cell for numbers, booleans, norms of vectors and others,
 a string cell for texts. Nothing is decided here (kind, admission, lateness of sealed windows): deltas of
 several threads and agents must add up to the same base, so the fold decides.
 
+Numbers wait in their group, up to 64 rows, and are counted together (`kernels.buffers`): a group that never has
+more has no numeric cells. Cells begin small and grow (`kernels.layout`).
+
 Invariants
  1. One owner, the kernel thread. Every row added is in exactly one group.
- 2. Cells are reused only after `freeze` copied them out (invariant 10 of state.md).
+ 2. Memory is used again only after `freeze` packed all cells into memory of their own (invariant 10 of state.md).
  3. Lanes are append-only while groups exist: the stream table is cleared only behind a freeze.
  4. Bounded by its owner: it cuts at `size_bytes` or `n_windows`. The delta never refuses rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.sketch.cells import NUMERIC_CELL_BYTES, STRING_CELL_BYTES, Bytes, CellPages
-from agent.sketch.kernels import route
-from agent.sketch.update import (
-    missing_numbers,
-    missing_strings,
-    update_numbers,
-    update_strings,
-)
+from agent.sketch.arena import Arena
+from agent.sketch.arrays import address_of
+from agent.sketch.cells import STRING_CELL_BYTES, Bytes, zeroed
+from agent.sketch.kernels import buffers, freeze, layout, route, strings
+from agent.sketch.kernels.bucket_index import MAGNITUDE_MASK, MANTISSA_MASK
+from agent.sketch.packed import PIECE_BYTES, PackedCells, joined, no_cells
 from agent.types import (
     WINDOW_FUTURE,
     WINDOW_LATE,
@@ -44,11 +45,17 @@ from agent.types import (
     Tally,
 )
 
+#: A cell that reaches this many values is full: half of what uint32 holds, so that a block and over-range
+#: values can never make a count wrap around.
+FULL: Final = 1 << 31
+MAX_BLOCK_ROWS: Final = 1 << 24
+
 _FIRST_SLOTS = 256
 #: What a group costs apart from its cells: its row here, its `Group` when frozen, its stream's name.
 _GROUP_BYTES = 1024
-#: Cells of a delta come in small pages: an idle agent with one stream touches little memory.
-_PAGE_CELLS = 64
+_F64, _U64, _I64 = np.dtype(np.float64), np.dtype(np.uint64), np.dtype(np.int64)
+_I32, _U8 = np.dtype(np.int32), np.dtype(np.uint8)
+_ROWS, _LANES = (1 << 28) - 1, (1 << 56) - 1  # parts of what `update_strings` returns
 
 
 class Lanes(Protocol):
@@ -59,67 +66,34 @@ class Lanes(Protocol):
     string_lanes: list[list[Column]]
 
 
-class _CellsOfGroups:
-    """Which cell holds which lane of which group: int32[groups, lanes], -1 for none."""
-
-    def __init__(self, cell_bytes: int) -> None:
-        self.pages = CellPages(cell_bytes, _PAGE_CELLS)
-        self.lane_cell = np.full((0, 0), -1, np.int32)
-
-    def fit(self, n_groups: int, lanes: int) -> NDArray[np.int32]:
-        """The table for a block with `lanes` lanes, enlarged when needed; a view or a copy, to be read."""
-        rows, width = self.lane_cell.shape
-        if n_groups > rows or lanes > width:
-            grown = np.full((max(n_groups, 2 * rows), max(lanes, width)), -1, np.int32)
-            grown[:rows, :width] = self.lane_cell
-            self.lane_cell = grown
-        return np.ascontiguousarray(self.lane_cell[:, :lanes])
-
-    def give(self, pairs: NDArray[np.int64]) -> None:
-        """New cells for (group, lane) pairs."""
-        self.lane_cell[pairs[:, 0], pairs[:, 1]] = self.pages.alloc_many(len(pairs))
-
-    def empty(self) -> None:
-        used = -(-self.pages.used // self.pages.page_cells)
-        self.pages.reset(keep_pages=used)
-        self.lane_cell = np.full((0, 0), -1, np.int32)
-
-    @property
-    def size_bytes(self) -> int:
-        return self.pages.used * self.pages.cell_bytes + self.lane_cell.nbytes
-
-
-def _widest(starts: NDArray[np.int64], name: str, block: Block, size: int) -> int:
-    """Lanes of the widest row that counts. Raises ValueError for starts that leave the `size` values."""
-    n = block.n
-    if starts.dtype != np.int64 or starts.shape != (n + 1,) or not starts.flags.c_contiguous:
-        raise ValueError(f"{name} is {starts.dtype}{list(starts.shape)}; must be int64[{n + 1}]")
-    widths = np.diff(starts)
-    if int(starts[0]) < 0 or int(starts[-1]) > size or int(widths.min()) < 0:
-        raise ValueError(f"{name} must ascend within 0..{size}")
-    return int(widths.max(initial=0, where=block.stream >= 0))
-
-
 class Delta:
     """Rows by (stream, window), sketched by (column, JSON type). See the module's invariants.
 
-    Memory: 10.4 kB for a numeric lane of a group, 15.4 kB for a string lane, once it has had a value.
+    Memory: 0.5 kB and 8 bytes a number for a group of up to 64 rows; 4.3 to 10.4 kB a numeric lane from
+    then on; 0.7 kB for a string lane of up to eight texts, 15.4 kB for one of more.
     Exact: rows, errors, event time extremes. The cells' bounds are those of `sketch.merge`.
     """
 
     def __init__(self, table: Lanes) -> None:
         self._table = table
-        self._numeric = _CellsOfGroups(NUMERIC_CELL_BYTES)
-        self._strings = _CellsOfGroups(STRING_CELL_BYTES)
+        self._numbers = Arena(3)
+        self._strings = Arena(1)
+        self._work = zeroed(buffers.WORK_BYTES + layout.FORM_BYTES[layout.SHORT_BOTH])
+        self._work[:16].view(np.uint64)[:] = MAGNITUDE_MASK, MANTISSA_MASK
+        self._work_at = address_of(self._work)
+        self._group_of_row = np.zeros(0, np.int32)
         self._start()
 
     def _start(self) -> None:
         self._slots = np.zeros(_FIRST_SLOTS, np.int32)
-        self._groups = np.zeros((_FIRST_SLOTS // 2 + 1, route.FIELDS), np.int64)
+        self._groups = np.zeros((_FIRST_SLOTS // 2 + 1, layout.GROUP_FIELDS), np.int64)
         self.n_groups = 0
-        self.rows = 0
         self._windows: set[int] = set()
-        self._is_full = False
+
+    @property
+    def rows(self) -> int:
+        """Rows counted since the last cut."""
+        return int(self._groups[: self.n_groups, layout.ROWS].sum())
 
     @property
     def n_windows(self) -> int:
@@ -129,151 +103,223 @@ class Delta:
     @property
     def size_bytes(self) -> int:
         """Sketch memory in use. Very large when a cell is near the end of its counters: cut at once."""
-        if self._is_full:
+        if self._numbers.peak >= FULL:
             return 1 << 62
         groups = self.n_groups * _GROUP_BYTES
-        return self._numeric.size_bytes + self._strings.size_bytes + groups
+        return self._numbers.used_bytes + self._strings.used_bytes + groups
 
     def add(self, block: Block) -> None:
-        """Count the rows of a block. Raises ValueError for arrays that are not what `Block` says."""
-        if block.n == 0:
-            return
-        widths = _widest(block.number_start, "number_start", block, len(block.numbers))
-        string_widths = _widest(block.string_first, "string_first", block, len(block.string_hash))
-        group_of_row = self._route(block)
-        if widths:
-            first = block.number_start
-            cells = self._numeric.fit(self.n_groups, widths)
-            pairs = missing_numbers(block.numbers, first, group_of_row, cells)
-            if len(pairs):
-                self._numeric.give(pairs)
-                cells = self._numeric.fit(self.n_groups, widths)
-            addresses = self._numeric.pages.addresses
-            try:
-                update_numbers(block.numbers, first, group_of_row, cells, addresses)
-            except OverflowError:  # the block is counted; the next 2^31 values would not be
-                self._is_full = True
-        if string_widths:
-            first = block.string_first
-            cells = self._strings.fit(self.n_groups, string_widths)
-            pairs = missing_strings(block.string_hash, first, group_of_row, cells)
-            if len(pairs):
-                self._strings.give(pairs)
-                cells = self._strings.fit(self.n_groups, string_widths)
-            update_strings(
-                block.string_hash,
-                block.string_start,
-                block.string_length,
-                block.text,
-                first,
-                group_of_row,
-                cells,
-                self._strings.pages.addresses,
-            )
-        self.rows += int(np.count_nonzero(group_of_row >= 0))
+        """Count the rows of a block. Raises ValueError for arrays that are not what `Block` says.
 
-    def _route(self, block: Block) -> NDArray[np.int32]:
-        """Group of each row, int32[n], -1 for rows without a stream; rows, errors and times are counted there."""
+        The arrays are checked before anything is counted; rows that do not lie in them end the counting.
+        """
         n = block.n
-        for array, name, dtype in (
-            (block.stream, "stream", np.int32),
-            (block.window, "window", np.int64),
-            (block.event_time_ms, "event_time_ms", np.int64),
-            (block.is_error, "is_error", np.uint8),
-        ):
-            if array.dtype != dtype or array.shape != (n,) or not array.flags.c_contiguous:
-                raise ValueError(
-                    f"{name} is {array.dtype}{list(array.shape)}; must be {np.dtype(dtype)}[{n}]"
-                )
-        low, high = int(block.stream.min()), int(block.stream.max())
-        if low < -1 or high >= len(self._table.keys):
-            raise ValueError(
-                f"stream has {low}..{high}; the table has {len(self._table.keys)} streams"
-            )
-        group_of_row = np.empty(n, np.int32)
-        done, before = 0, self.n_groups
+        if n == 0:
+            return
+        _check(block)
+        if len(self._group_of_row) < n:
+            self._group_of_row = np.empty(n, np.int32)
+        self._add_rows(block)
+        if len(block.string_hash):
+            self._add_strings(block)
+
+    def _add_rows(self, block: Block) -> None:
+        """Groups of all rows, and their numbers."""
+        n, done, before = block.n, 0, self.n_groups
+        arguments = (
+            address_of(block.stream),
+            address_of(block.window),
+            address_of(block.event_time_ms),
+            address_of(block.is_error),
+            address_of(block.numbers),
+            address_of(block.number_start),
+            len(block.numbers),
+        )
+        group_of_row = address_of(self._group_of_row)
+        n_streams = len(self._table.keys)
         while True:
-            answer = int(
-                route.route_rows(
-                    block.stream.ctypes.data,
-                    block.window.ctypes.data,
-                    block.event_time_ms.ctypes.data,
-                    block.is_error.ctypes.data,
-                    done,
-                    n,
-                    self._slots.ctypes.data,
-                    len(self._slots) - 1,
-                    self._groups.ctypes.data,
-                    self.n_groups,
-                    group_of_row.ctypes.data,
-                )
+            answer = route.add_rows(
+                *arguments,
+                done,
+                n,
+                n_streams,
+                address_of(self._slots),
+                len(self._slots) - 1,
+                address_of(self._groups),
+                self.n_groups,
+                group_of_row,
+                self._numbers.address,
+                self._work_at,
             )
-            self.n_groups, done = answer >> 32, answer & 0xFFFFFFFF
-            if done == n:
+            self.n_groups, why, done = answer >> 32, answer >> 28 & 15, answer & _ROWS
+            if why == route.DONE:
                 break
-            self._enlarge()
+            if why == route.SLOTS_FULL:
+                self._enlarge()
+            elif why == route.NO_MEMORY:
+                self._numbers.grow()
+            elif why == route.BAD_STREAM:
+                raise ValueError(
+                    f"row {done} has stream {block.stream[done]}; the table has {n_streams} streams"
+                )
+            else:
+                raise ValueError(f"row {done} does not lie in the {len(block.numbers)} numbers")
         if self.n_groups > before:
-            new = set(self._groups[before : self.n_groups, route.WINDOW].tolist())
+            new = set(self._groups[before : self.n_groups, layout.WINDOW].tolist())
             self._windows |= new - {WINDOW_LATE, WINDOW_FUTURE}
-        return group_of_row
+
+    def _add_strings(self, block: Block) -> None:
+        n, first = block.n, 0
+        arguments = (
+            address_of(block.string_hash),
+            address_of(block.string_start),
+            address_of(block.string_length),
+            address_of(block.text),
+            len(block.text),
+            address_of(block.string_first),
+            len(block.string_hash),
+        )
+        while True:
+            answer = strings.update_strings(
+                *arguments,
+                first,
+                n,
+                address_of(self._groups),
+                address_of(self._group_of_row),
+                self._strings.address,
+            )
+            why, first = answer >> 56, answer & _LANES
+            if why == strings.DONE:
+                return
+            if why == strings.BAD_ROW:
+                raise ValueError(
+                    f"row {first & _ROWS} does not lie in the {len(block.string_hash)} strings"
+                )
+            self._strings.grow()
 
     def _enlarge(self) -> None:
         """Twice the slots, and room for as many groups."""
         self._slots = np.zeros(2 * len(self._slots), np.int32)
-        grown = np.zeros((len(self._slots) // 2 + 1, route.FIELDS), np.int64)
+        grown = np.zeros((len(self._slots) // 2 + 1, layout.GROUP_FIELDS), np.int64)
         grown[: self.n_groups] = self._groups[: self.n_groups]
         self._groups = grown
         route.index_groups(
-            grown.ctypes.data, self.n_groups, self._slots.ctypes.data, len(self._slots) - 1
+            address_of(grown), self.n_groups, address_of(self._slots), len(self._slots) - 1
         )
 
-    def freeze(self) -> tuple[list[Group], Bytes, Bytes]:
-        """Groups and copies of their cells (`Chunk.groups`, `.numeric`, `.strings`); the delta is then empty."""
-        groups: list[Group] = []
-        numeric_ids: list[int] = []
-        string_ids: list[int] = []
-        numeric_cells = self._numeric.lane_cell[: self.n_groups].tolist()
-        string_cells = self._strings.lane_cell[: self.n_groups].tolist()
-        for g, fields in enumerate(self._groups[: self.n_groups].tolist()):
-            stream = fields[route.STREAM]
-            refs: list[CellRef] = []
-            if g < len(numeric_cells):
-                lanes = self._table.numeric_lanes[stream]
-                for (column, kind), cell in zip(lanes, numeric_cells[g], strict=False):
-                    if cell >= 0:
-                        refs.append(CellRef(column, kind, len(numeric_ids)))
-                        numeric_ids.append(cell)
-            if g < len(string_cells):
-                texts = self._table.string_lanes[stream]
-                for column, cell in zip(texts, string_cells[g], strict=False):
-                    if cell >= 0:
-                        refs.append(CellRef(column, JsonType.STRING, len(string_ids)))
-                        string_ids.append(cell)
-            groups.append(
-                Group(
-                    stream=self._table.keys[stream],
-                    window=fields[route.WINDOW],
-                    rows=fields[route.ROWS],
-                    errors=fields[route.ERRORS],
-                    min_event_time_ms=fields[route.MIN_TIME],
-                    max_event_time_ms=fields[route.MAX_TIME],
-                    cells=refs,
-                )
+    def freeze(self) -> tuple[list[Group], PackedCells, PackedCells]:
+        """Groups and their packed cells (`Chunk.groups`, `.numeric`, `.strings`); the delta is then empty."""
+        groups = address_of(self._groups)
+        done = 0
+        while done < self.n_groups:
+            done = freeze.flush_groups(
+                groups, done, self.n_groups, self._numbers.address, self._work_at
             )
-        numeric = self._numeric.pages.copy_out(numeric_ids)
-        strings = self._strings.pages.copy_out(string_ids)
-        self._numeric.empty()
-        self._strings.empty()
+            if done < self.n_groups:
+                self._numbers.grow()
+        scratch = zeroed(STRING_CELL_BYTES)
+        numeric, number_refs = self._packed(freeze.pack_numbers, layout.PITCH, self._work_at)
+        texts, text_refs = self._packed(
+            freeze.pack_strings, layout.STRING_LANES, address_of(scratch)
+        )
+        frozen = self._frozen_groups(number_refs, text_refs)
+        self._numbers.reset()
+        self._strings.reset()
         self._start()
-        return groups, numeric, strings
+        return frozen, numeric, texts
+
+    def _packed(
+        self, kernel: Callable[..., int], lanes_field: int, scratch: int
+    ) -> tuple[PackedCells, NDArray[np.int64]]:
+        """Cells of one kind, and where they belong: int64[n, REF_FIELDS], by group and lane."""
+        is_string = lanes_field == layout.STRING_LANES
+        most = int(self._groups[: self.n_groups, lanes_field].sum())
+        refs = np.empty((most, freeze.REF_FIELDS), np.int64)
+        if not most:
+            return no_cells(is_string), refs
+        state = np.zeros(freeze.STATE_FIELDS, np.int64)
+        pieces: list[Bytes] = []
+        while True:
+            piece = zeroed(PIECE_BYTES)
+            pieces.append(piece)
+            state[freeze.OUT] = address_of(piece)
+            if kernel(
+                address_of(self._groups),
+                self.n_groups,
+                address_of(state),
+                address_of(piece) + len(piece),
+                address_of(refs),
+                scratch,
+            ):
+                break
+        refs = refs[: int(state[freeze.PACKED])].copy()
+        return (
+            PackedCells(
+                is_string,
+                refs[:, freeze.REF_ADDRESS].copy(),
+                refs[:, freeze.REF_LENGTH].copy(),
+                pieces,
+            ),
+            refs,
+        )
+
+    def _frozen_groups(
+        self, number_refs: NDArray[np.int64], text_refs: NDArray[np.int64]
+    ) -> list[Group]:
+        table = self._table
+        groups = [
+            Group(
+                stream=table.keys[stream],
+                window=window,
+                rows=rows,
+                errors=errors,
+                min_event_time_ms=low,
+                max_event_time_ms=high,
+                cells=[],
+            )
+            for stream, window, rows, errors, low, high in self._groups[
+                : self.n_groups, : layout.MAX_TIME + 1
+            ].tolist()
+        ]
+        streams = self._groups[: self.n_groups, layout.STREAM].tolist()
+        for cell, (g, lane) in enumerate(number_refs[:, : freeze.REF_LANE + 1].tolist()):
+            column, kind = table.numeric_lanes[streams[g]][lane]
+            groups[g].cells.append(CellRef(column, kind, cell))
+        for cell, (g, lane) in enumerate(text_refs[:, : freeze.REF_LANE + 1].tolist()):
+            column = table.string_lanes[streams[g]][lane]
+            groups[g].cells.append(CellRef(column, JsonType.STRING, cell))
+        return groups
+
+
+def _check(block: Block) -> None:
+    """Raise ValueError unless dtypes, shapes and order are as `Block` says."""
+    n, texts = block.n, len(block.string_hash)
+    if n > MAX_BLOCK_ROWS:
+        raise ValueError(f"a block has {n} rows; at most {MAX_BLOCK_ROWS}")
+    _check_array(block.stream, "stream", _I32, n)
+    _check_array(block.window, "window", _I64, n)
+    _check_array(block.event_time_ms, "event_time_ms", _I64, n)
+    _check_array(block.is_error, "is_error", _U8, n)
+    _check_array(block.numbers, "numbers", _F64, len(block.numbers))
+    _check_array(block.number_start, "number_start", _I64, n + 1)
+    _check_array(block.string_hash, "string_hash", _U64, texts)
+    _check_array(block.string_start, "string_start", _I64, texts)
+    _check_array(block.string_length, "string_length", _I32, texts)
+    _check_array(block.string_first, "string_first", _I64, n + 1)
+    _check_array(block.text, "text", _U8, len(block.text))
+
+
+def _check_array(array: NDArray[Any], name: str, dtype: np.dtype[Any], n: int) -> None:
+    if array.dtype != dtype or array.shape != (n,) or not array.flags.c_contiguous:
+        raise ValueError(f"{name} is {array.dtype}{list(array.shape)}; must be {dtype}[{n}]")
 
 
 class PartLike(Protocol):
     """What one kernel thread contributes to a chunk."""
 
     groups: list[Group]
-    numeric: Bytes
-    strings: Bytes
+    numeric: PackedCells
+    strings: PackedCells
     ranges: list[PartitionRange]
     tally: Tally
     spans: list[RequestSpan]
@@ -306,16 +352,9 @@ def concat(
         digest=digest,
         ranges=[r for part in parts for r in part.ranges],
         groups=groups,
-        numeric=_stacked([part.numeric for part in parts], NUMERIC_CELL_BYTES),
-        strings=_stacked([part.strings for part in parts], STRING_CELL_BYTES),
+        numeric=joined([part.numeric for part in parts], is_string=False),
+        strings=joined([part.strings for part in parts], is_string=True),
         tally=tally,
         spans=[s for part in parts for s in part.spans],
         exemplars=[e for part in parts for e in part.exemplars],
     )
-
-
-def _stacked(arrays: list[Bytes], cell_bytes: int) -> Bytes:
-    filled = [array for array in arrays if len(array)]
-    if not filled:
-        return np.zeros((0, cell_bytes), np.uint8)
-    return filled[0] if len(filled) == 1 else np.concatenate(filled)

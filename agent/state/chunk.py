@@ -18,21 +18,20 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from agent.config import Config
 from agent.errors import DecodeError
-from agent.sketch.cells import NUMERIC_CELL_BYTES, SKETCH_PARAMETERS, STRING_CELL_BYTES
+from agent.sketch.cells import NUMERIC_CELL_BYTES, SKETCH_PARAMETERS, STRING_CELL_BYTES, Bytes
 from agent.sketch.codec import (
+    frame_numeric,
+    frame_string,
     numeric_from_bytes,
-    numeric_to_bytes,
+    payload_of,
     string_from_bytes,
-    string_to_bytes,
 )
+from agent.sketch.packed import PackedCells, from_payloads
 from agent.types import (
     CellRef,
     Chunk,
@@ -48,8 +47,6 @@ MAGIC = b"IFCH"
 VERSION = 1
 _FRAME = struct.Struct("<4sHHIQ")
 _CRC = struct.Struct("<I")
-
-Cells = NDArray[np.uint8]
 
 
 def merge_digest(config: Config) -> str:
@@ -88,8 +85,8 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 def to_bytes(chunk: Chunk) -> bytes:
     """The chunk as bytes; `from_bytes` gives an equal one."""
-    numeric = [numeric_to_bytes(record) for record in chunk.numeric]
-    strings = [string_to_bytes(record) for record in chunk.strings]
+    numeric = [frame_numeric(chunk.numeric.payload(i)) for i in range(len(chunk.numeric))]
+    strings = [frame_string(chunk.strings.payload(i)) for i in range(len(chunk.strings))]
     t = chunk.tally
     header = msgspec.msgpack.encode(
         _Header(
@@ -131,7 +128,7 @@ def from_bytes(data: bytes) -> Chunk:
         raise DecodeError(f"chunk: cells take {sum(lengths)} bytes, the body has {len(body)}")
     at = 0
     numeric, at = _cells(body, at, header.numeric_lengths, NUMERIC_CELL_BYTES, numeric_from_bytes)
-    strings, at = _cells(body, at, header.string_lengths, STRING_CELL_BYTES, string_from_bytes)
+    strings, _ = _cells(body, at, header.string_lengths, STRING_CELL_BYTES, string_from_bytes)
     for group in header.groups:
         for ref in group.cells:
             _check_cell(ref, len(numeric), len(strings))
@@ -166,16 +163,18 @@ def _cells(
     at: int,
     lengths: list[int],
     cell_bytes: int,
-    read: Callable[[bytes], Any],
-) -> tuple[Cells, int]:
-    out = np.zeros((len(lengths), cell_bytes), np.uint8)
+    read: Callable[[bytes], Bytes],
+) -> tuple[PackedCells, int]:
+    """Cells of `lengths` bytes from `at` on, each read once to see that it is sound; and where they end."""
+    payloads = []
     for i, length in enumerate(lengths):
-        record = read(bytes(body[at : at + length]))
+        data = bytes(body[at : at + length])
+        record = read(data)
         if len(record) != cell_bytes:
             raise DecodeError(f"chunk: cell {i} has {len(record)} bytes, not {cell_bytes}")
-        out[i] = record
+        payloads.append(payload_of(data))
         at += length
-    return out, at
+    return from_payloads(payloads, is_string=cell_bytes == STRING_CELL_BYTES), at
 
 
 def _check_cell(ref: CellRef, n_numeric: int, n_strings: int) -> None:

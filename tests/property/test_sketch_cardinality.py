@@ -31,13 +31,13 @@ def assert_within_standard_error(estimates: list[float], n: int, precision: int)
 def test_distinct_numbers_are_within_the_standard_error(n: int) -> None:
     columns = np.random.default_rng(n).normal(size=(n, SEEDS))
     found = [numeric_view(r).distinct() for r in numeric_records(columns, 1 << 15)]
-    assert_within_standard_error(found, n, layout.NUMERIC_PRECISION)
+    assert_within_standard_error(found, n, layout.PRECISION)
 
 
 def test_a_million_distinct_numbers_are_within_the_standard_error() -> None:
     columns = np.random.default_rng(1).normal(size=(1_000_000, 6))
     found = [numeric_view(r).distinct() for r in numeric_records(columns, 1 << 16)]
-    assert_within_standard_error(found, 1_000_000, layout.NUMERIC_PRECISION)
+    assert_within_standard_error(found, 1_000_000, layout.PRECISION)
 
 
 @pytest.mark.parametrize("step", [1.0, 0.1, 1e-3, 2.0**20, -1.0, 1 / 3])
@@ -45,7 +45,7 @@ def test_a_million_distinct_numbers_are_within_the_standard_error() -> None:
 def test_regular_numbers_are_counted_as_well_as_random_ones(step: float, n: int) -> None:
     columns = np.array([np.arange(1, n + 1) * step + k * n * step for k in range(16)]).T
     found = [numeric_view(r).distinct() for r in numeric_records(np.ascontiguousarray(columns))]
-    assert_within_standard_error(found, n, layout.NUMERIC_PRECISION)
+    assert_within_standard_error(found, n, layout.PRECISION)
 
 
 @pytest.mark.parametrize("n", [1, 10, 100, 1000, 10_000, 100_000])
@@ -54,7 +54,7 @@ def test_distinct_texts_are_within_the_standard_error(n: int) -> None:
     for seed in range(SEEDS if n < 100_000 else 8):
         texts = [b"%d:%d" % (seed, i) for i in range(n)]
         found.append(string_view(strings(texts)).distinct())
-    assert_within_standard_error(found, n, layout.STRING_PRECISION)
+    assert_within_standard_error(found, n, layout.PRECISION)
 
 
 def test_a_million_distinct_texts_are_within_the_standard_error() -> None:
@@ -73,20 +73,20 @@ def test_repeats_do_not_count() -> None:
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=200))
 def test_registers_of_numbers_equal_the_reference(values: list[float]) -> None:
     bits = np.array([v + 0.0 for v in values], np.float64).view(np.uint64).tolist()
-    want = registers((value_hash(b) for b in bits), layout.NUMERIC_PRECISION)
+    want = registers((value_hash(b) for b in bits), layout.PRECISION)
     assert numeric_view(numeric(values)).registers.tolist() == want
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=400))
 def test_registers_of_texts_equal_the_reference(texts: list[bytes]) -> None:
-    want = registers((merge_hash(t) for t in texts), layout.STRING_PRECISION)
+    want = registers((merge_hash(t) for t in texts), layout.PRECISION)
     assert string_view(strings(texts)).registers.tolist() == want
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([4, 8, layout.STRING_PRECISION]),
+    st.sampled_from([4, 8, layout.PRECISION]),
     st.floats(0.0, 7.0),
     st.integers(0, 2**32),
 )

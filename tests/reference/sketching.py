@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,31 +12,76 @@ from agent.sketch.cells import (
     NUMERIC_WIDE_CELL_BYTES,
     STRING_CELL_BYTES,
     CellPages,
+    zeroed,
 )
+from agent.sketch.delta import Delta
 from agent.sketch.hash import hash_spans
 from agent.sketch.merge import merge_numeric, merge_strings
-from agent.sketch.update import update_numbers, update_strings
+from agent.sketch.packed import PackedCells, pack
 from agent.sketch.views import NumericView, StringView
+from agent.types import Block, Column, JsonType, Role, StreamKey
 
 Record = NDArray[np.uint8]
 
 
-def starts(n: int, lanes: int) -> NDArray[np.int64]:
-    """Where each of n rows begins that all have so many lanes."""
-    return np.arange(n + 1, dtype=np.int64) * lanes
+_KEY, _FEATURE, NUMBER = StreamKey("m", ""), Role.FEATURE, JsonType.NUMBER
 
 
-def numeric_records(columns: NDArray[np.float64], block: int = 2048) -> Record:
+class _OneStream:
+    """A stream table of one stream with so many lanes."""
+
+    def __init__(self, numbers: int, strings: int) -> None:
+        self.keys = [_KEY]
+        self.numeric_lanes = [[(Column(_FEATURE, f"x{i}"), NUMBER) for i in range(numbers)]]
+        self.string_lanes = [[Column(_FEATURE, f"s{i}") for i in range(strings)]]
+
+
+def block_of_lanes(
+    numbers: NDArray[np.float64],
+    hashes: NDArray[np.uint64] | None = None,
+    start: NDArray[np.int64] | None = None,
+    length: NDArray[np.int32] | None = None,
+    text: NDArray[np.uint8] | None = None,
+) -> Block:
+    """Rows of stream 0 with these numbers, float64[n, lanes], and at most one string each, uint64[n]."""
+    n, lanes = numbers.shape
+    texts = 0 if hashes is None else 1
+    return Block(
+        n=n,
+        stream=np.zeros(n, np.int32),
+        event_time_ms=np.zeros(n, np.int64),
+        window=np.zeros(n, np.int64),
+        is_error=np.zeros(n, np.uint8),
+        numbers=np.ascontiguousarray(numbers).ravel(),
+        number_start=np.arange(n + 1, dtype=np.int64) * lanes,
+        string_hash=np.zeros(0, np.uint64) if hashes is None else hashes,
+        string_start=np.zeros(0, np.int64) if start is None else start,
+        string_length=np.zeros(0, np.int32) if length is None else length,
+        string_first=np.arange(n + 1, dtype=np.int64) * texts,
+        text=np.zeros(128, np.uint8) if text is None else text,
+    )
+
+
+def sketched(blocks: Iterable[Block], numbers: int, strings: int) -> tuple[list[Record], Record]:
+    """Records of all numeric lanes, and of the string lane, after a delta has taken the blocks."""
+    delta = Delta(_OneStream(numbers, strings))
+    for block in blocks:
+        delta.add(block)
+    groups, numeric, texts = delta.freeze()
+    records = [np.zeros(NUMERIC_CELL_BYTES, np.uint8) for _ in range(numbers)]
+    string = np.zeros(STRING_CELL_BYTES, np.uint8)
+    for ref in (ref for group in groups for ref in group.cells):
+        if ref.type is JsonType.STRING:
+            string = texts[ref.cell]
+        else:
+            records[int(ref.column.name[1:])] = numeric[ref.cell]
+    return records, string
+
+
+def numeric_records(columns: NDArray[np.float64], block: int = 2048) -> list[Record]:
     """One narrow record for each column of float64[n, lanes], fed in blocks."""
-    lanes = columns.shape[1]
-    pages = CellPages(NUMERIC_CELL_BYTES, 16)
-    ids = pages.alloc_many(lanes)
-    lane_cell = ids.astype(np.int32).reshape(1, lanes)
-    for start in range(0, len(columns), block):
-        part = np.ascontiguousarray(columns[start : start + block])
-        group = np.zeros(len(part), np.int32)
-        update_numbers(part.ravel(), starts(*part.shape), group, lane_cell, pages.addresses)
-    return pages.copy_out(ids)
+    parts = (columns[at : at + block] for at in range(0, len(columns), block))
+    return sketched(map(block_of_lanes, parts), columns.shape[1], 0)[0]
 
 
 def numeric(values: Sequence[float] | NDArray[np.float64], block: int = 2048) -> Record:
@@ -57,22 +102,22 @@ def strings(texts: Sequence[bytes], block: int = 2048) -> Record:
     text, start, length = spans(texts)
     hashes = np.empty(len(texts), np.uint64)
     hash_spans(text, start, length, hashes)
-    pages = CellPages(STRING_CELL_BYTES, 16)
-    lane_cell = np.array([[pages.alloc()]], np.int32)
-    for at in range(0, len(texts), block):
-        part = slice(at, at + block)
-        n = len(hashes[part])
-        update_strings(
-            hashes[part],
-            start[part],
-            length[part],
-            text,
-            starts(n, 1),
-            np.zeros(n, np.int32),
-            lane_cell,
-            pages.addresses,
+    blocks = (
+        block_of_lanes(
+            np.empty((len(h), 0)), h, start[at : at + block], length[at : at + block], text
         )
-    return pages.copy_out([0])[0]
+        for at in range(0, len(texts), block)
+        for h in [hashes[at : at + block]]
+    )
+    return sketched(blocks, 0, 1)[1]
+
+
+def packed(records: Sequence[Record]) -> PackedCells:
+    """Records of one size, packed."""
+    memory = zeroed(sum(map(len, records))).reshape(len(records), -1)
+    memory[:] = records
+    addresses = memory.ctypes.data + memory.shape[1] * np.arange(len(records))
+    return pack(addresses, memory.shape[1])
 
 
 def merged(records: Sequence[Record], wide: bool = False) -> Record:
@@ -80,13 +125,12 @@ def merged(records: Sequence[Record], wide: bool = False) -> Record:
     size = len(records[0]) if not wide else NUMERIC_WIDE_CELL_BYTES
     pages = CellPages(size, 16)
     cell = pages.alloc()
-    target = pages.addresses[[cell]]
     for record in records:
-        source = record.reshape(1, -1)
+        source = packed([record])
         if size == STRING_CELL_BYTES:
-            merge_strings(target, source, np.zeros(1, np.int64))
+            merge_strings(pages.addresses[[cell]], source, np.zeros(1, np.int64))
         else:
-            merge_numeric(target, source, np.zeros(1, np.int64), size)
+            merge_numeric(pages.addresses[[cell]], source, np.zeros(1, np.int64), size)
     return pages.copy_out([cell])[0]
 
 

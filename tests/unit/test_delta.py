@@ -9,7 +9,6 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from agent.sketch.cells import NUMERIC_CELL_BYTES, STRING_CELL_BYTES
 from agent.sketch.delta import Delta, concat
 from agent.sketch.views import numeric_view, string_view
 from agent.types import WINDOW_FUTURE, WINDOW_LATE, JsonType, StreamKey, Tally
@@ -64,8 +63,7 @@ def test_rows_errors_and_times_are_those_of_each_stream_and_window() -> None:
         assert group.errors == sum(row.is_error for row in of_group)
         assert group.min_event_time_ms == min(row.time_ms for row in of_group)
         assert group.max_event_time_ms == max(row.time_ms for row in of_group)
-    assert numeric.shape == (0, NUMERIC_CELL_BYTES)
-    assert strings.shape == (0, STRING_CELL_BYTES)
+    assert (len(numeric), len(strings)) == (0, 0)
 
 
 def test_each_type_of_a_column_has_a_cell_of_its_own_with_its_values() -> None:
@@ -119,7 +117,7 @@ def test_a_freeze_empties_the_delta_and_cells_start_anew() -> None:
     empty = delta.size_bytes
     first = block_of(table, [Row(A, T0, {feature("x"): 5.0})] * 10)
     delta.add(first)
-    assert delta.size_bytes >= empty + NUMERIC_CELL_BYTES
+    assert delta.size_bytes > empty
     _, kept, _ = delta.freeze()
     assert (delta.rows, delta.n_groups, delta.n_windows) == (0, 0, 0)
     assert delta.size_bytes == empty
@@ -225,11 +223,15 @@ def test_ten_thousand_groups_lose_no_row() -> None:
         ("stream", np.zeros(2, np.int64), r"stream is int64\[2\]; must be int32\[2\]"),
         ("window", np.zeros(3, np.int64), r"window is int64\[3\]; must be int64\[2\]"),
         ("number_start", np.zeros(2, np.int64), r"number_start is int64\[2\]; must be int64\[3\]"),
-        ("number_start", np.array([0, 1, 3]), r"number_start must ascend within 0\.\.2"),
-        ("number_start", np.array([0, 2, 1]), r"number_start must ascend within 0\.\.2"),
-        ("string_first", np.array([-1, 0, 0]), r"string_first must ascend within 0\.\.0"),
-        ("stream", np.full(2, 7, np.int32), r"stream has 7\.\.7; the table has 1 streams"),
-        ("stream", np.full(2, -2, np.int32), r"stream has -2\.\.-2; the table has 1 streams"),
+        ("number_start", np.array([0, 1, 3]), "row 1 does not lie in the 2 numbers"),
+        ("number_start", np.array([0, 2, 1]), "row 1 does not lie in the 2 numbers"),
+        ("number_start", np.array([-1, 1, 2]), "row 0 does not lie in the 2 numbers"),
+        ("string_first", np.array([0, 1, 3]), "row 1 does not lie in the 2 strings"),
+        ("string_first", np.array([0, 2, 1]), "row 1 does not lie in the 2 strings"),
+        ("string_first", np.array([-1, 1, 2]), "row 0 does not lie in the 2 strings"),
+        ("numbers", np.zeros(4)[::2], r"numbers is float64\[2\]"),
+        ("string_start", np.zeros(1, np.int64), r"string_start is int64\[1\]; must be int64\[2\]"),
+        ("stream", np.full(2, 7, np.int32), "row 0 has stream 7; the table has 1 streams"),
     ],
 )
 def test_arrays_that_are_not_a_block_are_refused(
@@ -237,11 +239,10 @@ def test_arrays_that_are_not_a_block_are_refused(
 ) -> None:
     table = LaneTable()
     delta = Delta(table)
-    block = block_of(table, [Row(A, T0, {feature("x"): 1.0})] * 2)
+    block = block_of(table, [Row(A, T0, {feature("x"): 1.0, feature("s"): "t"})] * 2)
     setattr(block, field, value)
     with pytest.raises(ValueError, match=message):
         delta.add(block)
-    assert delta.rows == 0
 
 
 def part(rows: list[Row], number: int) -> PartOfChunk:

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 
 from agent.config import Budget, Config, Export, Model, Windows
@@ -14,6 +13,7 @@ from agent.emit.registry import METRICS, Instrument, check
 from agent.fold.admission import LAST, MAX_NAMES, DistinctNames, name_of
 from agent.fold.base import Fold
 from agent.sketch.cells import NUMERIC_CELL_BYTES, STRING_CELL_BYTES
+from agent.sketch.packed import no_cells
 from agent.state.chunk import merge_digest
 from agent.types import OVERFLOW, Chunk, Group, StreamKey, Tally
 from tests.support.blocks import LATENCY, Row, chunk_of, feature, prediction, range_of
@@ -279,8 +279,7 @@ def test_sealing_gives_back_the_memory_of_windows() -> None:
 def test_a_million_names_cannot_be_told_from_two_hundred_thousand_by_memory() -> None:
     c = config(max_streams=50)
     fold = Fold(c, start_ns=1)
-    none = np.zeros((0, NUMERIC_CELL_BYTES), np.uint8)
-    texts = np.zeros((0, STRING_CELL_BYTES), np.uint8)
+    none, texts = no_cells(is_string=False), no_cells(is_string=True)
     n, of_chunk = 200_000, 5_000
     for first in range(0, n, of_chunk):
         groups = [

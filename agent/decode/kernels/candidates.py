@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from agent.decode.span_ids import GOLDEN, MIX_1, MIX_2
 from agent.sketch.kernels.compile import inlined, kernel, outlined
 from agent.sketch.kernels.memory import (
+    intrinsic,
     load_f64,
     load_i32,
     load_i64,

@@ -473,7 +473,7 @@ def close_rows(
     stream_of, window_of = load_i64(out + 8 * STREAM), load_i64(out + 8 * WINDOW)
     fate = load_i64(out + 8 * FATE)
     newest = np.int64(-1)
-    last = np.int64(-1)
+    last = -1
     n_rows = n_labels = n_alone = n_bad = 0
     for r in range(n):
         stream = load_i32(stream_of + 4 * r)

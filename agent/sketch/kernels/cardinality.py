@@ -1,7 +1,7 @@
 """UltraLogLog registers: one byte that keeps the largest rank seen and whether the two ranks below it were.
 
-A hash's first p bits choose the register, the number of leading zeros of the rest, plus one, is the
-rank. Register r = (rank + p - 2) << 2 | two bits; 0 = nothing seen. Exact under any order of merging.
+A hash's first P bits choose the register, the number of leading zeros of the rest, plus one, is the
+rank. Register r = (rank + P - 2) << 2 | two bits; 0 = nothing seen. Exact under any order of merging.
 
 Ertl. UltraLogLog: A Practical and More Space-Efficient Alternative to HyperLogLog for Approximate
 Distinct Counting. PVLDB 17(7), 2024.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from agent.sketch.kernels.compile import inlined
+from agent.sketch.kernels.layout import PRECISION as P
 from agent.sketch.kernels.memory import (
     leading_zeros,
     load_u8,
@@ -43,18 +44,41 @@ def packed(ranks):
     return (64 - gap) << 2 | np.int64((ranks << U(gap)) >> U(62))
 
 
-@inlined
-def add_hash(registers, h, p):
-    """Add a hash to the 2^p registers, in place; without a branch.
+def _updates() -> np.ndarray:
+    """uint8[256 * 64]: the new register by old register and leading zeros of the hash's rest.
 
-    An empty register has no rank: 4 << 62 leaves no bit. The register is always stored: whether it
-    changes is a coin toss in a young cell, and a wrong guess costs more than the store.
+    A register's upper six bits are the place of the largest rank's bit, P - 1 at least.
     """
-    address = registers + np.int64(h >> U(64 - p))
-    rank_bit = leading_zeros((h << U(p)) | U((1 << p) - 1)) + p - 1
+    out = np.zeros((256, 64), np.uint8)
+    for old in (0, *range(4 * (P - 1), 256)):
+        seen = (4 | old & 3) << (old >> 2) - 2 if old else 0
+        for zeros in range(64 - P + 1):
+            ranks = seen | 1 << zeros + P - 1
+            largest = ranks.bit_length() - 1
+            out[old, zeros] = largest << 2 | (ranks >> largest - 2) & 3
+    return out.ravel()
+
+
+UPDATES = _updates()
+
+
+@inlined
+def add_hash(registers, h):
+    """Add a hash to the 2^P registers, in place.
+
+    By a table of all updates (16 kB, of which few lines are used) and without a branch: whether a
+    register changes is a coin toss in a young cell, and a wrong guess costs more than the store.
+    """
+    address = registers + np.int64(h >> U(64 - P))
+    zeros = leading_zeros((h << U(P)) | U((1 << P) - 1))
+    store_u8(address, UPDATES[U((load_u8(address) << 6) | zeros)])
+
+
+@inlined
+def merge_register(address, register):
+    """Unite one register, not 0, in place."""
     old = load_u8(address)
-    ranks = U(4 | (old & 3)) << U(((old >> 2) - 2) & 63)
-    store_u8(address, packed(ranks | (U(1) << U(rank_bit))))
+    store_u8(address, packed(unpacked(old) | unpacked(register)) if old else register)
 
 
 @inlined
@@ -64,6 +88,6 @@ def merge_registers(target, source, size):
         word = load_u64(source + i)
         if word != U(0) and word != load_u64(target + i):
             for j in range(i, i + 8):
-                a, b = load_u8(target + j), load_u8(source + j)
-                if a != b and b:
-                    store_u8(target + j, packed(unpacked(a) | unpacked(b)) if a else b)
+                register = load_u8(source + j)
+                if register and register != load_u8(target + j):
+                    merge_register(target + j, register)

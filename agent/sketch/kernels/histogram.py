@@ -15,8 +15,10 @@ from agent.sketch.kernels.layout import BUCKETS, EXTENTS, RING, SHIFT
 from agent.sketch.kernels.memory import (
     load_i32,
     load_i64,
+    load_u16,
     load_u32,
     store_i64,
+    store_u16,
     store_u32,
 )
 
@@ -25,21 +27,25 @@ RING_MASK = RING - 1
 
 @inlined
 def count_address(cell, index, negative, size):
-    """Address of the count of bucket `index` (at the cell's scale); size = 4 or 8 bytes."""
+    """Address of the count of bucket `index` (at the cell's scale); size = 2, 4 or 8 bytes."""
     return cell + BUCKETS + ((index & RING_MASK) + negative * RING) * size
 
 
 @inlined
 def load_count(address, size):
-    return load_i64(address) if size == 8 else load_u32(address)
+    if size == 8:
+        return load_i64(address)
+    return load_u32(address) if size == 4 else load_u16(address)
 
 
 @inlined
 def store_count(address, size, count):
     if size == 8:
         store_i64(address, count)
-    else:
+    elif size == 4:
         store_u32(address, count)
+    else:
+        store_u16(address, count)
 
 
 @outlined

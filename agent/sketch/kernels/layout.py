@@ -13,8 +13,16 @@ Numeric cell (narrow: uint32 buckets; wide: uint64 buckets; everything before th
     104  extents     int32[2][2] lowest bucket index and number of buckets spanned, for + and -
     120  shift       int32       MAX_SCALE - scale, both signs
     128  nulls, non_finite, zeros, over_positive, over_negative   uint64 each
+    168  form        int64        how buckets are kept, see below; 0 in every record that leaves a delta
     192  registers   uint8[2048] UltraLogLog, p = 11, of the values' bits
     2240 buckets     uint32 or uint64 [2][1024]: + then -; bucket i lies at i & 1023
+
+Forms of a numeric cell while a delta fills it; a cell moves on when it must
+
+    SHORT_ONE    uint16 buckets, + only          4288 bytes
+    SHORT_BOTH   uint16 buckets                  6336
+    NARROW_ONE   uint32 buckets, + only          6336
+    NARROW       uint32 buckets                 10432
 
 String cell
 
@@ -25,6 +33,20 @@ String cell
     3136  hashed     uint64[256]     counts by hash bits 4..11
     5184  registers  uint8[2048]     UltraLogLog, p = 11, of the hashes
     7232  texts      128 x (uint32 full length, uint32 kept length, 56 bytes of UTF-8)
+
+Small string cell, in a delta: all texts while there are at most eight different ones
+
+    0     as above; 32  form int64, SMALL; 40  number of texts int64
+    64    keys uint64[8]       128  counts uint64[8]: count << 1 | 1       192  texts, as above
+
+Group of a delta: int64 fields, `GROUP_FIELDS` of them
+
+    stream, window, rows, errors, min_time, max_time
+    next_row, end_rows, buffer    addresses: rows of numbers that wait to be counted, `pitch` words each
+    pitch                         words a row: lanes, or one more
+    cells, string_cells           addresses of int64[lanes]: address of each lane's cell, 0 none; or 0
+    flushed                       lanes whose waiting numbers are counted; not 0 only while memory is awaited
+    string_lanes                  length of string_cells
 """
 
 from __future__ import annotations
@@ -40,10 +62,16 @@ assert 2 * DOMAIN_EXPONENT * 2**MIN_SCALE <= RING
 SUMS, RESTS, PIVOT, N, THRESHOLD, MIN, MAX = 0, 32, 64, 72, 80, 88, 96
 EXTENTS, SHIFT = 104, 120
 NULLS, NON_FINITE, ZEROS, OVER_POSITIVE, OVER_NEGATIVE = 128, 136, 144, 152, 160
-NUMERIC_PRECISION = 11  #: p of the UltraLogLog
+PRECISION = 11  #: p of the UltraLogLog
 NUMERIC_REGISTERS = 192
-BUCKETS = NUMERIC_REGISTERS + (1 << NUMERIC_PRECISION)
-NUMERIC_CELL_BYTES = BUCKETS + 2 * RING * 4
+BUCKETS = NUMERIC_REGISTERS + (1 << PRECISION)
+FORM = 168
+NARROW, SHORT_ONE, SHORT_BOTH, NARROW_ONE = range(4)
+FORM_COUNT_BYTES, FORM_SIGNS = (4, 2, 2, 4), (2, 1, 2, 1)
+FORM_BYTES = tuple(
+    BUCKETS + size * signs * RING for size, signs in zip(FORM_COUNT_BYTES, FORM_SIGNS, strict=True)
+)
+NUMERIC_CELL_BYTES = FORM_BYTES[NARROW]
 NUMERIC_WIDE_CELL_BYTES = BUCKETS + 2 * RING * 8
 
 # ---------------------------------------------------------------- string cell
@@ -55,10 +83,20 @@ OVERS = COUNTS + SETS * WAYS * 8
 HASHED = OVERS + SETS * WAYS * 8
 HASHED_BUCKETS = 256
 STRING_REGISTERS = HASHED + HASHED_BUCKETS * 8
-STRING_PRECISION = 11
-TEXTS = STRING_REGISTERS + (1 << STRING_PRECISION)
+TEXTS = STRING_REGISTERS + (1 << PRECISION)
 TEXT_BYTES, TEXT_SLOT = 56, 64
 STRING_CELL_BYTES = TEXTS + SETS * WAYS * TEXT_SLOT
+
+SMALL = 1  # form
+STRING_FORM, SMALL_USED = 32, 40
+SMALL_KEYS, SMALL_COUNTS, SMALL_TEXTS = 64, 128, 192
+SMALL_STRING_BYTES = SMALL_TEXTS + WAYS * TEXT_SLOT
+
+# ---------------------------------------------------------------- group of a delta
+STREAM, WINDOW, ROWS, ERRORS, MIN_TIME, MAX_TIME = range(6)
+NEXT_ROW, END_ROWS, BUFFER, PITCH, CELLS, STRING_CELLS, FLUSHED, STRING_LANES = range(6, 14)
+GROUP_FIELDS = 16
+BATCH = 64  #: rows that wait at most; values of a lane counted at once
 
 # ---------------------------------------------------------------- absence
 ABSENT_BITS = 0x7FF8000000000001  #: float64 lane: the field was not in the event

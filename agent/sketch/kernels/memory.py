@@ -14,9 +14,8 @@ from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 
-_I1, _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 32, 64, 128))
+_I1, _I8, _I16, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64, 128))
 _F64 = ir.DoubleType()
-_V4 = ir.VectorType(_F64, 4)
 _V8 = ir.VectorType(_I64, 8)
 intrinsic: Any = extending.intrinsic
 u64, i64, f64 = types.uint64, types.int64, types.float64
@@ -57,12 +56,14 @@ load_i64 = _make_load("load_i64", i64, _I64, "")
 load_f64 = _make_load("load_f64", f64, _F64, "")
 load_u32 = _make_load("load_u32", i64, _I32, "zext")  # as int64
 load_i32 = _make_load("load_i32", i64, _I32, "sext")  # as int64
+load_u16 = _make_load("load_u16", i64, _I16, "zext")  # as int64
 load_u8 = _make_load("load_u8", i64, _I8, "zext")  # as int64
 store_u64 = _make_store(u64, _I64, False)
 store_i64 = _make_store(i64, _I64, False)
 store_f64 = _make_store(f64, _F64, False)
 store_u32 = _make_store(i64, _I32, True)  # the low 32 bits
 store_i32 = store_u32
+store_u16 = _make_store(i64, _I16, True)  # the low 16 bits
 store_u8 = _make_store(i64, _I8, True)  # the low 8 bits
 
 
@@ -105,6 +106,12 @@ def f64_of(typingctx, bits):
 
 
 @intrinsic
+def bits_of(typingctx, value):
+    """The bits of a float64."""
+    return u64(f64), lambda context, builder, signature, args: builder.bitcast(args[0], _I64)
+
+
+@intrinsic
 def prefetch(typingctx, address):
     """Ask for the cache line at `address`, to be written. Never faults."""
 
@@ -119,36 +126,6 @@ def prefetch(typingctx, address):
         return context.get_dummy_value()
 
     return types.void(types.int64), codegen
-
-
-@intrinsic
-def add_powers(typingctx, sums, d):
-    """Add d, d^2, d^3, d^4 to the four float64 at `sums`, compensated by the four behind them (Kahan).
-
-    Powers of |d| < 2^-250 count as 0: they would be subnormal, which is slow and carries no digits.
-    """
-    tiny = 2.0**-250
-
-    def codegen(context, builder, signature, args):
-        address, d = args
-        pointer = _at(builder, address, _V4)
-        rest = _at(builder, builder.add(address, ir.Constant(_I64, 32)), _V4)
-        magnitude = builder.call(builder.module.declare_intrinsic("llvm.fabs", [_F64]), [d])
-        large = builder.fcmp_ordered(">=", magnitude, ir.Constant(_F64, tiny))
-        e = builder.select(large, d, ir.Constant(_F64, 0.0))
-        square = builder.fmul(e, e)
-        powers = ir.Constant(_V4, ir.Undefined)
-        parts = (d, square, builder.fmul(square, e), builder.fmul(square, square))
-        for lane, part in enumerate(parts):
-            powers = builder.insert_element(powers, part, ir.Constant(_I32, lane))
-        old = builder.load(pointer, align=8)
-        y = builder.fsub(powers, builder.load(rest, align=8))
-        new = builder.fadd(old, y)
-        builder.store(new, pointer, align=8)
-        builder.store(builder.fsub(builder.fsub(new, old), y), rest, align=8)
-        return context.get_dummy_value()
-
-    return types.void(i64, f64), codegen
 
 
 @intrinsic

@@ -1,0 +1,190 @@
+"""Rows of numbers that wait to be counted: each group of a delta has room for up to 64.
+
+Counting a value costs a handful of cache misses in its cell, so values are counted 64 at a time. A group with
+fewer rows has no cells yet: its rows are all there is, a few hundred bytes instead of 4 to 10 kB
+a lane. Rows lie one behind the other, `pitch` words each, as they came; lanes that a row does not have are
+absent. The pitch is odd, so that the rows of one lane do not fall into one set of the cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agent.sketch.kernels.arena import PEAK, has_room, take
+from agent.sketch.kernels.compile import inlined, outlined
+from agent.sketch.kernels.layout import (
+    ABSENT_BITS,
+    BATCH,
+    BUCKETS,
+    BUFFER,
+    CELLS,
+    END_ROWS,
+    FLUSHED,
+    FORM,
+    NEXT_ROW,
+    NUMERIC_REGISTERS,
+    PITCH,
+)
+from agent.sketch.kernels.memory import load_i64, load_u64, prefetch, store_i64, store_u64
+from agent.sketch.kernels.numbers import (
+    HIGH,
+    LOW,
+    SCRATCH_WORDS,
+    add_batch,
+    bytes_per_count,
+    fitting_cell,
+)
+from agent.sketch.kernels.vectors import (
+    ALL_ABSENT,
+    ANY_NEGATIVE,
+    copy_words,
+    fill8,
+    fill_words,
+    survey,
+)
+
+U = np.uint64
+ABSENT = U(ABSENT_BITS)
+FIRST_ROWS = 8  #: room of a new group; the next step is BATCH
+TILE = 8  #: lanes that are gathered at once: a cache line of each row
+COLUMN = 8 * (BATCH + 8)  #: bytes from one gathered lane to the next
+WORK_BYTES = (16 + 8 * SCRATCH_WORDS + 63) & ~63
+
+
+@inlined
+def rounded(size_bytes):
+    return (size_bytes + 63) & ~63
+
+
+@inlined
+def waiting_rows(group):
+    """Rows in the buffer."""
+    pitch = load_i64(group + 8 * PITCH)
+    if pitch == 0:
+        return 0
+    return (load_i64(group + 8 * NEXT_ROW) - load_i64(group + 8 * BUFFER)) // (8 * pitch)
+
+
+@outlined
+def move_rows(arena, group, pitch, capacity):
+    """Give the group a buffer of `capacity` rows, and a table of cells if it has one, of this pitch.
+
+    False when the arena has no room.
+    """
+    old_pitch, rows = load_i64(group + 8 * PITCH), waiting_rows(group)
+    old_cells = load_i64(group + 8 * CELLS)
+    size = rounded(8 * pitch * capacity)
+    table = rounded(8 * pitch) if old_cells and pitch > old_pitch else 0
+    if not has_room(arena, size + table):
+        return False
+    buffer = take(arena, size)
+    old = load_i64(group + 8 * BUFFER)
+    for r in range(rows):
+        copy_words(buffer + 8 * pitch * r, old + 8 * old_pitch * r, old_pitch)
+        fill_words(buffer + 8 * (pitch * r + old_pitch), ABSENT, pitch - old_pitch)
+    if table:
+        cells = take(arena, table)
+        copy_words(cells, old_cells, old_pitch)
+        fill_words(cells + 8 * old_pitch, U(0), pitch - old_pitch)
+        store_i64(group + 8 * CELLS, cells)
+    store_i64(group + 8 * PITCH, pitch)
+    store_i64(group + 8 * BUFFER, buffer)
+    store_i64(group + 8 * NEXT_ROW, buffer + 8 * pitch * rows)
+    store_i64(group + 8 * END_ROWS, buffer + 8 * pitch * capacity)
+    return True
+
+
+@inlined
+def gather(tile, row, step, n, lanes):
+    """Columns of n rows, `lanes` words from `row` on: column j goes to tile + j * COLUMN."""
+    for r in range(n):
+        for j in range(lanes):
+            store_u64(tile + j * COLUMN + 8 * r, load_u64(row + 8 * j))
+        row += step
+
+
+@inlined
+def fetch_registers(cell):
+    """A batch of different values touches most of these lines."""
+    for at in range(NUMERIC_REGISTERS, BUCKETS, 64):
+        prefetch(cell + at)
+
+
+@outlined
+def flush(arena, group, work):
+    """Count the waiting rows in the group's cells; the buffer is then empty.
+
+    work  uint8[WORK_BYTES]: two masks (`bucket_index`), then scratch memory
+
+    False when the arena has no room; called again, it goes on where it stopped.
+    """
+    magnitude_mask, mantissa_mask = load_u64(work), load_u64(work + 8)
+    scratch = work + 16
+    pitch, buffer = load_i64(group + 8 * PITCH), load_i64(group + 8 * BUFFER)
+    cells = load_i64(group + 8 * CELLS)
+    n = waiting_rows(group)
+    lane = load_i64(group + 8 * FLUSHED)
+    while lane < pitch and n > 0:
+        lanes = min(TILE, pitch - lane)
+        for j in range(lanes):
+            cell = load_i64(cells + 8 * (lane + j))
+            prefetch(cell)
+            prefetch(cell + 64)
+            prefetch(cell + FORM)
+        gather(scratch, buffer + 8 * lane, 8 * pitch, n, lanes)
+        for j in range(lanes):
+            values = scratch + j * COLUMN
+            cell = load_i64(cells + 8 * (lane + j))
+            if cell:
+                fetch_registers(cell)
+            fill8(values + 8 * n, load_u64(values))
+            answers = survey(values, n, LOW, HIGH, ABSENT)
+            if answers & ALL_ABSENT:
+                continue
+            cell = fitting_cell(arena, cell, answers & ANY_NEGATIVE, n)
+            if cell == 0:
+                store_i64(group + 8 * FLUSHED, lane + j)
+                return False
+            store_i64(cells + 8 * (lane + j), cell)
+            size = bytes_per_count(load_i64(cell + FORM))
+            held = add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_mask)
+            if held > load_i64(arena + 8 * PEAK):
+                store_i64(arena + 8 * PEAK, held)
+        lane += lanes
+    store_i64(group + 8 * FLUSHED, 0)
+    store_i64(group + 8 * NEXT_ROW, buffer)
+    return True
+
+
+@outlined
+def make_room_for_row(arena, group, width, work):
+    """Make the buffer ready for one more row of `width` words; False when the arena has no room."""
+    pitch = load_i64(group + 8 * PITCH)
+    if width > pitch:
+        rows = (load_i64(group + 8 * END_ROWS) - load_i64(group + 8 * BUFFER)) // max(8 * pitch, 1)
+        wider = max(width, pitch + (pitch >> 1)) | 1
+        if not move_rows(arena, group, wider, max(rows, FIRST_ROWS)):
+            return False
+        pitch = wider
+    if load_i64(group + 8 * NEXT_ROW) < load_i64(group + 8 * END_ROWS):
+        return True
+    if waiting_rows(group) < BATCH:
+        return move_rows(arena, group, pitch, BATCH)
+    if load_i64(group + 8 * CELLS) == 0:
+        if not has_room(arena, rounded(8 * pitch)):
+            return False
+        cells = take(arena, rounded(8 * pitch))
+        fill_words(cells, U(0), pitch)
+        store_i64(group + 8 * CELLS, cells)
+    return flush(arena, group, work)
+
+
+@inlined
+def append_row(group, numbers, width):
+    """Put a row behind the others; there is room."""
+    row = load_i64(group + 8 * NEXT_ROW)
+    pitch = load_i64(group + 8 * PITCH)
+    copy_words(row, numbers, width)
+    if width < pitch:
+        fill_words(row + 8 * width, ABSENT, pitch - width)
+    store_i64(group + 8 * NEXT_ROW, row + 8 * pitch)

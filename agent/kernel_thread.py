@@ -255,6 +255,7 @@ class KernelThread:
         own = self._own
         own.delta.freeze()
         own.decoder.on_cut()
+        own.decoder.take_labels(Tally())
         own.tally = Tally()
         own.spans = []
         own.exemplars = []
@@ -337,6 +338,7 @@ class KernelThread:
                 )
             )
             at.from_offset = at.to_offset
+        own.decoder.take_labels(own.tally)  # before streams are forgotten
         unsampled = own.sampler.take_counts() if own.sampler is not None else Counter()
         part = Part(
             groups, numeric, strings, ranges, own.tally, own.spans, own.exemplars, unsampled

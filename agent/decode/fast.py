@@ -18,7 +18,7 @@ from agent.decode.kept import Sampler
 from agent.decode.laid import lay_out
 from agent.decode.lanes import StreamTable
 from agent.decode.slices import Load, SliceDecoder
-from agent.types import Drop, Fetch, RawFetch, Record, TableFetch
+from agent.types import Drop, Fetch, RawFetch, Record, TableFetch, Tally
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +70,22 @@ class FastDecoder:
         """The owner's delta is empty again: every (stream, window) will need cells."""
         self._slices.on_cut()
 
+    def take_labels(self, tally: Tally) -> None:
+        """Before a cut inside of a fetch: labels by model of its slices so far, which its last slice would count."""
+        self._slices.take_labels(tally)
+
     # ------------------------------------------------------------ fetches
 
     def decode(self, fetch: Fetch | RawFetch, lineage: str) -> Iterator[Decoded]:
-        """Blocks of the fetch, slice by slice, in offset order. Sketch a slice before asking for the next."""
+        """Blocks of the fetch, slice by slice, in offset order. Sketch a slice before asking for the next.
+
+        Labels are in the tally of their slice, but by the name of their model only in that of the last.
+        """
         if isinstance(fetch, RawFetch):
             return self._raw(fetch, lineage)
         records = fetch.records
         index = lay_out(records, fetch.to_offset)
-        return self._decode(index, records.__getitem__, fetch, lineage)
+        return self._decode(index, records.__getitem__, fetch, lineage, is_last=True)
 
     def decode_table(self, fetch: TableFetch, lineage: str) -> Iterator[Decoded]:
         """Rows of a table: the orjson tier's work."""
@@ -108,7 +115,12 @@ class FastDecoder:
                         Drop.CORRUPT_BATCH,
                     )
                 yield lost
-            yield from self._decode(index, index.record, fetch, lineage)
+            is_last = at == len(fetch.batches)
+            yield from self._decode(index, index.record, fetch, lineage, is_last=is_last)
+        if self._slices.has_labels:  # the last batches had no records
+            rest = self._json.begin(fetch.to_offset)
+            self._slices.take_labels(rest.tally)
+            yield rest
 
     def _decode(
         self,
@@ -116,8 +128,13 @@ class FastDecoder:
         record_of: Callable[[int], Record],
         fetch: Fetch | RawFetch,
         lineage: str,
+        *,
+        is_last: bool,
     ) -> Iterator[Decoded]:
         is_untimed = index.n > 0 and int(np.min(index.timestamp_ms)) < 0
         load = Load(index, record_of, fetch.is_label_topic, fetch.partition, lineage, is_untimed)
         while load.at < index.n:
-            yield self._slices.decode(load)
+            part = self._slices.decode(load)
+            if is_last and load.at == index.n:
+                self._slices.take_labels(part.tally)
+            yield part

@@ -1,6 +1,14 @@
-"""Counting the labels of many rows at once: by stream in a kernel, then by the name of their model."""
+"""Counting the labels of many rows at once: by stream in a kernel, and much later by the name of their model.
+
+Invariants
+ 1. What has been counted goes into a tally at the end of the fetch, or at a cut before that: names cost
+    more than rows do.
+ 2. It outlives the streams: of a table that is cleared meanwhile nothing is lost.
+"""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 
@@ -10,43 +18,54 @@ from agent.types import Tally
 
 
 class LabelCounts:
-    """Labels of each stream, and which name they are counted by. Belongs to one generation of a stream table.
+    """Labels of each stream of one stream table since they were taken last.
 
-    address   of int64[streams], added to by `close_rows` and emptied by `take`; changes with `fit`
+    address     of int64[streams], added to by `close_rows`; changes with `fit`
+    is_pending  set by who counts
     """
 
     def __init__(self) -> None:
-        self._names: list[str] = []
-        self._index: dict[str, int] = {}
+        self.is_pending = False
+        self._models: list[str] = []  # of each stream
+        self._earlier: Counter[str] = Counter()  # of streams that are no more, by model
         self._resize(64)
 
     def _resize(self, n: int) -> None:
         self._counts = np.zeros(n, np.int64)
         self.address: int = self._counts.ctypes.data
-        self._name_of = np.full(n, -1, np.int32)
 
     def fit(self, table: StreamTable) -> None:
-        """Make room for all streams of the table. All labels have been taken."""
-        if len(table.keys) > len(self._counts):
-            known = self._name_of
-            self._resize(2 * len(table.keys))
-            self._name_of[: len(known)] = known
+        """Make room for all streams of the table."""
+        known = len(self._models)
+        if len(table.keys) == known:
+            return
+        self._models += [key.model for key in table.keys[known:]]
+        if len(self._models) > len(self._counts):
+            counts = self._counts
+            self._resize(2 * len(self._models))
+            self._counts[: len(counts)] = counts
 
-    def take(self, json: JsonDecoder, table: StreamTable, tally: Tally) -> None:
-        """Move what has been counted into the tally, by name. O(streams)."""
-        n = len(table.keys)
-        streams = self._counts[:n].nonzero()[0]
-        numbers = self._name_of[streams]
-        if int(numbers.min()) < 0:
-            for stream in streams[numbers < 0].tolist():
-                name = json.label_name(table.keys[stream].model)
-                self._name_of[stream] = self._index.setdefault(name, len(self._names))
-                if self._name_of[stream] == len(self._names):
-                    self._names.append(name)
-            numbers = self._name_of[streams]
-        counts = np.zeros(len(self._names), np.int64)
-        np.add.at(counts, numbers, self._counts[streams])
+    def forget_streams(self) -> None:
+        """The stream table was cleared."""
+        self._earlier = self._by_model()
+        self._models.clear()
+
+    def take(self, json: JsonDecoder, tally: Tally) -> None:
+        """Move what has been counted into the tally, under the names that labels are counted by. O(streams)."""
+        if not self.is_pending:
+            return
+        labels = tally.labels_by_model
+        for model, n in self._by_model().items():
+            labels[json.label_name(model)] += n
+        self._earlier.clear()
+        self.is_pending = False
+
+    def _by_model(self) -> Counter[str]:
+        """All counts by model; those of streams are then 0."""
+        found = Counter(self._earlier)
+        n = len(self._models)
+        for model, count in zip(self._models, self._counts[:n].tolist(), strict=True):
+            if count:
+                found[model] += count
         self._counts[:n] = 0
-        found = counts.nonzero()[0].tolist()
-        names = [self._names[number] for number in found]
-        tally.labels_by_model.update(dict(zip(names, counts[found].tolist(), strict=True)))
+        return found

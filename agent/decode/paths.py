@@ -1,7 +1,8 @@
 """The paths that events have, and what the scan tier does with the value at each: learned from orjson rows.
 
 A *path* is the number of (path above, key); 0 is the top of an event. Paths hold for all shapes, since
-they are walked before it is known whose event it is. What becomes of a leaf is kept by (shape, path,
+they are walked before it is known whose event it is. A key at the top that is none of the configured
+fields' is read by nobody, so it need not be learned. What becomes of a leaf is kept by (shape, path,
 kind), as `resolver` answers it.
 
 Invariants
@@ -20,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from agent.config import Config
+from agent.decode.fields import FieldMap
 from agent.decode.kernels import scan_layout as layout
 from agent.decode.kernels.hashing import PROCESS_KEY
 from agent.decode.kernels.path_slots import (
@@ -87,11 +89,18 @@ class PathTable:
         self._set(layout.MAX_DEPTH, min(config.decode.max_depth, MAX_DEPTH))
         self._set(layout.FRAME, self._frame.ctypes.data)
         self._set(layout.SCRATCH, self._scratch.ctypes.data)
+        roots = FieldMap(config.decode.fields).roots()
+        #: Keys at the top of an event that lead to something; () when others may, too.
+        self._names: tuple[str, ...] = tuple(sorted({parts[0] for _, parts in roots}))
+        another = "".join(self._names) + "."
+        if len(self._names) > MAX_PATHS // 4 or not resolver.is_skipped((another,)):
+            self._names = ()
         self.clear()
 
     @property
     def n_paths(self) -> int:
-        return len(self._path_of)
+        """Paths that were learned: the names of the fields are known beforehand."""
+        return len(self._path_of) - len(self._names)
 
     @property
     def n_leaves(self) -> int:
@@ -109,6 +118,9 @@ class PathTable:
         self._leaves = _Slots(4, insert_leaves)
         self._models = _Slots(2, insert_models)
         self._widths = np.zeros((16, 2), np.int64)
+        for name in self._names:
+            self._path(0, (), name)
+        self._set(layout.IS_OPEN, int(len(self._names) > 0))
         self._point()
 
     def learn(self, record: bytes, shape: Shape, model: str = "") -> bool:
@@ -258,6 +270,7 @@ class PathTable:
         self._set(layout.WIDTHS, self._widths.ctypes.data)
         # It holds the address of a slot.
         self._scratch[layout.TOP_SLOT // 8 : layout.FIRST_LEAF // 8] = 0
+        self._scratch[(layout.OTHER_SLOT + layout.SLOT_IS_SKIPPED) // 8] = 1
 
 
 class _Slots:

@@ -44,6 +44,9 @@ _FEW_ODD, _MANY_ODD = 32, 512
 _LESSONS = 32
 #: Rows of the scanner that templates are made of, at most.
 _SPELLINGS = 4
+#: Rows of the scanner that pass before the next lesson, at most: each lesson in vain doubles them. A
+#: lesson costs as much as the scanner does for a thousand rows.
+_MAX_REST = 1 << 16
 _FIRST_ROWS = 64
 #: Readable bytes around text.
 _PADDING = 64
@@ -88,12 +91,23 @@ class SliceDecoder:
         self._generation = table.generation
         self._n_rows = _FIRST_ROWS
         self._most_odd = _FEW_ODD
+        # Rows of the scanner to pass over before templates are made of some, and after a lesson in vain.
+        self._rest = self._pause = 0
         # Of the slice in hand: the last record that was a row, and has told the orjson tier its time.
         self._last_row = -1
 
     def on_cut(self) -> None:
         """The owner's delta is empty again: every (stream, window) will need cells."""
         self._bindings.forget_windows()
+
+    @property
+    def has_labels(self) -> bool:
+        """Labels of the slices so far are in no tally yet by the name of their model."""
+        return self._labels.is_pending
+
+    def take_labels(self, tally: Tally) -> None:
+        """Count those labels in this tally."""
+        self._labels.take(self._json, tally)
 
     def decode(self, load: Load) -> Decoded:
         """The next slice of the load."""
@@ -138,8 +152,9 @@ class SliceDecoder:
         self._paths.clear()
         self._templates.clear()
         self._bindings.clear()
-        self._labels = LabelCounts()
+        self._labels.forget_streams()
         self._n_rows, self._most_odd = _FIRST_ROWS, _FEW_ODD
+        self._rest = self._pause = 0
 
     def _most_rows(self) -> int:
         """Rows of the widest shape that fit the arrays."""
@@ -307,18 +322,22 @@ class SliceDecoder:
         return self._templates.observe(value, shape) or is_new_path
 
     def _learn_templates(self, load: Load) -> None:
-        """Make templates of a few rows that the scanner had to decode."""
+        """Make templates of a few rows that the scanner had to decode; the more rarely, the less comes of it."""
         scanned, index = self._scanned, load.index
         assert scanned.record is not None
-        if not self._templates.may_learn():
+        self._rest -= scanned.n
+        if self._rest > 0 or not self._templates.may_learn():
             return
         rows = np.flatnonzero((scanned.fate[: scanned.n] & ROW) != 0)  # rows, and those that wait
         step = max(1, len(rows) // _SPELLINGS)
+        is_news = False
         for row in rows[::step][:_SPELLINGS].tolist():
             record = load.at + int(scanned.record[row])
             start, length = int(index.vpos[record]), int(index.vlen[record])
             shape = self._table.shapes[int(scanned.arrays.shape[row])]
-            self._templates.observe(index.text[start : start + length].tobytes(), shape)
+            is_news |= self._templates.observe(index.text[start : start + length].tobytes(), shape)
+        self._pause = self._pause >> 1 if is_news else min(_MAX_REST, 2 * self._pause + 256)
+        self._rest = self._pause
 
     def _settle(self, load: Load, cut: int, out: Decoded) -> int:
         """Rows of streams that were new in this slice; how many of them were left to orjson."""
@@ -406,7 +425,7 @@ class SliceDecoder:
             tally.irregular[Irregular.BAD_TRACE_CONTEXT] += tier.n_bad_trace
         if tier.n_labels:
             tally.labels += tier.n_labels
-            self._labels.take(self._json, self._table, tally)
+            self._labels.is_pending = True
         if tier.n_alone:
             alone = np.flatnonzero(tier.fate[: tier.n] == LABEL_ONLY)
             hashes = tier.arrays.model_hash[alone]

@@ -346,6 +346,27 @@ def test_a_clear_between_two_slices_of_a_fetch_does_no_harm() -> None:
         side.table.clear()
     assert np.array_equal(np.sort(np.concatenate(rows)), expected.rows)
     assert tally.rows == 3000
+    assert tally.labels_by_model == expected.tally["labels_by_model"]
+
+
+def test_labels_of_a_fetch_have_names_at_its_end_or_when_they_are_asked_for() -> None:
+    values = [
+        orjson.dumps({"model": f"m{i % 3}", "prediction": i, "label": 1}) for i in range(9000)
+    ]
+    side = Side(FastDecoder, Config())
+    side.decoder.now_ms = MS + 10_000_000
+    tally = Tally()
+    slices = side.decoder.decode(fetch_of(records_of(values)), "l")
+    while tally.labels < 3000:
+        tally.add(next(slices).tally)
+    side.decoder.take_labels(tally)
+    assert sum(tally.labels_by_model.values()) == tally.labels
+    rest = list(slices)
+    assert len(rest) > 1
+    for part in rest:
+        tally.add(part.tally)
+    side.decoder.take_labels(tally)
+    assert tally.labels_by_model == {"m0": 3000, "m1": 3000, "m2": 3000}
 
 
 def test_a_slice_needs_no_more_new_cells_than_it_may() -> None:

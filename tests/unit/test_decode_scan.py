@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
-from agent.config import Config, Decode
+from agent.config import Config, Decode, Fields
 from agent.decode import paths as learning
 from agent.decode.kernels.row_layout import FITS
 from agent.decode.lanes import StreamTable
@@ -113,6 +113,44 @@ def test_texts_with_escapes_lie_behind_the_records_and_do_not_overwrite_each_oth
 )
 def test_a_key_that_comes_twice_is_left_to_orjson(record: bytes) -> None:
     assert fits(taught(), record, made()) == [False, True]
+
+
+def test_keys_at_the_top_that_no_field_leads_to_need_not_be_learned() -> None:
+    others: dict[str, Any] = {f"extra_{i}": {"deep": [i, {"x": None}]} for i in range(5)}
+    records = [
+        json.dumps({**others, **EVENT}).encode(),
+        json.dumps({**EVENT, **others}).encode(),
+        made(trace={}).replace(b'"trace"', b'"\\u00e9tage"'),
+        made(**{"é" * 40: "x"}),
+    ]
+    tier = taught()
+    assert fits(tier, *records) == [True] * 4
+    assert fits(tier, made(features={"new": 1}), made(usage={"tokens": 1})) == [False, False]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        made(x=1).replace(b'"x"', b'"x":2,"x"'),
+        made(x=1).replace(b'"x"', b'"\\u0078":2,"x"'),
+        made(x=1).replace(b'"x":1', b'"x":{"a":1,"a":2}'),
+        made(x=1).replace(b'"x":1', b'"x":01'),
+        made(x=1).replace(b'"x":1', b'"x":' + b"[" * 40 + b"]" * 40),
+        made(**{f"x{i}": i for i in range(40)}),
+    ],
+)
+def test_such_a_key_is_left_to_orjson_when_it_comes_twice_or_its_value_is_odd(
+    record: bytes,
+) -> None:
+    assert fits(taught(), record, made(x=1)) == [False, True]
+
+
+def test_fields_that_are_read_from_elsewhere_are_known_beforehand() -> None:
+    config = Config(decode=Decode(fields=Fields(model="meta.name", features="inputs")))
+    event = {"meta": {"name": "m"}, "inputs": {"a": 1.5}, "model": {"not": "read"}, "features": 1}
+    tier = taught(orjson.dumps(event), config=config)
+    assert fits(tier, orjson.dumps({**event, "other": 1, "features": {"a": 1}})) == [True]
+    assert fits(tier, orjson.dumps({**event, "latency_ms": 1})) == [False]
 
 
 @pytest.mark.parametrize(

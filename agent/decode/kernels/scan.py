@@ -4,8 +4,9 @@ A row is scanned first into a flat list of leaves (path, kind, value or place of
 to do with a leaf depends on the model, which may come last. Then the shape is looked up by the hash of
 the model's name (all streams of a model share one), and each leaf goes where (shape, path, kind) says.
 
-Whatever is unknown or doubtful makes the row a misfit: an unknown key, a key that comes twice (also an
-object's), a number that the parsers leave to orjson, more depth or length than allowed.
+Whatever is unknown or doubtful makes the row a misfit: a key that comes twice (also an object's), a
+number that the parsers leave to orjson, more depth or length than allowed; also an unknown key, but at
+the top of an event, where all keys that lead anywhere are known from the configuration.
 
 Its tables are described in `scan_layout`.
 """
@@ -24,12 +25,16 @@ from agent.decode.kernels.scan_layout import (
     FIRST_LEAF,
     FOUND_TEXT,
     FRAME,
+    IS_OPEN,
     IS_SEGMENT,
     MAX_DEPTH,
     MAX_LEAVES,
+    MAX_OTHER_KEYS,
     MIX,
     NULL,
     NUMBER,
+    OTHER_KEYS,
+    OTHER_SLOT,
     SCRATCH,
     SLOT_BYTES,
     SLOT_HASH,
@@ -145,6 +150,20 @@ def _slot_of(h, parent, slots, mask):
 
 
 @outlined
+def _other_slot(h, n, tables):
+    """The slot of a key at the top that nobody reads, the n-th of its record; 0: it came before, or one too many."""
+    scratch = load_i64(tables + SCRATCH)
+    if n >= MAX_OTHER_KEYS:
+        return 0
+    for k in range(n):
+        if load_u64(scratch + OTHER_KEYS + 8 * k) == h:
+            return 0
+    store_u64(scratch + OTHER_KEYS + 8 * n, h)
+    store_i64(scratch + OTHER_SLOT + SLOT_STAMP, 0)
+    return scratch + OTHER_SLOT
+
+
+@outlined
 def scan_record(at, end, zone, tables):
     """All leaves of the record to SCRATCH: how many, or -1 for a misfit."""
     scratch = load_i64(tables + SCRATCH)
@@ -165,6 +184,7 @@ def scan_record(at, end, zone, tables):
     at += 1
     depth = 1
     parent = 0
+    n_others = 0
     slot = scratch + TOP_SLOT
     while True:
         # ---- a key
@@ -201,7 +221,11 @@ def scan_record(at, end, zone, tables):
             before = slot
             slot = _slot_of(h, parent, slots, mask)
             if slot == 0:
-                return -1
+                if parent == 0 and load_i64(tables + IS_OPEN) != 0:
+                    slot = _other_slot(h, n_others, tables)
+                    n_others += 1
+                if slot == 0:
+                    return -1
             path = load_i64(slot + SLOT_PATH)
             if load_i64(slot + SLOT_KEY_BYTES) != 0:
                 store_i64(before + SLOT_NEXT, slot)

@@ -18,6 +18,7 @@ TABLES   where the tables lie, and limits. Byte offsets below; all but STAMP are
     MAX_DEPTH           levels of brackets
     FRAME               frame of the row (`kernels.values`), with limits and the key of the process
     SCRATCH             int64[SCRATCH_WORDS], of this thread
+    IS_OPEN             1: keys at the top of an event that are not in SLOTS lead to nothing that is read
 
 Text with escapes is unescaped into a zone of the same buffer behind the records, ZONE int64[2] = next
 free address and end, so that all positions count from one address. 64 readable bytes must lie around
@@ -45,8 +46,9 @@ U = np.uint64
     MAX_DEPTH,
     FRAME,
     SCRATCH,
-) = range(0, 8 * 11, 8)
-N_TABLE_FIELDS = 11
+    IS_OPEN,
+) = range(0, 8 * 12, 8)
+N_TABLE_FIELDS = 12
 
 # Byte offsets in a slot of SLOTS and of LEAVES.
 (
@@ -86,7 +88,8 @@ IS_MODEL, IS_VERSION, IS_SEGMENT = 1, 2, 3
 NULL, BOOL, NUMBER, STRING, VECTOR, EMPTY, ARRAY = map(int, WireKind)
 
 # SCRATCH, in bytes: open objects; hashes of the keys of objects that are skipped; where each of those
-# begins; a word; a text; the stream's hashes; a slot before the first key; leaves.
+# begins; a word; a text; the stream's hashes; hashes of the keys at the top that are not in SLOTS; a slot
+# before the first key; the slot that those keys share; leaves.
 MAX_LEVELS = 64
 MAX_SKIPPED_KEYS = 256
 MAX_LEAVES = 4096
@@ -96,8 +99,11 @@ SKIPPED_FIRST = SKIPPED_KEYS + 8 * MAX_SKIPPED_KEYS
 WORD = SKIPPED_FIRST + 8 * MAX_LEVELS
 FOUND_TEXT = WORD + 8  # start and length of a text that was unescaped
 STREAM = FOUND_TEXT + 16  # model, version, segments
-TOP_SLOT = STREAM + 24
-FIRST_LEAF = TOP_SLOT + SLOT_BYTES
+MAX_OTHER_KEYS = 32
+OTHER_KEYS = STREAM + 24
+TOP_SLOT = OTHER_KEYS + 8 * MAX_OTHER_KEYS
+OTHER_SLOT = TOP_SLOT + SLOT_BYTES
+FIRST_LEAF = OTHER_SLOT + SLOT_BYTES
 SCRATCH_WORDS = (FIRST_LEAF + 32 * MAX_LEAVES) // 8
 # A leaf in SCRATCH: path << 3 | kind, value (float64 bits), address of its text, length of its text.
 

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --cases N --seed S [--tier template|scan|all] [--json]`: exits 1 when anything differs."""
+"""`python -m tests.fuzz --cases N --seed S [--tier template|scan|all] [--first] [--json]`: exits 1 when anything differs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=None, help="default: a random one, printed")
     parser.add_argument("--tier", choices=sorted(SUBJECTS), default="all")
+    parser.add_argument("--first", action="store_true", help="stop at the first difference")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(10**9) if arguments.seed is None else arguments.seed
@@ -29,7 +30,9 @@ def main() -> int:
             flush=True,
         )
 
-    report = fuzz(arguments.tier, arguments.cases, seed, progress=tell)
+    report = fuzz(
+        arguments.tier, arguments.cases, seed, is_first_enough=arguments.first, progress=tell
+    )
     print(file=sys.stderr)
     found = {"tier": arguments.tier, "seed": seed, **report.document()}
     if arguments.json:

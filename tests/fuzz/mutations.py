@@ -7,62 +7,28 @@ be wrong; the rest break it anywhere.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Callable
-from decimal import Decimal
+
+from tests.fuzz.spellings import (
+    KEYS,
+    STATUSES,
+    STRINGS,
+    VALUES,
+    crowded,
+    nesting,
+    random_number,
+    random_string,
+    random_time,
+    random_trace_parent,
+)
 
 _TOKEN = re.compile(
     rb'"(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|[{}\[\],:]|[^\s]', re.DOTALL
 )
 _SPACE = (b" ", b"\n", b"\t", b"\r", b"  ", b" \n\t ", b" " * 40, b"\x0b", b"\x00", b"\xa0")
 _STRUCTURE = b'0123456789.eE+-",:{}[] \\tfn\n/u'
-
-NUMBERS: tuple[bytes, ...] = tuple(
-    b"""0 -0 0.0 -0.0 00 01 -01 1. .5 -.5 0.5e 1e 1e+ 1e5 1E5 1e+5 1e-5 1e400 -1e400 1e-400 1e308 1e309
-    1.7976931348623157e308 1.7976931348623159e308 5e-324 2e-324 3e-324 2.2250738585072014e-308
-    2.2250738585072011e-308 4.9406564584124654e-324 9007199254740992 9007199254740993 9007199254740994
-    9007199254740993.0 -9007199254740993 9223372036854775807 9223372036854775808 -9223372036854775808
-    -9223372036854775809 18446744073709551615 18446744073709551616 9999999999999999999 999999999999999999
-    10000000000000000000 100000000000000000000 123456789012345678901234567890 1234567890123456789012.5
-    0.1 0.3 0.30000000000000004 0.1000000000000000055511151231257827 1.0000000000000002 1e22 1e23
-    8.5 7.2057594037927933e16 72057594037927933 72057594037927945 9007199254740992.5 4503599627370497.5
-    4503599627370496.5 1.00000000000000011102230246251565 0.000000000000000000000001
-    0.0000000000000000000000001 1000000000000000000000000.0 --1 +1 1_0 0x1 NaN Infinity -Infinity 1e0005
-    1e00000000000000000005 0e5 0e400 0.0e-400 -0e0 1e-0 1767225600123 1767225600 1767225600.123 1767225600123456
-    1767225600123456789 99999999999 100000000000 -1 200 299 300 1.5e300 1e160 1e-160 1e-141 1e140""".split()
-)
-STRINGS: tuple[bytes, ...] = (
-    b"", b"a", b"x" * 7, b"x" * 8, b"x" * 15, b"y" * 16, b"y" * 17, b"x" * 31, b"x" * 32, b"x" * 33, b"z" * 49,
-    b"x" * 50, b"x" * 51, b"x" * 64, b"x" * 100, b"w" * 200, b"q" * 3000, b"\xc3\xa9t\xc3\xa9", b"\xff", b"\xed\xa0\x80",
-    b"a\\nb", b"\\n", b"a\\u0000", b"\\u0041", b"\\u00e9", b"\\u20AC", b"\\ud83d\\ude00", b"\\uD83D", b"\\uDE00", b"\\ud83d\\u0041",
-    b"\\ud83d\\ud83d", b"\\ud83dx", b"\\ude00\\ud83d", b"\\u12", b"\\u12G4", b"\\u", b"\\x41", b"\\/", b"\\\\", b"\\\"", b"\\b\\f\\r\\t",
-    b"\\", b"\\'", b"\x1f", b"\x00", b"\x7f", b"a\nb", b"\xf0\x9f\x98\x80", b"\xf4\x90\x80\x80", b"\xf4\x8f\xbf\xbf", b"\xc0\x80",
-    b"\xe0\x80\x80", b"\xe0\xa0\x80", b"\xef\xbf\xbf", b"\xe2\x82", b"\xe2\x82\xac", b"\x80", b"\xf8\x88\x80\x80\x80", b"a\"b",
-    b"x" * 30 + b"\xc3\xa9", b"x" * 31 + b"\xc3\xa9", b"x" * 31 + b"\\n", b"x" * 32 + b"\\u0041" + b"x" * 40, b"x" * 31 + b"\xff",
-    b"2026-01-01T00:00:00Z", b"2026-01-01T00:00:00.123456789+05:30", b"2026-02-30T00:00:00Z", b"2026-01-01 00:00:00",
-    b"2026-01-01T24:00:00Z", b"2016-12-31T23:59:60Z", b"2026-01-01t00:00:00z", b"2026-01-01T00:00Z", b"20260101T000000Z",
-    b"2026-01-01T00:00:00.5Z", b"2026-01-01T00:00:00,5Z", b"0001-01-01T00:00:00Z", b"9999-12-31T23:59:59.999-23:59",
-    b"2026-01-01T00:00:00+0000", b"1767225600123", b"1e5", b"007", b"-5", b"7", b"200", b"ok", b"OK", b"true", b"null",
-    b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-    b"zz-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", b"01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-)  # fmt: skip
-VALUES: tuple[bytes, ...] = (
-    b"null", b"true", b"false", b"[]", b"{}", b"[1]", b"[1,2.5,-3e2]", b"[1,\"a\"]", b"[[1]]", b"[{}]", b"[null]", b"[1,]", b"[,1]",
-    b"[1 2]", b"[1", b"{\"a\":1}", b"{\"a\":{\"b\":2}}", b"{\"a\":1,\"a\":2}", b"[{\"a\":1,\"a\":2}]", b"[{\"a\":1},{\"a\":2}]", b"{\"\":1}",
-    b"{\"a\" : 1 }", b"[ 1 , 2 ]", b"[ ]", b"{ }", b"tru", b"truex", b"nul", b"nulll", b"False", b"[1e200,1e200]", b"[1e-200]", b"[0,-0.0]",
-    b"[1e140,1e140]", b"[1e-140,0]", b"[9007199254740993,1]", b"[18446744073709551616]", b"[" * 20 + b"]" * 20, b"[" * 40 + b"]" * 40,
-    b"{\"a\":" * 29 + b"1" + b"}" * 29, b"{\"a\":" * 34 + b"1" + b"}" * 34, b"[true]", b"[\"\\ud800\"]", b"[\"\xff\"]", b"7", b"\"7\"",
-    b"\"text\"",
-)  # fmt: skip
-KEYS: tuple[bytes, ...] = (
-    b"model", b"version", b"ts", b"id", b"features", b"prediction", b"usage", b"label", b"latency_ms", b"status", b"segment", b"tags",
-    b"traceparent", b"tracestate", b"f0", b"x1", b"a", b"b", b"a.b", b"score", b"value", b"vector", b"ttft_ms", b"ttft", b"region", b"",
-    b"m\\u006fdel", b"\\u0066eatures", b"gr\xc3\xb6\xc3\x9fe", b"\\ud83d\\ude00", b"\\ud83d", b"\xff", b"k" * 31, b"k" * 32, b"k" * 70,
-    b"k" * 201, b"new", b"country", b"a\x00", b"a\\n", b"meta", b"out", b"in.put", b"input_tokens", b"__proto__", b"0",
-)  # fmt: skip
-
 
 #: Permutations of the digits.
 _DIGITS = [
@@ -72,12 +38,17 @@ _DIGITS = [
 ]
 
 
+#: Keys of fields that have a form of their own; in `shapes.mapped` the time is called `at`.
+_KNOWN = (b"ts", b"at", b"status", b"traceparent")
+
+
 class Base:
     """A record cut into tokens.
 
     numbers, strings, values, keys   spans (start, end): numbers; string bodies; any scalar; key bodies
     pairs                            spans of `"key": scalar`
     gaps                             positions between two tokens
+    named                            spans of scalars, by the last key of that name as written
     """
 
     def __init__(self, text: bytes) -> None:
@@ -89,6 +60,7 @@ class Base:
         self.values: list[tuple[int, int]] = []
         self.keys: list[tuple[int, int]] = []
         self.pairs: list[tuple[int, int]] = []
+        self.named: dict[bytes, tuple[int, int]] = {}
         last = len(spans) - 1
         for i, (start, end) in enumerate(spans):
             first = text[start]
@@ -105,7 +77,9 @@ class Base:
                 continue
             self.values.append((start, end))
             if i >= 2 and text[spans[i - 1][0]] == 58:
-                self.pairs.append((spans[i - 2][0], end))
+                key, key_end = spans[i - 2]
+                self.pairs.append((key, end))
+                self.named[text[key + 1 : key_end - 1]] = (start, end)
 
 
 Mutation = Callable[[random.Random, Base], bytes]
@@ -113,46 +87,6 @@ Mutation = Callable[[random.Random, Base], bytes]
 
 def _put(text: bytes, span: tuple[int, int], new: bytes) -> bytes:
     return text[: span[0]] + new + text[span[1] :]
-
-
-def random_number(rng: random.Random) -> bytes:
-    """Text of a number, JSON's or nearly: of all lengths, points and exponents."""
-    dice = rng.randrange(10)
-    if dice == 0:
-        return rng.choice(NUMBERS)
-    if dice == 8:
-        return _near_half_way(rng)
-    if dice == 1:
-        return repr(rng.uniform(-1, 1) * 10.0 ** rng.randrange(-330, 309)).encode()
-    if dice == 2:
-        # half way between two doubles, or a digit beside it
-        value = rng.getrandbits(53) | 1 << 52
-        text = str(2 * value + 1)
-        if rng.random() < 0.5:
-            return text.encode()
-        cut = rng.randrange(1, len(text))
-        return f"{text[:cut]}.{text[cut:]}".encode()
-    if dice == 3:
-        return str(rng.getrandbits(rng.randrange(1, 70)) * rng.choice((1, -1))).encode()
-    if dice == 9 and rng.random() < 0.5:
-        return _near_half_way(rng)
-    n = rng.randrange(1, 27) if dice < 6 else rng.randrange(14, 20)
-    digits = str(rng.randrange(10**n)).zfill(n if rng.random() < 0.2 else 0)
-    sign = "-" if rng.random() < 0.4 else ""
-    if rng.random() < 0.8:
-        cut = rng.randrange(len(digits) + 1)
-        digits = f"{digits[:cut] or '0'}.{digits[cut:] or '0'}"
-    if rng.random() < 0.15:
-        digits += f"{rng.choice('eE')}{rng.choice(('', '-', '+'))}{rng.randrange(340)}"
-    return (sign + digits).encode()
-
-
-def _near_half_way(rng: random.Random) -> bytes:
-    """17 to 19 digits as near as they come to half way between two doubles: a bit too few decides wrong."""
-    value = rng.uniform(0.5, 1.0) * 10.0 ** rng.choice((0, 0, 1, 2, 3, 6, 12, -3, -6))
-    middle = (Decimal(value) + Decimal(math.nextafter(value, 2 * value))) / 2
-    text = f"{middle:.{rng.randrange(17, 20)}g}" if rng.random() < 0.7 else f"{middle:.20f}"[:20]
-    return text.encode()
 
 
 def _renumber(rng: random.Random, base: Base) -> bytes:
@@ -189,7 +123,7 @@ def _string(rng: random.Random, base: Base) -> bytes:
     if not base.strings:
         return _byte(rng, base)
     start, end = rng.choice(base.strings)
-    new = rng.choice(STRINGS)
+    new = random_string(rng) if rng.random() < 0.5 else rng.choice(STRINGS)
     dice = rng.randrange(4)
     if dice == 0:  # in the middle
         at = rng.randrange(start, end + 1)
@@ -202,7 +136,24 @@ def _string(rng: random.Random, base: Base) -> bytes:
 def _value(rng: random.Random, base: Base) -> bytes:
     if not base.values:
         return _byte(rng, base)
-    return _put(base.text, rng.choice(base.values), rng.choice(VALUES))
+    dice = rng.randrange(20)
+    new = nesting(rng) if dice == 0 else crowded(rng) if dice == 1 else rng.choice(VALUES)
+    return _put(base.text, rng.choice(base.values), new)
+
+
+def _known(rng: random.Random, base: Base) -> bytes:
+    """Another value of a field that has a form of its own: a time, a status, a trace context."""
+    found = [(name, base.named[name]) for name in _KNOWN if name in base.named]
+    if not found:
+        return _value(rng, base)
+    name, span = rng.choice(found)
+    if name in (b"ts", b"at"):
+        new = random_time(rng)
+    elif name == b"status":
+        new = rng.choice(STATUSES)
+    else:
+        new = b'"%b"' % random_trace_parent(rng)
+    return _put(base.text, span, new)
 
 
 def _key(rng: random.Random, base: Base) -> bytes:
@@ -212,7 +163,8 @@ def _key(rng: random.Random, base: Base) -> bytes:
     if rng.random() < 0.5 and end > start:  # the same key, written otherwise
         at = rng.randrange(start, end)
         return _put(base.text, (at, at + 1), b"\\u%04x" % base.text[at])
-    return _put(base.text, (start, end), rng.choice(KEYS))
+    new = random_string(rng) if rng.random() < 0.2 else rng.choice(KEYS)
+    return _put(base.text, (start, end), new)
 
 
 def _delete_pair(rng: random.Random, base: Base) -> bytes:
@@ -229,16 +181,21 @@ def _add_pair(rng: random.Random, base: Base) -> bytes:
         return _byte(rng, base)
     start, end = rng.choice(base.pairs)
     text = base.text
-    dice = rng.randrange(4)
+    dice = rng.randrange(5)
     if dice == 0:  # twice the same
         new = text[start:end]
+    elif dice == 4:  # and once with an escape
+        at = max(text.find(b'"', start + 1, end), start + 1)
+        at = rng.randrange(start + 1, at) if at > start + 1 else at
+        new = text[start:at] + b"\\u%04x" % text[at] + text[at + 1 : end]
     elif dice == 1:  # the same key, another value
         new = text[start : text.index(b":", start) + 1] + rng.choice(VALUES)
     elif dice == 2:
         new = b'"%b":%b' % (rng.choice(KEYS), rng.choice(VALUES))
     else:
         new = b'"%b":%b' % (rng.choice(KEYS), random_number(rng))
-    where = rng.choice(base.pairs)[0]
+    # In the same object, or in any other.
+    where = start if dice in (0, 1, 4) and rng.random() < 0.7 else rng.choice(base.pairs)[0]
     return _put(text, (where, where), new + b",")
 
 
@@ -286,11 +243,30 @@ def _byte(rng: random.Random, base: Base) -> bytes:
 
 
 def _truncate(rng: random.Random, base: Base) -> bytes:
-    return base.text[: rng.randrange(len(base.text) + 1)]
+    """Cut anywhere; or without what closes it, so that what comes behind it in memory goes on with it."""
+    text = base.text
+    dice = rng.random()
+    if dice < 0.2:
+        return text.rstrip(b"} \r\n")
+    if dice < 0.5:
+        return text[: -rng.randrange(1, 5)]
+    return text[: rng.randrange(len(text) + 1)]
 
 
-def _tail(rng: random.Random, base: Base) -> bytes:
-    return base.text + rng.choice((b"}", b" ", b"\n", b"x", b"\0", b"1", b",", b"{}", b" \t\r\n "))
+def _around(rng: random.Random, base: Base) -> bytes:
+    """Something before or behind the whole of it; or another encoding."""
+    text = base.text
+    dice = rng.randrange(8)
+    if dice == 0:
+        return b"\xef\xbb\xbf" + text
+    if dice == 1:
+        return rng.choice((b" ", b"\r\n\t", b"\0", b"\x1e", b"\xa0", b",", b"{", b"[")) + text
+    if dice == 2:
+        encoding = rng.choice(("utf-16", "utf-16-le", "utf-32-be", "latin-1"))
+        return text.decode("utf-8", "replace").encode(encoding, "replace")
+    if dice == 3:
+        return b"[" + text + b"]"
+    return text + rng.choice((b"}", b" ", b"\n", b"x", b"\0", b"1", b",", b"{}", b" \t\r\n "))
 
 
 def _same(rng: random.Random, base: Base) -> bytes:
@@ -299,13 +275,13 @@ def _same(rng: random.Random, base: Base) -> bytes:
 
 _MUTATIONS: tuple[Mutation, ...] = (
     _same, *(_renumber,) * 6, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_value,) * 2, *(_key,) * 2, _delete_pair, *(_add_pair,) * 2,
-    *(_swap_pairs,) * 2, *(_space,) * 2, *(_byte,) * 3, _truncate, _tail, _copy_object,
+    *(_swap_pairs,) * 2, *(_space,) * 2, *(_byte,) * 3, _truncate, _around, _copy_object, *(_known,) * 2,
 )  # fmt: skip
 
 
 #: Those that hardly ever change which keys there are, so that compiled tiers take nearly all.
 _GENTLE: tuple[Mutation, ...] = (
-    *(_same,) * 3, *(_renumber,) * 8, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, _byte, _truncate,
+    *(_same,) * 3, *(_renumber,) * 8, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_known,) * 2, _byte, _truncate,
 )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ InferometerError
   ConfigError        an option, file or argument is wrong: exit status 2, one line
   SourceError        a source cannot be read or joined: exit status 1
     FencedError      the group has moved on: this epoch's work must be forgotten
+      UnsentError    the epoch had ended before anything was sent
+  StateError         the volume cannot be used: locked, foreign, too new, full, read-only
   DecodeError        bytes that are not what they claim to be (corrupt sketch, chunk or batch)
   ExportError        a receiver did not take an export
     TransientExportError   may succeed when sent again unchanged
@@ -31,6 +33,14 @@ class SourceError(InferometerError):
 
 class FencedError(SourceError):
     """The consumer group refused this generation or member; nothing of this epoch may be committed."""
+
+
+class UnsentError(FencedError):
+    """The epoch had ended: the commit was never sent, so the group cannot have accepted it."""
+
+
+class StateError(InferometerError):
+    """What a crash may not lose cannot be read or written. The message names the path and the next step."""
 
 
 class DecodeError(InferometerError):

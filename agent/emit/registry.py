@@ -301,6 +301,45 @@ def _own() -> list[MetricSpec]:
             "Offset commits: `accepted`, `refused` for some partitions, `fenced`, or `failed`.",
             (OUTCOME,),
         ),
+        MetricSpec("inferometer.journal.bytes", _C, "By", "Bytes of journal written and synced."),
+        MetricSpec("inferometer.journal.entries", _C, "{entry}", "Entries written and synced."),
+        MetricSpec(
+            "inferometer.journal.sync.duration", _H, "s", "Time to write and sync what waited."
+        ),
+        MetricSpec(
+            "inferometer.journal.errors",
+            _C,
+            "{error}",
+            "Writes to the volume that failed: nothing is committed until one succeeds.",
+        ),
+        MetricSpec("inferometer.snapshot.bytes", _G, "By", "Size of the newest snapshot."),
+        MetricSpec("inferometer.snapshot.duration", _H, "s", "Time to write a snapshot."),
+        MetricSpec("inferometer.snapshot.age", _G, "s", "Time since the newest snapshot."),
+        MetricSpec(
+            "inferometer.state.fallbacks",
+            _C,
+            "{fallback}",
+            "What was not as it should be when the volume was read, or met the group's offsets.",
+            (REASON,),
+        ),
+        MetricSpec(
+            "inferometer.chunks.orphaned",
+            _C,
+            "{chunk}",
+            "Durable chunks that the group's offsets do not name: forgotten, their rows read again.",
+        ),
+        MetricSpec(
+            "inferometer.chunks.uncertain",
+            _C,
+            "{chunk}",
+            "Durable chunks forgotten because the offsets no longer say whether they counted.",
+        ),
+        MetricSpec(
+            "inferometer.chunks.missing",
+            _C,
+            "{chunk}",
+            "Chunks that the group's offsets name and that are not here.",
+        ),
         MetricSpec(
             "inferometer.offset.resets",
             _C,

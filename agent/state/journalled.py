@@ -1,0 +1,108 @@
+"""What the journal's entries make: the fold, and the positions that rest on it.
+
+Invariant: live and in replay, entries pass through `take` alone, so what is here is a function of the
+entries and nothing else. `take` reads no clock and makes no random choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from agent.errors import DecodeError
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.state import chunk as chunk_bytes
+from agent.state.entries import (
+    Accepted,
+    Answered,
+    AnyEntry,
+    Assigned,
+    Began,
+    ChunkWritten,
+    Done,
+    Export,
+    Forget,
+    Renewed,
+    Tick,
+)
+from agent.state.heads import Head
+from agent.types import Chunk, Partition, Snapshot
+
+#: Makes an empty fold whose series start at a time (epoch ns).
+MakeFold = Callable[[int], Fold]
+
+
+class Journalled:
+    """One owner, the fold thread.
+
+    heads       where each partition stands, by the last chunk that counts
+    unanswered  the chunk of which it is not known yet whether it counts; at most one
+    runs        ids of the processes that wrote the journal, oldest first
+    """
+
+    def __init__(self, make_fold: MakeFold, fold: Fold | None = None) -> None:
+        self._make_fold = make_fold
+        self._fold = fold
+        self.heads: dict[Partition, Head] = {}
+        self.unanswered: Chunk | None = None
+        self.runs: list[str] = []
+
+    @property
+    def fold(self) -> Fold:
+        if self._fold is None:
+            raise DecodeError("the journal does not begin with the start of a process")
+        return self._fold
+
+    def has_fold(self) -> bool:
+        return self._fold is not None
+
+    def take(self, entry: AnyEntry, chunk: Chunk | None = None) -> Effects | Snapshot | None:
+        """Apply one entry. `chunk`: what `ChunkWritten` holds, when the caller has it at hand.
+
+        Returns what the fold's input of that name returns. Raises DecodeError when the entry does
+        not fit what came before.
+        """
+        match entry:
+            case Began():
+                self._begin(entry)
+            case ChunkWritten():
+                if self.unanswered is not None:
+                    raise DecodeError("a chunk follows another that has not been answered")
+                self.unanswered = chunk_bytes.from_bytes(entry.data) if chunk is None else chunk
+            case Answered():
+                return self._answer(entry)
+            case Tick():
+                return self.fold.tick(entry.now_ns)
+            case Export():
+                return self.fold.export(entry.now_ns, zeros=entry.zeros)
+            case Accepted():
+                self.fold.accepted(Snapshot(entry.time_ns, [], {}))
+            case Forget():
+                self.fold.forget(entry.partitions)
+            case Assigned():
+                self.heads.update(entry.heads)
+            case Renewed():
+                cast(Any, self.fold).renew(entry.now_ns)
+            case Done():
+                pass
+        return None
+
+    def take_all(self, entries: Iterable[AnyEntry]) -> None:
+        for entry in entries:
+            self.take(entry)
+
+    def _begin(self, entry: Began) -> None:
+        if self._fold is None:
+            self._fold = self._make_fold(entry.now_ns)
+        self.runs.append(entry.run_id)
+
+    def _answer(self, entry: Answered) -> Effects | None:
+        chunk, self.unanswered = self.unanswered, None
+        if chunk is None or chunk.number != entry.number:
+            raise DecodeError(f"an answer to chunk {entry.number}, which was not asked")
+        if not entry.accepted:
+            return None
+        for at in chunk.ranges:
+            self.heads[at.partition] = Head(at.lineage, at.to_offset, chunk.run_id, chunk.number)
+        return self.fold.apply(chunk, entry.now_ns)

@@ -101,6 +101,7 @@ def _raw(batch: Batch) -> RawBatch:
         max_timestamp=batch.max_timestamp_ms,
         n_records=batch.n_records,
         min_offset=0,
+        address=np.frombuffer(batch.data, np.uint8).ctypes.data,
     )
 
 
@@ -157,6 +158,7 @@ def switch_templates_off(decoder: FastDecoder) -> None:
 
     def run_templates(load: Any, n: int) -> int:
         slices._templated.empty()
+        assert slices._scanned.record is not None
         slices._scanned.record[:n] = np.arange(n)
         slices._scanned.n = n
         return n

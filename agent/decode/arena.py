@@ -264,7 +264,10 @@ class RecordArena:
 
     def _note_damage(self, n_batches: int, unread: list[Unread]) -> None:
         table = self._table[:n_batches]
-        for idx in np.flatnonzero(table[:, BATCH_DAMAGE]).tolist():
+        damage = table[:, BATCH_DAMAGE].tolist()
+        if not any(damage):
+            return
+        for idx in np.flatnonzero(damage).tolist():
             fields = table[idx].tolist()
             reached, next_offset = fields[BATCH_REACHED], fields[BATCH_NEXT_OFFSET]
             if reached < next_offset:  # else every offset of the batch has been read

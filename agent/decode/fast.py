@@ -131,7 +131,7 @@ class FastDecoder:
         *,
         is_last: bool,
     ) -> Iterator[Decoded]:
-        is_untimed = index.n > 0 and int(np.min(index.timestamp_ms)) < 0
+        is_untimed = index.n > 0 and int(np.minimum.reduce(index.timestamp_ms)) < 0
         load = Load(index, record_of, fetch.is_label_topic, fetch.partition, lineage, is_untimed)
         while load.at < index.n:
             part = self._slices.decode(load)

@@ -8,8 +8,6 @@ Invariants
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
 from agent.decode.events import JsonDecoder
@@ -27,7 +25,8 @@ class LabelCounts:
     def __init__(self) -> None:
         self.is_pending = False
         self._models: list[str] = []  # of each stream
-        self._earlier: Counter[str] = Counter()  # of streams that are no more, by model
+        self._names: list[str] = []  # that its labels are counted by; "" not asked for yet
+        self._earlier: dict[str, int] = {}  # labels of streams that are no more, by model
         self._resize(64)
 
     def _resize(self, n: int) -> None:
@@ -40,6 +39,7 @@ class LabelCounts:
         if len(table.keys) == known:
             return
         self._models += [key.model for key in table.keys[known:]]
+        self._names += [""] * (len(self._models) - known)
         if len(self._models) > len(self._counts):
             counts = self._counts
             self._resize(2 * len(self._models))
@@ -47,25 +47,33 @@ class LabelCounts:
 
     def forget_streams(self) -> None:
         """The stream table was cleared."""
-        self._earlier = self._by_model()
+        earlier = self._earlier
+        for stream, n in self._counted():
+            model = self._models[stream]
+            earlier[model] = earlier.get(model, 0) + n
         self._models.clear()
+        self._names.clear()
 
     def take(self, json: JsonDecoder, tally: Tally) -> None:
         """Move what has been counted into the tally, under the names that labels are counted by. O(streams)."""
         if not self.is_pending:
             return
-        labels = tally.labels_by_model
-        for model, n in self._by_model().items():
+        self.is_pending = False
+        labels, names = tally.labels_by_model, self._names
+        get = labels.get
+        for stream, n in self._counted():
+            name = names[stream]
+            if not name:
+                name = names[stream] = json.label_name(self._models[stream])
+            labels[name] = get(name, 0) + n
+        for model, n in self._earlier.items():
             labels[json.label_name(model)] += n
         self._earlier.clear()
-        self.is_pending = False
 
-    def _by_model(self) -> Counter[str]:
-        """All counts by model; those of streams are then 0."""
-        found = Counter(self._earlier)
-        n = len(self._models)
-        for model, count in zip(self._models, self._counts[:n].tolist(), strict=True):
-            if count:
-                found[model] += count
-        self._counts[:n] = 0
+    def _counted(self) -> list[tuple[int, int]]:
+        """Streams with labels, and how many; all counts are then 0."""
+        counts = self._counts[: len(self._models)]
+        streams = counts.nonzero()[0]
+        found = list(zip(streams.tolist(), counts[streams].tolist(), strict=True))
+        counts[:] = 0
         return found

@@ -55,6 +55,7 @@ class Rejected(Exception):
 
 #: Lengths of the lists of rows, numbers, strings, null numbers, null strings: where to roll back to.
 Mark = tuple[int, int, int, int, int]
+_EMPTY: Mark = (0, 0, 0, 0, 0)
 
 
 class RowBuffer:
@@ -95,7 +96,8 @@ class RowBuffer:
         return self._n_values
 
     def clear(self) -> None:
-        self.rollback((0, 0, 0, 0, 0))
+        if self.mark() != _EMPTY:
+            self.rollback(_EMPTY)
 
     def mark(self) -> Mark:
         return (

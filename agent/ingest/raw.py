@@ -24,6 +24,7 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from agent.decode.kernels.crc import crc32c
 from agent.decode.kernels.frames import FRAME_FIELDS, find_frames
 from agent.ingest.batches import CorruptRange, Frame, FramedRecords, ToleratedRecords, with_globals
+from agent.ingest.direct import DirectClient
 from agent.ingest.raw_legacy import rewritten
 from agent.types import RawBatch, Record
 
@@ -83,6 +84,9 @@ class RawRecords(ToleratedRecords):
 
     Checksums are verified whatever `check_crcs` says: kernels that trust a length follow.
     """
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._records_iterator  # type: ignore[no-any-return]  # one call less for each batch
 
     def _unpack_records(self) -> Iterator[Any]:
         frames = self._frames = self._records
@@ -183,4 +187,5 @@ class RawFetcher(_stock.Fetcher):  # type: ignore[misc]
 class RawConsumer(AIOKafkaConsumer):  # type: ignore[misc]
     """An AIOKafkaConsumer whose `getmany` yields `RawBatch` and `CorruptRange`."""
 
+    __init__ = with_globals(AIOKafkaConsumer.__init__, AIOKafkaClient=DirectClient)
     start = with_globals(AIOKafkaConsumer.start, Fetcher=RawFetcher)

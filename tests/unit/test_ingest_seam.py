@@ -7,13 +7,14 @@ import inspect
 from typing import Any
 
 import aiokafka
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, client, conn
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c
 
 from agent.ingest.batches import FramedRecords, ToleratedRecords, ToleratingConsumer
+from agent.ingest.direct import DirectConnection
 from agent.ingest.raw import RawConsumer, RawFetcher, RawFrames, RawRecords
 from tests.support.raw_batches import TRANSACTIONAL, built, control, record
 
@@ -80,7 +81,7 @@ def test_reader_of_a_partition_is_made_and_asked_as_before() -> None:
         for name, value in vars(kind).items()
         if inspect.isfunction(value)
     }
-    assert ours & stock == {"_unpack_records", "_consumer_record"}, (
+    assert ours & stock == {"__iter__", "_unpack_records", "_consumer_record"}, (
         f"a method of ours now hides one of aiokafka's, or no longer does. {LOOK}"
     )
 
@@ -130,3 +131,43 @@ def test_abort_markers_are_told_from_commits() -> None:
     for commit in (True, False):
         batch = DefaultRecordBatch(bytes(control(0, 1, commit=commit)))
         assert reader._contains_abort_marker(iter(batch)) is not commit
+
+
+LOOK_DIRECT = (
+    "agent/ingest/direct.py replaces it: read aiokafka's conn.py and client.py before moving on"
+)
+
+
+def test_consumer_makes_its_client_and_the_client_its_connections_by_these_names() -> None:
+    names = AIOKafkaConsumer.__init__.__code__.co_names
+    assert "AIOKafkaClient" in names, f"AIOKafkaConsumer makes another client. {LOOK_DIRECT}"
+    users = {
+        name
+        for name, method in inspect.getmembers(client.AIOKafkaClient, inspect.isfunction)
+        if "create_conn" in method.__code__.co_names
+    }
+    assert users == {"bootstrap", "_get_conn"}, f"{users} open connections. {LOOK_DIRECT}"
+    assert "AIOKafkaConnection" in conn.create_conn.__code__.co_names, LOOK_DIRECT
+
+
+def test_connection_reads_and_closes_by_the_parts_that_are_replaced() -> None:
+    stock = conn.AIOKafkaConnection
+    assert set(vars(DirectConnection)) & set(vars(stock)) >= {
+        "_create_reader_task",
+        "_read",
+        "_handle_frame",
+    }, LOOK_DIRECT
+    readers = {
+        name
+        for name, method in inspect.getmembers(stock)
+        if "_reader" in getattr(getattr(method, "__code__", None), "co_names", ())
+    }
+    assert readers == {"__init__", "_read", "close", "connect", "connected"}, (
+        f"{readers} use the reader. {LOOK_DIRECT}"
+    )
+    assert {"_read_task", "cancel"} <= set(stock.close.__code__.co_names), LOOK_DIRECT
+    order = stock.connect.__code__.co_names
+    assert order.index("_create_reader_task") < order.index("_do_version_lookup"), (
+        f"Something is asked before the reader is there. {LOOK_DIRECT}"
+    )
+    assert parameters(stock._handle_frame) == ["self", "resp"], LOOK_DIRECT

@@ -137,9 +137,24 @@ def random_string(rng: random.Random) -> bytes:
             pieces.append(
                 bytes((rng.choice((0, 1, 9, 10, 13, 0x1F, 0x20, 0x22, 0x7F, 0x80, 0xFF)),))
             )
+        elif dice == 12:  # two surrogates, or what is next to them, in the right order or not
+            high, low = rng.choice(_HIGH), rng.choice(_LOW)
+            pieces.append(f"\\u{high:04x}\\u{low:04X}".encode())
+        elif dice == 13:  # what is next to the hexadecimal digits in ASCII
+            text = bytearray(b"\\u%04x" % rng.randrange(0xD800))
+            text[rng.randrange(2, 6)] = rng.choice(b"/:@Gg`")
+            pieces.append(bytes(text))
+        elif dice == 14:
+            pieces.append(rng.choice(_UTF8_EDGES))
     return b"".join(pieces)
 
 
+#: The first and last characters of each length in UTF-8, and the nearest bytes that are none.
+_UTF8_EDGES = (
+    b"\x80", b"\xbf", b"\xc1\xbf", b"\xc2\x80", b"\xc2\x7f", b"\xdf\xbf", b"\xdf\xc0", b"\xe0\x9f\xbf", b"\xe0\xa0\x80", b"\xec\xbf\xbf",
+    b"\xed\x9f\xbf", b"\xed\xa0\x80", b"\xee\x80\x80", b"\xef\xbf\xbf", b"\xef\xbf\x7f", b"\xf0\x8f\xbf\xbf", b"\xf0\x90\x80\x80",
+    b"\xf4\x8f\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf4\x8f\xbf\xc0", b"\xf5\x80\x80\x80", b"\xf0\x90\x80", b"\xe1\x80", b"\xc3",
+)  # fmt: skip
 _EDGES = (
     0,
     0x7F,
@@ -157,6 +172,8 @@ _EDGES = (
     0x10000,
     0x10FFFF,
 )
+_HIGH = (0xD7FF, 0xD800, 0xD801, 0xD83D, 0xDBFE, 0xDBFF, 0xDC00)
+_LOW = (0xDBFF, 0xDC00, 0xDC01, 0xDE00, 0xDFFE, 0xDFFF, 0xE000, 0x0041)
 _PLANES = (0x80, 0x800, 0xD800, 0xE000, 0x10000, 0x110000)
 
 

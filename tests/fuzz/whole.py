@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from agent.config import Config, Traces
-from agent.decode.events import JsonDecoder
+from agent.decode.events import Decoded, JsonDecoder
 from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
 from agent.decode.spans import SpanSampler
@@ -50,7 +51,12 @@ _TRACES: tuple[tuple[tuple[str, bytes | None], ...], ...] = (
 
 
 class WholeSubject:
-    """Both decoders of one configuration, through many fetches."""
+    """Both decoders of one configuration, through many fetches.
+
+    raw_share   of the fetches that come as raw batches
+    """
+
+    raw_share = 0.7
 
     def __init__(self, name: str, seed: str = "") -> None:
         config = ALL[name]
@@ -58,16 +64,14 @@ class WholeSubject:
         self._offset = 0
         # Now and then every row is a request span: its trace context and values in full.
         traces = EVERY_ROW if self._rng.random() < 0.1 else TRACES
-        self._expected = _Side(JsonDecoder, config, traces)
-        self._found = _Side(FastDecoder, config, traces)
+        self._expected = Side(JsonDecoder, config, traces)
+        self._found = self.fast_side(config, traces)
         self.passed_over = 0
         self._lessons: list[bytes] = []
-        # Templates may be learned for a share of the time; with time standing still the same cases
-        # teach the same.
-        templates = self._found.decoder._slices._templates
-        templates._clock = lambda: 0.0
-        templates._credited_at = 0.0
         self._accepted: Counter[str] = Counter()
+
+    def fast_side(self, config: Config, traces: Traces) -> Side:
+        return Side(FastDecoder, config, traces)
 
     def accepted(self) -> Counter[str]:
         return self._accepted
@@ -88,7 +92,7 @@ class WholeSubject:
             if is_cleared:
                 side.table.clear()
             if is_cut:
-                side.on_cut()
+                side.start_over()
             side.decoder.sealed_until = (START_MS + 600_000) // 60_000
             side.decoder.now_ms = START_MS + 3_000_000
         return self._differences(made, is_label_topic)
@@ -118,7 +122,7 @@ class WholeSubject:
     def _both(self, records: list[Record], is_label_topic: bool) -> tuple[Outcome, Outcome]:
         begin, end = records[0].offset, records[-1].offset + 1
         fetch: Fetch | RawFetch | None = None
-        if self._rng.random() < 0.7:
+        if self._rng.random() < self.raw_share:
             batches, records = self._batches(records)
             fetch = RawFetch(1, PARTITION, begin, end, batches, -1, 0, is_label_topic)
         stock = Fetch(1, PARTITION, begin, end, records, -1, 0, is_label_topic)
@@ -185,7 +189,7 @@ class WholeSubject:
         return batches, read
 
 
-class _Side:
+class Side:
     """One decoder with its table."""
 
     def __init__(self, decoder: Any, config: Config, traces: Traces) -> None:
@@ -194,17 +198,26 @@ class _Side:
         sampler.slow_above_s = {StreamKey("fraud", "v3", ()): 0.03}
         self.decoder = decoder(config, self.table, sampler)
         self._digester = Digester(self.table)
-
-    def on_cut(self) -> None:
         if isinstance(self.decoder, FastDecoder):
-            self.decoder.on_cut()
+            # Templates may be learned for a share of the time; with time standing still the same
+            # cases teach the same.
+            templates = self.decoder._slices._templates
+            templates._clock = lambda: 0.0
+            templates._credited_at = 0.0
+
+    def start_over(self) -> None:
+        """The owner has cut: what sketches the blocks is empty again."""
+        self.decoder.on_cut()
+
+    def parts(self, fetch: Fetch | RawFetch) -> Iterator[Decoded]:
+        yield from self.decoder.decode(fetch, "lineage")
 
     def outcome(self, fetch: Fetch | RawFetch) -> Outcome:
-        return self._digester.outcome(self.decoder.decode(fetch, "lineage"))
+        return self._digester.outcome(self.parts(fetch))
 
     def rows(self, fetch: Fetch) -> list[Any]:
         found: list[Any] = []
-        for part in self.decoder.decode(fetch, "lineage"):
+        for part in self.parts(fetch):
             found += read_rows(self.table, part)
         return found
 

@@ -242,6 +242,18 @@ class TableFetch:
 # ---------------------------------------------------------------- decode -> sketch
 
 
+class BlockAddresses(NamedTuple):
+    """Where the arrays of a block lie, as kernels are told; whoever says so has checked them.
+
+    rows     of stream, window, event_time_ms, is_error, numbers, number_start; length of numbers
+    strings  of string_hash, string_start, string_length, text; length of text; of string_first;
+             length of string_hash
+    """
+
+    rows: tuple[int, int, int, int, int, int, int]
+    strings: tuple[int, int, int, int, int, int, int]
+
+
 @dataclass(slots=True)
 class Block:
     """Rows of one partition, in offset order, column values row by row. The unit of work from decode to sketch.
@@ -279,6 +291,7 @@ class Block:
     string_length: NDArray[np.int32]
     string_first: NDArray[np.int64]
     text: NDArray[np.uint8]
+    at: BlockAddresses | None = None  # of these arrays, from a maker that knows them
 
 
 WINDOW_LATE = -(1 << 62)

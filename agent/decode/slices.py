@@ -126,8 +126,11 @@ class SliceDecoder:
         if len(odd) > self._most_odd:
             cut = odd[self._most_odd]
             del odd[self._most_odd :]
-        cut, n_json = self._run_json(load, odd, fresh, cut, out)
-        n_json += self._settle(load, cut, out)
+        n_json = 0
+        if odd or fresh:
+            cut, n_json = self._run_json(load, odd, fresh, cut, out)
+        if self._templated.n_again or self._scanned.n_again:
+            n_json += self._settle(load, cut, out)
 
         scanned = self._scanned
         if cut < n:
@@ -234,20 +237,26 @@ class SliceDecoder:
 
     def _odd_records(self, cut: int) -> tuple[list[int], dict[int, tuple[TierRows, int]]]:
         """Records before the cut for the orjson tier, in order; and which of them bring a stream, as which row."""
-        scanned = self._scanned
+        scanned, templated = self._scanned, self._templated
         odd: list[int] = []
+        fresh: dict[int, tuple[TierRows, int]] = {}
+        if not (
+            scanned.n_misfits
+            or templated.n_left
+            or scanned.n_left
+            or templated.n_fresh
+            or scanned.n_fresh
+        ):
+            return odd, fresh
         if scanned.n_misfits:
             odd += scanned.misfits[: scanned.n_misfits].tolist()
-        fresh: dict[int, tuple[TierRows, int]] = {}
-        for tier in (self._templated, scanned):
+        for tier in (templated, scanned):
             if tier.n_left:
                 odd += tier.records(tier.left[: tier.n_left]).tolist()
             if tier.n_fresh:
                 rows = tier.fresh[: tier.n_fresh]
                 for row, record in zip(rows.tolist(), tier.records(rows).tolist(), strict=True):
                     fresh[record] = tier, row
-        if not (odd or fresh):
-            return odd, fresh
         odd += fresh
         return sorted(record for record in odd if record < cut), fresh
 
@@ -260,8 +269,6 @@ class SliceDecoder:
         out: Decoded,
     ) -> tuple[int, int]:
         """Decode these records by orjson, bind new streams, learn; the cut, and how many were decoded."""
-        if not (odd or fresh):
-            return cut, 0
         n = n_bytes = 0
         lessons = _LESSONS
         is_news = False

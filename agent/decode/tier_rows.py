@@ -27,7 +27,8 @@ from agent.decode.leaves import ID, MODEL, STATUS, TRACEPARENT
 from agent.decode.row_arrays import MAX_ROWS, RowArrays
 from agent.decode.rows import LATENCY
 from agent.decode.scalars import error_text
-from agent.types import Block, Column, JsonType, Tier
+from agent.sketch.arrays import address_of
+from agent.types import Block, BlockAddresses, Column, JsonType, Tier
 
 _REQUEST_ID_CHARS = 200
 
@@ -74,6 +75,22 @@ class TierRows:
         assert self._out[FRESH_ROWS] == self.fresh.ctypes.data
         assert self._out[AGAIN_ROWS] == self.again.ctypes.data
         self._out_address: int = self._out.ctypes.data
+        rows = self.arrays
+        self._row_addresses = (
+            address_of(self.stream),
+            address_of(self.window),
+            address_of(rows.event_time),
+            address_of(self.is_error),
+            address_of(rows.numbers),
+            address_of(rows.number_start),
+            len(rows.numbers),
+        )
+        self._string_addresses = (
+            address_of(rows.string_hash),
+            address_of(rows.string_start),
+            address_of(rows.string_length),
+        )
+        self._string_first = address_of(rows.string_first), len(rows.string_hash)
         self.empty()
 
     def empty(self) -> None:
@@ -185,6 +202,10 @@ class TierRows:
             rows.string_length,
             rows.string_first[: n + 1],
             index.text,
+            BlockAddresses(
+                self._row_addresses,
+                (*self._string_addresses, index.address, len(index.text), *self._string_first),
+            ),
         )
 
     # ------------------------------------------------------------ for request spans

@@ -33,6 +33,7 @@ from agent.types import (
     WINDOW_FUTURE,
     WINDOW_LATE,
     Block,
+    BlockAddresses,
     CellRef,
     Chunk,
     Column,
@@ -111,30 +112,25 @@ class Delta:
     def add(self, block: Block) -> None:
         """Count the rows of a block. Raises ValueError for arrays that are not what `Block` says.
 
-        The arrays are checked before anything is counted; rows that do not lie in them end the counting.
+        The arrays are checked before anything is counted, unless the block's maker gives their addresses;
+        rows that do not lie in them end the counting.
         """
         n = block.n
         if n == 0:
             return
-        _check(block)
+        at = block.at
+        if at is None:
+            _check(block)
+            at = _addresses(block)
         if len(self._group_of_row) < n:
             self._group_of_row = np.empty(n, np.int32)
-        self._add_rows(block)
+        self._add_rows(block, at.rows)
         if len(block.string_hash):
-            self._add_strings(block)
+            self._add_strings(block, at.strings)
 
-    def _add_rows(self, block: Block) -> None:
+    def _add_rows(self, block: Block, arguments: tuple[int, ...]) -> None:
         """Groups of all rows, and their numbers."""
         n, done, before = block.n, 0, self.n_groups
-        arguments = (
-            address_of(block.stream),
-            address_of(block.window),
-            address_of(block.event_time_ms),
-            address_of(block.is_error),
-            address_of(block.numbers),
-            address_of(block.number_start),
-            len(block.numbers),
-        )
         group_of_row = address_of(self._group_of_row)
         n_streams = len(self._table.keys)
         while True:
@@ -168,17 +164,8 @@ class Delta:
             new = set(self._groups[before : self.n_groups, layout.WINDOW].tolist())
             self._windows |= new - {WINDOW_LATE, WINDOW_FUTURE}
 
-    def _add_strings(self, block: Block) -> None:
+    def _add_strings(self, block: Block, arguments: tuple[int, ...]) -> None:
         n, first = block.n, 0
-        arguments = (
-            address_of(block.string_hash),
-            address_of(block.string_start),
-            address_of(block.string_length),
-            address_of(block.text),
-            len(block.text),
-            address_of(block.string_first),
-            len(block.string_hash),
-        )
         while True:
             answer = strings.update_strings(
                 *arguments,
@@ -289,6 +276,29 @@ class Delta:
             column = table.string_lanes[streams[g]][lane]
             groups[g].cells.append(CellRef(column, JsonType.STRING, cell))
         return groups
+
+
+def _addresses(block: Block) -> BlockAddresses:
+    return BlockAddresses(
+        (
+            address_of(block.stream),
+            address_of(block.window),
+            address_of(block.event_time_ms),
+            address_of(block.is_error),
+            address_of(block.numbers),
+            address_of(block.number_start),
+            len(block.numbers),
+        ),
+        (
+            address_of(block.string_hash),
+            address_of(block.string_start),
+            address_of(block.string_length),
+            address_of(block.text),
+            len(block.text),
+            address_of(block.string_first),
+            len(block.string_hash),
+        ),
+    )
 
 
 def _check(block: Block) -> None:

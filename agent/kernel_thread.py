@@ -27,6 +27,7 @@ from agent.decode.lanes import StreamTable
 from agent.decode.spans import SpanSampler
 from agent.sketch.delta import Delta
 from agent.sketch.packed import PackedCells
+from agent.thread_name import show_thread_name
 from agent.types import (
     Drop,
     Exemplar,
@@ -211,6 +212,7 @@ class KernelThread:
     # -- the thread
 
     def _run(self) -> None:
+        show_thread_name()
         try:
             while True:
                 # Sleep only when there is nothing to decode, or no room to decode into.

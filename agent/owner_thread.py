@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from agent.thread_name import show_thread_name
+
 T = TypeVar("T")
 Owned = TypeVar("Owned")
 
@@ -47,6 +49,7 @@ class OwnerThread(Generic[Owned]):
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        show_thread_name()
         while (job := self._inbox.get()) is not None:
             function, future = job
             try:

@@ -17,7 +17,7 @@ from typing import Any
 
 from agent.config import Delivery, Kafka
 from benchmarks.broker import Topic
-from benchmarks.process import Watch, peak_rss_bytes
+from benchmarks.process import Watch, cpu_by_thread, peak_rss_bytes
 from tests.support.agent_process import AgentProcess, merged
 from tests.support.kafka_real import unique
 from tests.support.otlp_points import read_points
@@ -140,7 +140,7 @@ def read_topic(
         pid = agent.process.pid
         eventually_sync(lambda: _WARM in agent.log, timeout_s=120, every_s=0.002)
         with Watch(pid) as watch:
-            began = watch.take()
+            began, threads_began = watch.take(), cpu_by_thread(pid)
             if during is not None:
                 during(pid)
             deadline = time.monotonic() + timeout_s
@@ -151,7 +151,7 @@ def read_topic(
                         + agent.log[-2000:]
                     )
                 time.sleep(0.005)
-            ended = watch.take()
+            ended, threads_ended = watch.take(), cpu_by_thread(pid)
         first = next(
             (s.at_s for s in watch.samples if s.cpu_s - began.cpu_s > 0.1 * (s.at_s - began.at_s)),
             began.at_s,
@@ -169,6 +169,10 @@ def read_topic(
             "loop_lag_worst_ms": max(seen.loop_lags_s, default=0.0) * 1e3,
             "exports": seen.exports,
             "series": len(seen.series),
+            "threads_us": {
+                name: (used_s - threads_began.get(name, 0.0)) / topic.n_events * 1e6
+                for name, used_s in threads_ended.items()
+            },
             "tiers": {tier: int(n) for tier, n in seen.by_tier.items() if n},
         }
         _compare(seen, topic)

@@ -6,6 +6,7 @@ process reads it from the start and exports over OTLP to a receiver on loopback.
 of the agent for one event. Needs Java 17 and Maven.
 
     python -m benchmarks.pipeline [--json] [--events N] [--threads N]
+    python -m benchmarks.pipeline --hours 1      instead: full rate for an hour (`soak.py`)
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.agent_run import read_topic
 from benchmarks.broker import BATCH_BYTES, Topic, fill, running_kafka
 from benchmarks.events import TRACEPARENT
 from benchmarks.frame import Result, progress, run
+from benchmarks.soak import BROKER, soak
 from benchmarks.stream import Stream
 
 Json = dict[str, Any]
@@ -29,6 +32,7 @@ PASSES = 3
 #: The events of a topic lie in this much event time, so that three windows of a minute are live.
 SPAN_MS = 150_000
 CPU_BAR_US = 1.0
+LAG_BAR_MS = 20.0
 
 
 def make_topic(
@@ -48,6 +52,10 @@ def make_topic(
 
 
 def measure(options: argparse.Namespace, result: Result) -> None:
+    if options.hours:
+        with running_kafka(BROKER) as broker:
+            soak(broker, options.hours, result, options)
+        return
     n_events = 20_000 if options.tiny else options.events
     passes = 1 if options.tiny else options.passes or PASSES
     config: Json = {"runtime": {"kernel_threads": options.threads}} if options.threads else {}
@@ -76,15 +84,22 @@ def measure(options: argparse.Namespace, result: Result) -> None:
 
 
 def _median(runs: list[Json]) -> Json:
-    """The median of each figure; those that are no number from the last run."""
+    """The median of each figure, by thread too; those that are no number from the last run."""
     last = runs[-1]
-    return {
+    medians = {
         key: statistics.median(each[key] for each in runs) if isinstance(value, float) else value
         for key, value in last.items()
     }
+    names = {name for each in runs for name in each["threads_us"]}
+    medians["threads_us"] = {
+        name: statistics.median(each["threads_us"].get(name, 0.0) for each in runs)
+        for name in names
+    }
+    return medians
 
 
 def _report(result: Result, medians: dict[str, Json], passes: int) -> None:
+    _report_threads(result, medians)
     table = result.table(
         "Kafka to OTLP",
         *("topic", "events", "CPU us/event", "events/s", "cores", "RSS MiB", "peak MiB"),
@@ -101,10 +116,29 @@ def _report(result: Result, medians: dict[str, Json], passes: int) -> None:
             result.at_most(
                 f"CPU of the agent, {name}", one["cpu_us_per_event"], CPU_BAR_US, "us/event"
             )
+            result.at_most(f"loop lag, {name}", one["loop_lag_worst_ms"], LAG_BAR_MS, "ms")
+
+
+def _report_threads(result: Result, medians: dict[str, Json]) -> None:
+    """Where the processor time goes, by thread."""
+    names = sorted({name for one in medians.values() for name in one["threads_us"]})
+    names.sort(key=lambda name: -max(one["threads_us"].get(name, 0) for one in medians.values()))
+    table = result.table(
+        "CPU by thread, us/event",
+        *("topic", *names),
+        note="loop: fetching, checksums, delivery, the exporter's network; kernel: opening, decoding, "
+        "sketching; fold: adding up, snapshots, encoding of exports; other: compression of exports.",
+    )
+    for topic, one in medians.items():
+        table.add(topic, *(one["threads_us"].get(name, 0.0) for name in names))
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--events", type=int, default=EVENTS, help="in each topic")
+    parser.add_argument(
+        "--hours", type=float, default=0.0, help="full rate for so long; 0.05: 3 min"
+    )
+    parser.add_argument("--plots", type=Path, help="folder for the plot of --hours")
     parser.add_argument("--threads", type=int, default=0, help="kernel threads; 0: the default")
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+#: As the gRPC core names its threads.
+_GRPC_NAMES = ("grpc", "event_engine", "lifeguard", "default-execut", "resolver-execu", "timer_")
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -17,14 +19,25 @@ def cpu_s(pid: int) -> float:
     return _cpu_of(Path(f"/proc/{pid}/stat"))
 
 
-def cpu_by_thread(pid: int) -> dict[int, float]:
-    """The same of each living thread, by its id."""
-    found = {}
+def cpu_by_thread(pid: int) -> dict[str, float]:
+    """The same of living threads by name, in steps of ns; "loop" is the first thread.
+
+    Threads of the gRPC core are one; those that have no name of their own are "other".
+    """
+    found: dict[str, float] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            found[int(task.name)] = _cpu_of(task / "stat")
+            name = (task / "comm").read_text().strip()
+            ns = int((task / "schedstat").read_text().split()[0])
         except (FileNotFoundError, ProcessLookupError):
             continue
+        if int(task.name) == pid:
+            name = "loop"
+        elif name.startswith(_GRPC_NAMES):
+            name = "grpc"
+        elif name.startswith("python"):
+            name = "other"
+        found[name] = found.get(name, 0.0) + ns / 1e9
     return found
 
 

@@ -44,9 +44,15 @@ class Truth:
 
 
 class Stream:
-    """Event i, for any i. `from_ms` is the event time of the first one, `step_ms` between two."""
+    """Event i, for any i. `from_ms` is the event time of the first one, `step_ms` between two.
 
-    def __init__(self, seed: int, from_ms: int, step_ms: float, *, models: int = 16) -> None:
+    Not `timed`: events have no time of their own.
+    """
+
+    def __init__(
+        self, seed: int, from_ms: int, step_ms: float, *, models: int = 16, timed: bool = True
+    ) -> None:
+        self._timed = timed
         rng = random.Random(seed)
         self._from_ms = from_ms
         self._step_ms = step_ms
@@ -71,6 +77,10 @@ class Stream:
         """The events from `low` to `high`, exclusive, as record values."""
         bodies, late_ms = self._bodies, self._late_ms
         from_ms, step_ms = self._from_ms, self._step_ms
+        if not self._timed:
+            for i in range(low, high):
+                yield b'{"id":"req-%08d",%b' % (i, bodies[i % POOL])
+            return
         for i in range(low, high):
             at = i % POOL
             ts = from_ms + int(i * step_ms) - late_ms[at]

@@ -318,7 +318,8 @@ class RealKafka:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         command = self._java(
             "kafka.tools.StorageTool",
-            *("format", "--standalone", "--cluster-id", cluster),
+            # One argument: an id may begin with a dash, which would read as an option.
+            *("format", "--standalone", f"--cluster-id={cluster}"),
             *("--config", str(self._properties)),
             *("--add-scram", f"SCRAM-SHA-256={credentials}"),
             *("--add-scram", f"SCRAM-SHA-512={credentials}"),

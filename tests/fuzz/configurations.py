@@ -36,6 +36,7 @@ DECLARED = Config(
         "code": Feature(kind="categorical"),
         "carrier": Feature(kind="categorical"),
         "f1": Feature(kind="categorical"),
+        "x1": Feature(kind="categorical"),
         "x3": Feature(min=0.0, max=1.0),
         "user.age": Feature(kind="categorical"),
     }

@@ -96,8 +96,6 @@ class Subject(Protocol):
 class TierSubject:
     """The scan tier or the template tier alone."""
 
-    passed_over = 0
-
     def __init__(self, tier: str, kind: type[ScanTier], name: str, seed: str) -> None:
         self._name = tier
         self._tier = kind(ALL[name])
@@ -111,6 +109,10 @@ class TierSubject:
 
     def accepted(self) -> Counter[str]:
         return Counter({self._name: self._tier.n_accepted})
+
+    @property
+    def passed_over(self) -> int:
+        return self._tier.passed_over
 
 
 SUBJECTS: dict[str, Callable[[str, str], Subject]] = {

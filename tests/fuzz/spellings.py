@@ -64,7 +64,7 @@ def random_number(rng: random.Random) -> bytes:
     if dice == 0:
         return rng.choice(NUMBERS)
     if dice == 8:
-        return _near_half_way(rng)
+        return _near_half_way(rng) if rng.random() < 0.6 else _half_way(rng)
     if dice == 1:
         return repr(rng.uniform(-1, 1) * 10.0 ** rng.randrange(-330, 309)).encode()
     if dice == 2:
@@ -75,6 +75,8 @@ def random_number(rng: random.Random) -> bytes:
             return text.encode()
         cut = rng.randrange(1, len(text))
         return f"{text[:cut]}.{text[cut:]}".encode()
+    if dice == 3 and rng.random() < 0.5:  # integers that are taken as text, or nearly
+        return rng.choice(_INTEGERS)
     if dice == 3:
         return str(rng.getrandbits(rng.randrange(1, 70)) * rng.choice((1, -1))).encode()
     if dice == 9 and rng.random() < 0.5:
@@ -88,6 +90,21 @@ def random_number(rng: random.Random) -> bytes:
     if rng.random() < 0.15:
         digits += f"{rng.choice('eE')}{rng.choice(('', '-', '+'))}{rng.randrange(340)}"
     return (sign + digits).encode()
+
+
+_INTEGERS = tuple(
+    b"""0 -0 00 -00 01 -01 1 -1 7 10 -10 007 200 0.0 -0.0 1.0 1e0 0e0 -0e0 999999999999999999 -999999999999999999
+    1000000000000000000 -1000000000000000000 9223372036854775807 -9223372036854775808""".split()
+)
+
+
+def _half_way(rng: random.Random) -> bytes:
+    """All digits of the middle between two doubles, at most 19 of them; or the last digit one off."""
+    odd = rng.getrandbits(53) | 1 << 53 | 1
+    text = f"{Decimal(odd) / (1 << rng.randrange(5)):f}"
+    if rng.random() < 0.2:
+        text = text[:-1] + rng.choice("123456789")
+    return f"{rng.choice(('', '-'))}{text}".encode()
 
 
 def _near_half_way(rng: random.Random) -> bytes:

@@ -289,6 +289,6 @@ def mutate(rng: random.Random, base: Base, *, gentle: bool = False) -> bytes:
     """One case: the base with one change, now and then with some more."""
     mutations = _GENTLE if gentle else _MUTATIONS
     text = mutations[int(rng.random() * len(mutations))](rng, base)
-    while rng.random() < 0.15:
+    while rng.random() < 0.06:
         text = mutations[int(rng.random() * len(mutations))](rng, Base(text))
     return text

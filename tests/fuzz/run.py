@@ -22,7 +22,7 @@ from tests.fuzz.template_tier import TemplateTier
 from tests.fuzz.whole import WholeSubject
 
 #: Cases of one decoder; those compared at once; base records they are made of; those that teach.
-ROUND, SLICE, BASES, LESSONS = 20_000, 2000, 250, 100
+ROUND, SLICE, BASES, LESSONS = 20_000, 2000, 250, 60
 #: Bytes between two records: a parser that runs over a record's end finds them.
 GAPS = (
     b"",

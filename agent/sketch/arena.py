@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agent.sketch.arrays import address_of
-from agent.sketch.cells import Bytes, zeroed
+from agent.sketch.cells import Bytes, unset
 from agent.sketch.kernels import arena
 
 #: The system gives a piece's memory when it is first written, so a large piece costs an idle agent little.
@@ -49,7 +49,7 @@ class Arena:
         if self._in_use < len(self._pieces) and len(self._pieces[self._in_use]) >= wanted:
             piece = self._pieces[self._in_use]
         else:
-            piece = zeroed(wanted)
+            piece = unset(wanted)
             del self._pieces[self._in_use :]
             self._pieces.append(piece)
         self._in_use += 1

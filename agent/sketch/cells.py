@@ -46,9 +46,17 @@ _LINE = 64
 
 def zeroed(size_bytes: int) -> Bytes:
     """Zero bytes, aligned to a cache line."""
-    raw = np.zeros(size_bytes + _LINE, np.uint8)
+    return _aligned(np.zeros(size_bytes + _LINE, np.uint8))
+
+
+def unset(size_bytes: int) -> Bytes:
+    """Bytes of any content, aligned to a cache line: for what is written before it is read."""
+    return _aligned(np.empty(size_bytes + _LINE, np.uint8))
+
+
+def _aligned(raw: Bytes) -> Bytes:
     start = -raw.ctypes.data % _LINE
-    return raw[start : start + size_bytes]
+    return raw[start : start + len(raw) - _LINE]
 
 
 class CellPages:

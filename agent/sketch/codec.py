@@ -47,6 +47,7 @@ _UNSIGNED: dict[int, np.dtype[Any]] = {
     8: np.dtype("<u8"),
 }
 _EXTENTS = struct.Struct("<iiiii")
+_COUNT_BITS = 53  #: so that 1024 counts never add up to 2^64
 _SLOTS = layout.SETS * layout.WAYS
 
 
@@ -91,22 +92,26 @@ class _Reader:
         part, self._left = self._left[:size], self._left[size:]
         return part
 
-    def counts(self, n: int) -> NDArray[np.uint64]:
-        """n counts as `kernels.pack` wrote them."""
+    def counts(self, n: int, most_width: int = 8) -> NDArray[np.uint64]:
+        """n counts as `kernels.pack` wrote them, in at most so many bytes each."""
         form, width, entries = _PART.unpack(self.take(_PART.size))
         kind = _UNSIGNED.get(width)
-        if kind is None or form not in (_DENSE, _SPARSE):
+        if kind is None or width > most_width or form not in (_DENSE, _SPARSE):
             raise self.wrong(f"counts have form {form} and width {width}")
         out = np.zeros(n, np.uint64)
         if form == _SPARSE:
             places = np.frombuffer(self.take(2 * entries), "<u2")
             if entries and int(places.max()) >= n:
                 raise self.wrong(f"count {int(places.max())} of {n}")
+            if (places[1:] <= places[:-1]).any():  # a merge would add both
+                raise self.wrong("places of counts do not rise")
             out[places] = np.frombuffer(self.take(width * entries), kind)
         elif entries == n:
             out[:] = np.frombuffer(self.take(width * n), kind)
         else:
             raise self.wrong(f"{entries} counts of {n}")
+        if n and int(out.max()) >> _COUNT_BITS:
+            raise self.wrong(f"a count of {int(out.max())}")
         return out
 
     def end(self) -> None:
@@ -156,7 +161,7 @@ def numeric_from_bytes(data: bytes) -> Bytes:
     record = np.zeros(NUMERIC_WIDE_CELL_BYTES if wide else NUMERIC_CELL_BYTES, np.uint8)
     head = reader.take(layout.NUMERIC_REGISTERS)
     record[: layout.NUMERIC_REGISTERS] = np.frombuffer(head, np.uint8)
-    registers = reader.counts(layout.BUCKETS - layout.NUMERIC_REGISTERS)
+    registers = reader.counts(layout.BUCKETS - layout.NUMERIC_REGISTERS, 1)
     record[layout.NUMERIC_REGISTERS : layout.BUCKETS] = registers
     extents = _EXTENTS.unpack_from(head, layout.EXTENTS)
     shift = extents[4]
@@ -220,7 +225,7 @@ def string_from_bytes(data: bytes) -> Bytes:
         slot[8 : 8 + kept] = np.frombuffer(reader.take(kept), np.uint8)
     hashed = reader.counts(layout.HASHED_BUCKETS)
     record[layout.HASHED : layout.STRING_REGISTERS].view(np.uint64)[:] = hashed
-    registers = reader.counts(layout.TEXTS - layout.STRING_REGISTERS)
+    registers = reader.counts(layout.TEXTS - layout.STRING_REGISTERS, 1)
     record[layout.STRING_REGISTERS : layout.TEXTS] = registers
     reader.end()
     if int(hashed.sum()) != _field(record, layout.COUNT):

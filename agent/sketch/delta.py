@@ -5,7 +5,7 @@ null, has a cell of its own: a numeric cell for numbers, booleans, norms of vect
 a string cell for texts. Nothing is decided here (kind, admission, lateness of sealed windows): deltas of
 several threads and agents must add up to the same base, so the fold decides.
 
-Numbers wait in their group, up to 64 rows, and are counted together (`kernels.buffers`): a group that never has
+Numbers wait in their group, up to 256 rows, and are counted together (`kernels.buffers`): a group that never has
 more has no numeric cells. Cells begin small and grow (`kernels.layout`).
 
 Invariants
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from agent.sketch.arena import Arena
 from agent.sketch.arrays import address_of
-from agent.sketch.cells import STRING_CELL_BYTES, Bytes, zeroed
+from agent.sketch.cells import STRING_CELL_BYTES, Bytes, unset, zeroed
 from agent.sketch.kernels import buffers, freeze, layout, route, strings
 from agent.sketch.kernels.bucket_index import MAGNITUDE_MASK, MANTISSA_MASK
 from agent.sketch.packed import PIECE_BYTES, PackedCells, joined, no_cells
@@ -70,14 +70,15 @@ class Lanes(Protocol):
 class Delta:
     """Rows by (stream, window), sketched by (column, JSON type). See the module's invariants.
 
-    Memory: 0.5 kB and 8 bytes a number for a group of up to 64 rows; 4.3 to 10.4 kB a numeric lane from
-    then on; 0.7 kB for a string lane of up to eight texts, 15.4 kB for one of more.
+    Memory: 1 kB and 8 to 16 bytes a number for a group of up to 256 rows; 4.3 to 10.4 kB a numeric lane
+    besides its 2 kB of waiting rows from then on; 0.7 kB for a string lane of up to eight texts, 15.4 kB for
+    one of more.
     Exact: rows, errors, event time extremes. The cells' bounds are those of `sketch.merge`.
     """
 
     def __init__(self, table: Lanes) -> None:
         self._table = table
-        self._numbers = Arena(3)
+        self._numbers = Arena(buffers.SIZE_CLASSES)
         self._strings = Arena(1)
         self._work = zeroed(buffers.WORK_BYTES + layout.FORM_BYTES[layout.SHORT_BOTH])
         self._work[:16].view(np.uint64)[:] = MAGNITUDE_MASK, MANTISSA_MASK
@@ -227,7 +228,7 @@ class Delta:
         state = np.zeros(freeze.STATE_FIELDS, np.int64)
         pieces: list[Bytes] = []
         while True:
-            piece = zeroed(PIECE_BYTES)
+            piece = unset(PIECE_BYTES)
             pieces.append(piece)
             state[freeze.OUT] = address_of(piece)
             if kernel(
@@ -269,12 +270,14 @@ class Delta:
             ].tolist()
         ]
         streams = self._groups[: self.n_groups, layout.STREAM].tolist()
-        for cell, (g, lane) in enumerate(number_refs[:, : freeze.REF_LANE + 1].tolist()):
+        cells = [group.cells for group in groups]
+        places = zip(*number_refs[:, : freeze.REF_LANE + 1].T.tolist(), strict=True)
+        for cell, (g, lane) in enumerate(places):
             column, kind = table.numeric_lanes[streams[g]][lane]
-            groups[g].cells.append(CellRef(column, kind, cell))
-        for cell, (g, lane) in enumerate(text_refs[:, : freeze.REF_LANE + 1].tolist()):
-            column = table.string_lanes[streams[g]][lane]
-            groups[g].cells.append(CellRef(column, JsonType.STRING, cell))
+            cells[g].append(CellRef(column, kind, cell))
+        places = zip(*text_refs[:, : freeze.REF_LANE + 1].T.tolist(), strict=True)
+        for cell, (g, lane) in enumerate(places):
+            cells[g].append(CellRef(table.string_lanes[streams[g]][lane], JsonType.STRING, cell))
         return groups
 
 

@@ -15,6 +15,7 @@ from agent.sketch.cells import (
     NUMERIC_WIDE_CELL_BYTES,
     STRING_CELL_BYTES,
     Bytes,
+    unset,
     zeroed,
 )
 from agent.sketch.kernels import merge_cells
@@ -109,7 +110,7 @@ def pack(cells: NDArray[np.int64], cell_bytes: int) -> PackedCells:
     pieces: list[Bytes] = []
     done = 0
     while done < n:
-        piece = zeroed(PIECE_BYTES)
+        piece = unset(PIECE_BYTES)
         pieces.append(piece)
         start = address_of(piece)
         done = merge_cells.pack_cells(

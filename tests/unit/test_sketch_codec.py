@@ -128,3 +128,41 @@ def test_a_changed_payload_with_a_right_checksum_never_leaves_the_cell(
     except DecodeError:
         return
     merged([record], wide=case == 1)
+
+
+def _sparse(width: int, places: list[int], values: list[int]) -> bytes:
+    """A sparse part of a payload, as the format says."""
+    head = bytes((1, width)) + len(places).to_bytes(2, "little")
+    return (
+        head
+        + b"".join(p.to_bytes(2, "little") for p in places)
+        + b"".join(v.to_bytes(width, "little") for v in values)
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (_sparse(1, [7, 7], [1, 1]), "places of counts do not rise"),
+        (_sparse(1, [9, 7], [1, 1]), "places of counts do not rise"),
+        (_sparse(8, [7], [1 << 53]), "a count of 9007199254740992"),
+        (_sparse(1, [256], [1]), "count 256 of 256"),
+    ],
+)
+def test_counts_that_a_merge_would_read_otherwise_are_refused(part: bytes, message: str) -> None:
+    from agent.sketch import codec
+
+    payload = string_to_bytes(strings([]))[16:]
+    hashed = 65  # behind the head and the number of keys
+    data = codec._frame(b"IFSC", 0, payload[:hashed] + part + payload[hashed + 4 :])
+    with pytest.raises(DecodeError, match=message):
+        string_from_bytes(data)
+
+
+def test_registers_of_more_than_a_byte_are_refused() -> None:
+    from agent.sketch import codec
+
+    payload = string_to_bytes(strings([]))[16:]
+    data = codec._frame(b"IFSC", 0, payload[:-4] + _sparse(2, [7], [40]))
+    with pytest.raises(DecodeError, match="form 1 and width 2"):
+        string_from_bytes(data)

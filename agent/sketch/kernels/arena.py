@@ -44,6 +44,24 @@ def take_block(arena, size_class, size_bytes):
 
 
 @inlined
+def take_sized(arena, size_class, size_bytes):
+    """The same where blocks of a class differ in size: the last one given back if it has this size, or a new one."""
+    head = arena + 8 * (FREE + size_class)
+    address = load_i64(head)
+    if address == 0 or load_i64(address + 8) != size_bytes:
+        return take(arena, size_bytes)
+    store_i64(head, load_i64(address))
+    return address
+
+
+@inlined
+def give_back_sized(arena, size_class, address, size_bytes):
+    """Put a block of this size, 64 bytes or more, on the list of its class."""
+    give_back(arena, size_class, address)
+    store_i64(address + 8, size_bytes)
+
+
+@inlined
 def give_back(arena, size_class, address):
     """Put a block on the list of its size class; its first word links to the one before."""
     head = arena + 8 * (FREE + size_class)

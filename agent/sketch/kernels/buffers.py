@@ -1,8 +1,7 @@
-"""Rows of numbers that wait to be counted: each group of a delta has room for up to 64.
+"""Rows of numbers that wait to be counted: each group of a delta has room for up to 256.
 
-Counting a value costs a handful of cache misses in its cell, so values are counted 64 at a time. A group with
-fewer rows has no cells yet: its rows are all there is, a few hundred bytes instead of 4 to 10 kB
-a lane. Rows lie one behind the other, `pitch` words each, as they came; lanes that a row does not have are
+Counting a value costs a handful of cache misses in its cell, so a cell is given up to 256 values at a time. A
+group with fewer rows has no cells yet: its rows are all there is, at most 2 kB a lane instead of 4 to 10. Rows lie one behind the other, `pitch` words each, as they came; lanes that a row does not have are
 absent. The pitch is odd, so that the rows of one lane do not fall into one set of the cache.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.sketch.kernels.arena import PEAK, has_room, take
+from agent.sketch.kernels.arena import PEAK, give_back_sized, has_room, take, take_sized
 from agent.sketch.kernels.compile import inlined, outlined
 from agent.sketch.kernels.layout import (
     ABSENT_BITS,
@@ -25,7 +24,14 @@ from agent.sketch.kernels.layout import (
     NUMERIC_REGISTERS,
     PITCH,
 )
-from agent.sketch.kernels.memory import load_i64, load_u64, prefetch, store_i64, store_u64
+from agent.sketch.kernels.memory import (
+    load_i64,
+    load_u64,
+    prefetch,
+    store_i64,
+    store_u64,
+    trailing_zeros,
+)
 from agent.sketch.kernels.numbers import (
     HIGH,
     LOW,
@@ -33,6 +39,7 @@ from agent.sketch.kernels.numbers import (
     add_batch,
     bytes_per_count,
     fitting_cell,
+    held_values,
 )
 from agent.sketch.kernels.vectors import (
     ALL_ABSENT,
@@ -45,15 +52,33 @@ from agent.sketch.kernels.vectors import (
 
 U = np.uint64
 ABSENT = U(ABSENT_BITS)
-FIRST_ROWS = 8  #: room of a new group; the next step is BATCH
+FIRST_ROWS = 8  #: room of a new group; it doubles up to BATCH
 TILE = 8  #: lanes that are gathered at once: a cache line of each row
 COLUMN = 8 * (BATCH + 8)  #: bytes from one gathered lane to the next
+#: Size classes in an arena of numbers: forms of cells, then buffers by their rows, 8 to 256. Buffers of one class
+#: may differ in their pitch.
+BUFFERS = 3
+SIZE_CLASSES = BUFFERS + (BATCH // FIRST_ROWS).bit_length()
 WORK_BYTES = (16 + 8 * SCRATCH_WORDS + 63) & ~63
 
 
 @inlined
 def rounded(size_bytes):
     return (size_bytes + 63) & ~63
+
+
+@inlined
+def class_of_buffer(rows):
+    return BUFFERS + trailing_zeros(U(rows // FIRST_ROWS))
+
+
+@inlined
+def room_of(group):
+    """Rows that the group's buffer can hold: 0, or FIRST_ROWS times a power of two."""
+    pitch = load_i64(group + 8 * PITCH)
+    if pitch == 0:
+        return 0
+    return (load_i64(group + 8 * END_ROWS) - load_i64(group + 8 * BUFFER)) // (8 * pitch)
 
 
 @inlined
@@ -67,21 +92,25 @@ def waiting_rows(group):
 
 @outlined
 def move_rows(arena, group, pitch, capacity):
-    """Give the group a buffer of `capacity` rows, and a table of cells if it has one, of this pitch.
+    """Give the group a buffer of `capacity` rows, and a table of cells if it has one, of this pitch. In place.
+
+    capacity: FIRST_ROWS times a power of two, at least what the buffer can hold now.
 
     False when the arena has no room.
     """
-    old_pitch, rows = load_i64(group + 8 * PITCH), waiting_rows(group)
+    old_pitch, rows, room = load_i64(group + 8 * PITCH), waiting_rows(group), room_of(group)
     old_cells = load_i64(group + 8 * CELLS)
     size = rounded(8 * pitch * capacity)
     table = rounded(8 * pitch) if old_cells and pitch > old_pitch else 0
     if not has_room(arena, size + table):
         return False
-    buffer = take(arena, size)
+    buffer = take_sized(arena, class_of_buffer(capacity), size)
     old = load_i64(group + 8 * BUFFER)
     for r in range(rows):
         copy_words(buffer + 8 * pitch * r, old + 8 * old_pitch * r, old_pitch)
         fill_words(buffer + 8 * (pitch * r + old_pitch), ABSENT, pitch - old_pitch)
+    if room:
+        give_back_sized(arena, class_of_buffer(room), old, rounded(8 * old_pitch * room))
     if table:
         cells = take(arena, table)
         copy_words(cells, old_cells, old_pitch)
@@ -147,7 +176,8 @@ def flush(arena, group, work):
                 return False
             store_i64(cells + 8 * (lane + j), cell)
             size = bytes_per_count(load_i64(cell + FORM))
-            held = add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_mask)
+            add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_mask)
+            held = held_values(cell)
             if held > load_i64(arena + 8 * PEAK):
                 store_i64(arena + 8 * PEAK, held)
         lane += lanes
@@ -161,15 +191,14 @@ def make_room_for_row(arena, group, width, work):
     """Make the buffer ready for one more row of `width` words; False when the arena has no room."""
     pitch = load_i64(group + 8 * PITCH)
     if width > pitch:
-        rows = (load_i64(group + 8 * END_ROWS) - load_i64(group + 8 * BUFFER)) // max(8 * pitch, 1)
         wider = max(width, pitch + (pitch >> 1)) | 1
-        if not move_rows(arena, group, wider, max(rows, FIRST_ROWS)):
+        if not move_rows(arena, group, wider, max(room_of(group), FIRST_ROWS)):
             return False
         pitch = wider
     if load_i64(group + 8 * NEXT_ROW) < load_i64(group + 8 * END_ROWS):
         return True
-    if waiting_rows(group) < BATCH:
-        return move_rows(arena, group, pitch, BATCH)
+    if room_of(group) < BATCH:
+        return move_rows(arena, group, pitch, 2 * room_of(group))
     if load_i64(group + 8 * CELLS) == 0:
         if not has_room(arena, rounded(8 * pitch)):
             return False

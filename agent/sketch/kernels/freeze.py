@@ -11,10 +11,8 @@ from agent.sketch.kernels.layout import (
     BUFFER,
     CELLS,
     FORM,
-    FORM_BYTES,
     GROUP_FIELDS,
     PITCH,
-    SHORT_BOTH,
     SMALL,
     STRING_CELL_BYTES,
     STRING_CELLS,
@@ -22,7 +20,14 @@ from agent.sketch.kernels.layout import (
     STRING_LANES,
 )
 from agent.sketch.kernels.memory import load_i64, load_u64, store_i64
-from agent.sketch.kernels.numbers import HIGH, LOW, add_batch, bytes_per_count
+from agent.sketch.kernels.numbers import (
+    HIGH,
+    LOW,
+    add_batch,
+    bytes_of_form,
+    bytes_per_count,
+    needed_form,
+)
 from agent.sketch.kernels.pack import (
     MAX_PACKED_NUMERIC,
     MAX_PACKED_STRING,
@@ -30,7 +35,7 @@ from agent.sketch.kernels.pack import (
     pack_string,
 )
 from agent.sketch.kernels.strings import expand
-from agent.sketch.kernels.vectors import ALL_ABSENT, fill8, fill_words, survey
+from agent.sketch.kernels.vectors import ALL_ABSENT, ANY_NEGATIVE, fill8, fill_words, survey
 
 U = np.uint64
 GROUP_BYTES = 8 * GROUP_FIELDS
@@ -107,8 +112,9 @@ def pack_numbers(groups, n_groups, state, out_end, refs, work):
                 answers = survey(values, n, LOW, HIGH, U(ABSENT_BITS))
                 if not answers & ALL_ABSENT:
                     cell = young
-                    fill_words(cell, U(0), FORM_BYTES[SHORT_BOTH] >> 3)
-                    store_i64(cell + FORM, SHORT_BOTH)
+                    form = needed_form(answers & ANY_NEGATIVE, n)
+                    fill_words(cell, U(0), bytes_of_form(form) >> 3)
+                    store_i64(cell + FORM, form)
                     add_batch(cell, values, n, answers, scratch, 2, magnitude_mask, mantissa_mask)
             if cell:
                 length = pack_numeric(cell, bytes_per_count(load_i64(cell + FORM)), out)

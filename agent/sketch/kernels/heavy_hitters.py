@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from agent.sketch.kernels.compile import inlined, outlined
+from agent.sketch.kernels.hashing import MASKS
 from agent.sketch.kernels.layout import (
     COUNTS,
     KEYS,
@@ -49,15 +50,19 @@ def keep_text(slot, text, size, start, length):
 
     Reads nothing outside text[0 : size]: a span that is not inside leaves an empty text.
     """
-    inside = start >= 0 and length >= 0 and start + length <= size
-    text += start
+    inside = 0 <= length <= size and 0 <= start <= size - length
     kept = length if inside else 0
+    text += start if inside else 0
     if kept > TEXT_BYTES:
         kept = TEXT_BYTES
         while kept > TEXT_BYTES - 4 and load_u8(text + kept) & 0xC0 == 0x80:
             kept -= 1  # the byte behind the cut continues a character
     store_u32(slot, length)
     store_u32(slot + 4, kept)
+    if inside and start + TEXT_BYTES <= size:
+        for i in range(0, TEXT_BYTES, 8):
+            store_u64(slot + 8 + i, load_u64(text + i) & MASKS[U(min(max(kept - i, 0), 8))])
+        return
     for i in range(kept):
         store_u8(slot + 8 + i, load_u8(text + i))
     for i in range(kept, TEXT_BYTES):

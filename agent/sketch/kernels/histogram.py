@@ -119,7 +119,8 @@ def make_room(cell, low_positive, high_positive, low_negative, high_negative, sh
             break
         new += 1
     if new > own:
-        lower_scale(cell, new - own, size)
+        if load_i32(cell + EXTENTS + 4) or load_i32(cell + EXTENTS + 12):
+            lower_scale(cell, new - own, size)
         store_u32(cell + SHIFT, new)
     for negative in range(2):
         low, high = (ln, hn) if negative else (lp, hp)

@@ -96,7 +96,7 @@ SMALL_STRING_BYTES = SMALL_TEXTS + WAYS * TEXT_SLOT
 STREAM, WINDOW, ROWS, ERRORS, MIN_TIME, MAX_TIME = range(6)
 NEXT_ROW, END_ROWS, BUFFER, PITCH, CELLS, STRING_CELLS, FLUSHED, STRING_LANES = range(6, 14)
 GROUP_FIELDS = 16
-BATCH = 64  #: rows that wait at most; values of a lane counted at once
+BATCH = 256  #: rows that wait at most; values of a lane counted at once
 
 # ---------------------------------------------------------------- absence
 ABSENT_BITS = 0x7FF8000000000001  #: float64 lane: the field was not in the event

@@ -7,7 +7,7 @@ the sum of squares about the pivot is at most 10.6 M2 (fourth powers: 110 M4; af
 that): taking the mean out at the end cancels at most that much. Rounding at most doubles the pivot, so
 n |pivot| <= 16 sum |x| bounds the sum likewise.
 
-A batch of up to 64 values is summed plainly, and batches are added with compensation (Kahan), so rounding does
+A batch of up to 256 values is summed plainly, in eight parts, and batches are added with compensation (Kahan), so rounding does
 not grow with n. Bounds: sum within 1e-12 of sum |x|, M2 and M4 within 1e-9 relative, M3 within 1e-9 of
 sum |x - mean|^3.
 """

@@ -1,6 +1,6 @@
-"""A batch of values into one numeric cell: histogram, moments, extremes, distinct values.
+"""Batches of values into one numeric cell: histogram, moments, extremes, distinct values.
 
-Values are counted up to 64 at a time, all of one cell: sums and extremes are taken with vectors, room in the
+Values are counted up to 256 at a time, all of one cell: sums and extremes are taken with vectors, room in the
 histogram is made once (the batch's extremes tell), and the cell's cache lines are fetched once. The
 counts' addresses are noted first and incremented later, which keeps many cache misses in flight.
 
@@ -90,8 +90,7 @@ REGISTERS_END = BUCKETS
 SHORT_LIMIT = 65535  #: uint16 buckets hold this many values
 
 #: Scratch memory of a batch: places in float64.
-VALUES = 8 * (BATCH + 8)  # behind eight columns of BATCH values, each with room for eight more
-ODD = VALUES
+ODD = 8 * (BATCH + 8)  # behind eight columns of BATCH values, each with room for eight more
 SUMS_OUT = ODD + BATCH
 SCRATCH_WORDS = SUMS_OUT + 8
 
@@ -156,6 +155,12 @@ def moved(arena, cell, form):
 
 
 @inlined
+def held_values(cell):
+    """Finite values of a cell: none of its counts is larger."""
+    return load_i64(cell + N) + load_i64(cell + OVER_POSITIVE) + load_i64(cell + OVER_NEGATIVE)
+
+
+@inlined
 def fitting_cell(arena, cell, is_negative, n):
     """This cell (0: none yet), or a larger form of it, for n more values; 0 when the arena has no room."""
     if cell == 0:
@@ -165,7 +170,7 @@ def fitting_cell(arena, cell, is_negative, n):
     form = load_i64(cell + FORM)
     if form == NARROW:
         return cell
-    held = load_i64(cell + N) + load_i64(cell + OVER_POSITIVE) + load_i64(cell + OVER_NEGATIVE)
+    held = held_values(cell)
     two_signs = is_negative or form == SHORT_BOTH
     wanted = needed_form(two_signs, held + n)
     if form == NARROW_ONE:
@@ -272,8 +277,6 @@ def add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_
     answers  what `survey` says of them
     scratch  float64[SCRATCH_WORDS]
     size     bytes of a bucket count: 2 or 4; `fitting_cell` has been asked
-
-    Returns the number of values that the cell has now, over-range ones left out.
     """
     ordinary, every = n, n
     if not answers & ALL_WITHIN:
@@ -281,7 +284,7 @@ def add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_
         ordinary = sorts & 0xFFFF
         every = ordinary + ((sorts >> 16) & 0xFFFF) + (sorts >> 32)
         if every == 0:
-            return load_i64(cell + N)
+            return
         fill8(values + 8 * every, load_u64(values))
     before = load_i64(cell + N)
     if before + every > load_i64(cell + THRESHOLD):
@@ -297,7 +300,7 @@ def add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_
         store_f64(cell + MAX, high)
     store_i64(cell + N, before + every)
     if ordinary == 0:
-        return before + every
+        return
     shift = shift_for(cell, sums, size, magnitude_mask, mantissa_mask)
     notes = scratch + 8 * ODD
     buckets, registers = cell + BUCKETS, cell + NUMERIC_REGISTERS
@@ -319,4 +322,3 @@ def add_batch(cell, values, n, answers, scratch, size, magnitude_mask, mantissa_
         for i in range(ordinary):
             p = load_i64(notes + 8 * i)
             store_u32(p, load_u32(p) + 1)
-    return before + every

@@ -63,14 +63,25 @@ from agent.sketch.kernels.memory import (
     store_u16,
     store_u32,
     store_u64,
+    trailing_zeros,
 )
 from agent.sketch.kernels.moments import merge_moments, take_extremes
-from agent.sketch.kernels.vectors import copy_bytes, count_set_bytes, fill_words
+from agent.sketch.kernels.vectors import (
+    any_bits,
+    copy_bytes,
+    fill_words,
+    set_bits,
+    set_u8,
+    set_u16,
+    set_u32,
+    set_u64,
+)
 
 U = np.uint64
 DENSE, SPARSE = 0, 1
 PART = 4  #: uint8 form, uint8 bytes per count, uint16 entries
 REGISTERS = 1 << PRECISION
+BLOCK = 64  #: bytes looked at at once
 WAY = 32  #: uint8 way, uint8 text kept, uint64 key, count, overestimate, uint32 length, uint16 kept length
 
 #: A packed cell is never longer, whatever it has seen.
@@ -110,52 +121,96 @@ def load_width(address, width):
 
 @outlined
 def pack_bytes(source, n, out):
-    """n register bytes as a part; returns the end of it."""
-    used = count_set_bytes(source, n)
+    """n register bytes, a multiple of 64, as a part; returns the end of it."""
+    used = 0
+    for at in range(source, source + n, BLOCK):
+        used += set_bits(set_u8(at))
     if used * 3 >= n:
         write_part(out, DENSE, 1, n)
         copy_bytes(out + PART, source, n)
         return out + PART + n
     write_part(out, SPARSE, 1, used)
     place, value = out + PART, out + PART + 2 * used
-    for word in range(0, n, 8):
-        if load_i64(source + word) == 0:
-            continue
-        for i in range(word, word + 8):
-            register = load_u8(source + i)
-            if register:
-                store_u16(place, i)
-                store_u8(value, register)
-                place += 2
-                value += 1
+    for at in range(0, n, BLOCK):
+        mask = set_u8(source + at)
+        while mask:
+            i = at + trailing_zeros(mask)
+            store_u16(place, i)
+            store_u8(value, load_u8(source + i))
+            place += 2
+            value += 1
+            mask &= mask - U(1)
     return value
 
 
+@inlined
+def set_counts(address, size):
+    """Bit mask of the counts of `size` bytes in a 64-byte block that are not zero."""
+    if size == 2:
+        return set_u16(address)
+    return set_u32(address) if size == 4 else set_u64(address)
+
+
+@inlined
+def copy_counts(out, width, source, size, n):
+    """n neighbouring counts, `width` bytes each instead of `size`; returns the end of them."""
+    if width == size:
+        copy_bytes(out, source, n * size)
+    elif size == 2:  # young cells, most of all that are packed
+        for i in range(n):
+            store_u8(out + i, load_u16(source + 2 * i))
+    else:
+        for i in range(n):
+            store_width(out + i * width, width, load_count(source + i * size, size))
+    return out + n * width
+
+
 @outlined
-def pack_counts(base, mask, first, n, size, out):
-    """Counts first..first+n-1 of a ring at `base` (mask = its length - 1) as a part; returns the end of it."""
-    largest, used = U(0), 0
-    for i in range(first, first + n):
-        count = U(load_count(base + (i & mask) * size, size))
-        largest |= count  # as long as the largest, in bits
-        used += np.int64(count != U(0))  # type: ignore[assignment]
+def pack_counts(base, length, first, n, size, out):
+    """Counts first..first+n-1 of a ring of `length` at `base` as a part; returns the end of it.
+
+    All others are zero, and the ring is a multiple of 64 bytes: whole blocks of it are looked at.
+    """
+    begin = first & (length - 1)
+    straight = min(n, length - begin)  # the others are at the beginning of the ring
+    low, high = begin * size & -BLOCK, (begin + straight) * size + BLOCK - 1 & -BLOCK
+    if straight < n:
+        low, high = 0, length * size
+    used = 0
+    for at in range(base + low, base + high, BLOCK):
+        used += set_bits(set_counts(at, size))
+    largest = any_bits(base + low, (high - low) // BLOCK)  # as long as the largest, in bits
+    if size < 8:
+        largest |= largest >> U(32)
+        if size == 2:
+            largest |= largest >> U(16)
+        largest &= U((1 << 8 * size) - 1)
     width = count_width(largest)
     if used * (2 + width) >= n * width:
         write_part(out, DENSE, width, n)
-        at = out + PART
-        for i in range(first, first + n):
-            store_width(at, width, load_count(base + (i & mask) * size, size))
-            at += width
-        return at
+        end = copy_counts(out + PART, width, base + begin * size, size, straight)
+        return copy_counts(end, width, base, size, n - straight)
     write_part(out, SPARSE, width, used)
     place, value = out + PART, out + PART + 2 * used
-    for i in range(n):
-        count = load_count(base + ((first + i) & mask) * size, size)
-        if count:
-            store_u16(place, i)
-            store_width(value, width, count)
-            place += 2
-            value += width
+    for part in range(2):
+        low, high = (begin, begin + straight) if part == 0 else (0, n - straight)
+        offset = -begin if part == 0 else straight
+        step = BLOCK // size
+        block = low & -step
+        while block < high:
+            mask = set_counts(base + block * size, size)
+            if block < low:
+                mask &= ~U(0) << U(low - block)
+            if block + step > high:
+                mask &= (U(1) << U(high - block)) - U(1)
+            while mask:
+                i = block + trailing_zeros(mask)
+                store_u16(place, i + offset)
+                store_width(value, width, load_count(base + i * size, size))
+                place += 2
+                value += width
+                mask &= mask - U(1)
+            block += step
     return value
 
 
@@ -168,7 +223,7 @@ def pack_numeric(cell, size, out):
     for negative in range(2):
         extent = cell + EXTENTS + 8 * negative
         ring = count_address(cell, 0, negative, size)
-        end = pack_counts(ring, RING - 1, load_i32(extent), load_i32(extent + 4), size, end)
+        end = pack_counts(ring, RING, load_i32(extent), load_i32(extent + 4), size, end)
     return end - out
 
 
@@ -196,7 +251,7 @@ def pack_string(cell, out):
         copy_bytes(end + WAY, slot + 8, kept)
         end += WAY + kept
     store_u8(out + KEYS, ways)
-    end = pack_counts(cell + HASHED, HASHED_BUCKETS - 1, 0, HASHED_BUCKETS, 8, end)
+    end = pack_counts(cell + HASHED, HASHED_BUCKETS, 0, HASHED_BUCKETS, 8, end)
     return pack_bytes(cell + STRING_REGISTERS, REGISTERS, end) - out
 
 

@@ -251,19 +251,48 @@ def copy_bytes(typingctx, target, source, n):
     return types.void(i64, i64, i64), codegen
 
 
+def _make_set_mask(name, element_bits):
+    """An intrinsic: bit mask of the elements of a 64-byte block that are not zero, in order."""
+    per_block = 512 // element_bits
+    kind = ir.VectorType(ir.IntType(element_bits), per_block)
+
+    @intrinsic
+    def set_mask(typingctx, address):
+        def codegen(context, builder, signature, args):
+            x = builder.load(_at(builder, args[0], kind), align=1)
+            found = builder.icmp_unsigned("!=", x, ir.Constant(kind, [0] * per_block))
+            mask = builder.bitcast(found, ir.IntType(per_block))
+            return mask if per_block == 64 else builder.zext(mask, _I64)
+
+        return u64(i64), codegen
+
+    set_mask.__name__ = name
+    return set_mask
+
+
+set_u8 = _make_set_mask("set_u8", 8)
+set_u16 = _make_set_mask("set_u16", 16)
+set_u32 = _make_set_mask("set_u32", 32)
+set_u64 = _make_set_mask("set_u64", 64)
+
+
 @intrinsic
-def count_set_bytes(typingctx, address, n):
-    """How many of n bytes, a multiple of 64, are not zero."""
-    v64 = ir.VectorType(_I8, 64)
+def any_bits(typingctx, address, blocks):
+    """All 64-bit words of so many 64-byte blocks, or-ed."""
 
     def codegen(context, builder, signature, args):
-        address, n = args
-        total = cgutils.alloca_once_value(builder, ir.Constant(_I64, 0))
-        with cgutils.for_range(builder, builder.lshr(n, ir.Constant(_I64, 6))) as loop:
+        address, blocks = args
+        found = cgutils.alloca_once_value(builder, ir.Constant(_V8I, [0] * 8))
+        with cgutils.for_range(builder, blocks) as loop:
             at = builder.add(address, builder.shl(loop.index, ir.Constant(_I64, 6)))
-            x = builder.load(_at(builder, at, v64), align=1)
-            bits = builder.bitcast(builder.icmp_unsigned("!=", x, ir.Constant(v64, [0] * 64)), _I64)
-            builder.store(builder.add(builder.load(total), builder.ctpop(bits)), total)
-        return builder.load(total)
+            x = builder.load(_at(builder, at, _V8I), align=1)
+            builder.store(builder.or_(builder.load(found), x), found)
+        return _reduced(builder, builder.load(found), builder.or_)
 
-    return i64(i64, i64), codegen
+    return u64(i64, i64), codegen
+
+
+@intrinsic
+def set_bits(typingctx, x):
+    """How many bits of a word are set."""
+    return i64(u64), lambda context, builder, signature, args: builder.ctpop(args[0])

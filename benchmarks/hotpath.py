@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path as File
 
 import numpy as np
 
@@ -63,7 +65,8 @@ def measure(options: argparse.Namespace, result: Result) -> None:
     jobs["loads"] = lambda: baseline.loads(some)
     jobs["rows"] = lambda: baseline.discovered_flat(some)
     jobs["known"] = lambda: baseline.known(some, NAMES, "country")
-    jobs |= _threads(cases["16 models"].feed, tiers)
+    turns = Turns()
+    jobs |= _threads(cases["16 models"].feed, tiers, turns)
     progress(f"{len(jobs)} cases, {passes} passes")
     with frozen():
         timings = timed(jobs, passes)
@@ -71,6 +74,7 @@ def measure(options: argparse.Namespace, result: Result) -> None:
     base = {name: timings[name].cpu_s / len(some) * 1e9 for name in ("loads", "rows", "known")}
     _report_rates(result, cases, timings, ns, base)
     _report_bars(result, ns, base, timings)
+    _report_turns(result, turns)
     _report_linear(result, {n: ns[f"{n} features"] for n in features})
     for name in ("16 models", f"{streams[-1]} models", "5 % off the template"):
         _report_stages(result, name, cases[name], passes)
@@ -115,20 +119,43 @@ def _cases(
     return cases
 
 
-def _threads(feed: Feed, tiers: str) -> dict[str, Callable[[], object]]:
+@dataclass
+class Turns:
+    """Seconds of each run of one thread, and of each of two: from start to end, and of them without a core."""
+
+    one: list[tuple[float, float]] = field(default_factory=list)
+    two: list[tuple[float, float]] = field(default_factory=list)
+
+    def run(self, path: Path, feed: Feed, into: list[tuple[float, float]]) -> None:
+        began, waited = time.perf_counter(), _waited_s()
+        path.run(feed)
+        into.append((time.perf_counter() - began, _waited_s() - waited))
+
+
+def _waited_s() -> float:
+    """Seconds that this thread could have run and had no core, by Linux's scheduler; else 0."""
+    try:
+        return int(File("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _threads(feed: Feed, tiers: str, turns: Turns) -> dict[str, Callable[[], object]]:
     """The same feed once on one thread, and once on each of two threads with paths of their own."""
     config: Config = config_of(SHAPES["reference"])
     alone = Path(config, tiers)
     pair = [Path(config, tiers) for _ in range(2)]
 
     def two() -> None:
-        threads = [threading.Thread(target=path.run, args=(feed,)) for path in pair]
+        threads = [
+            threading.Thread(target=turns.run, args=(path, feed, turns.two)) for path in pair
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    return {"one thread": lambda: alone.run(feed), "two threads": two}
+    return {"one thread": lambda: turns.run(alone, feed, turns.one), "two threads": two}
 
 
 def _report_rates(
@@ -193,6 +220,20 @@ def _report_bars(
         2 * timings["one thread"].median_s / timings["two threads"].median_s,
         two,
         "x",
+    )
+
+
+def _report_turns(result: Result, turns: Turns) -> None:
+    """What two threads take from each other, apart from what other processes take from both."""
+    one, two = (np.median([all_s - waited for all_s, waited in t]) for t in (turns.one, turns.two))
+    all_s, waited = np.sum(turns.two, axis=0)
+    result.figures["two_threads"] = {
+        "ratio_with_cores_of_their_own": float(2 * one / two),
+        "share_without_core": float(waited / all_s),
+    }
+    result.notes.append(
+        f"Two threads waited for a core {100 * waited / all_s:.0f} % of the time. Without that they would do "
+        f"{2 * one / two:.2f} times what one does: the rest is what they wait for each other."
     )
 
 

@@ -429,3 +429,88 @@ def test_rows_say_which_compiled_tier_decoded_them() -> None:
     found = Side(FastDecoder, Config()).decode(fetch_of(records_of(values)))
     assert set(found.tiers) <= {Tier.TEMPLATE, Tier.SCAN, Tier.ORJSON}
     assert found.tiers[Tier.ORJSON] < 100
+
+
+def test_blocks_of_compiled_tiers_say_where_their_arrays_lie() -> None:
+    rng = random.Random(15)
+    values = [shapes.text(rng, shapes.reference(rng), plain=True) for _ in range(600)]
+    side = Side(FastDecoder, Config())
+    n = 0
+    for _ in range(3):
+        for part in side.decoder.decode(fetch_of(records_of(values)), "l"):
+            for block in part.blocks:
+                if block.at is None:
+                    continue  # of the orjson tier
+                n += 1
+                assert block.at.rows == (
+                    *(
+                        array.ctypes.data
+                        for array in (
+                            block.stream,
+                            block.window,
+                            block.event_time_ms,
+                            block.is_error,
+                            block.numbers,
+                            block.number_start,
+                        )
+                    ),
+                    len(block.numbers),
+                )
+                assert block.at.strings == (
+                    block.string_hash.ctypes.data,
+                    block.string_start.ctypes.data,
+                    block.string_length.ctypes.data,
+                    block.text.ctypes.data,
+                    len(block.text),
+                    block.string_first.ctypes.data,
+                    len(block.string_hash),
+                )
+    assert n >= 3
+
+
+def test_keys_in_another_order_each_time_are_soon_no_reason_to_learn() -> None:
+    rng = random.Random(16)
+    side = Side(FastDecoder, Config())
+    templates = side.decoder._slices._templates
+    templates._clock = lambda: 0.0  # always time to learn
+    templates._credited_at = 0.0
+    observed = []
+    observe = templates.observe
+
+    def counted(record: bytes, shape: Any) -> bool:
+        observed.append(record)
+        return bool(observe(record, shape))
+
+    templates.observe = counted  # type: ignore[method-assign]
+    event = {
+        "model": "m",
+        "ts": MS,
+        "features": {f"f{i}": 0.5 for i in range(12)},
+        "prediction": 0.5,
+    }
+
+    def shuffled() -> bytes:
+        features = list(event["features"].items())  # type: ignore[attr-defined]
+        rng.shuffle(features)
+        return orjson.dumps({**event, "features": dict(features)})
+
+    def fetch(share: float) -> Fetch:
+        return fetch_of(
+            records_of(
+                [shuffled() if rng.random() < share else orjson.dumps(event) for _ in range(2000)]
+            )
+        )
+
+    for _ in range(20):
+        side.decode(fetch(0.05))
+    before = len(observed)
+    assert before > 4
+    for _ in range(20):
+        side.decode(fetch(0.05))
+    assert len(observed) - before <= 12  # of 2000 records that no template fits
+    # A producer that changes is noticed: most records are then the scanner's.
+    event["version"] = "2"
+    outcome = Outcome()
+    for _ in range(60):
+        outcome = side.decode(fetch(0.0))
+    assert outcome.tiers["template"] == 2000

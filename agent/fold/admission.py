@@ -17,7 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.config import Budget, Model
 from agent.fold.costs import Cost, Costs, overflow_share
@@ -56,7 +59,17 @@ class DistinctNames:
     def count(self) -> int:
         if len(self._kept) < self.K:
             return len(self._kept)
-        return int((self.K - 1) * 2**64 / -self._heap[0])
+        # Where the estimate takes over it may be below what was counted before; it only rises then.
+        return max(self.K, int((self.K - 1) * 2**64 / -self._heap[0]))
+
+    def hashes(self) -> list[int]:
+        """What is kept, ascending; at most K."""
+        return sorted(self._kept)
+
+    def restore(self, hashes: Iterable[int]) -> None:
+        """Keep what `hashes` gave."""
+        self._kept = set(hashes)
+        self._heap = sorted(-h for h in self._kept)
 
 
 @dataclass(slots=True)
@@ -100,7 +113,6 @@ class Folded:
 
     names: list[str] = field(default_factory=list)
     distinct: DistinctNames = field(default_factory=DistinctNames)
-    _most: int = 0
 
     def add(self, key: StreamKey) -> None:
         name = name_of(key)
@@ -108,9 +120,8 @@ class Folded:
             self.names.append(name)
 
     def count(self) -> int:
-        """Distinct names folded; never falls, though the estimate may where it takes over."""
-        self._most = max(self._most, self.distinct.count())
-        return self._most
+        """Distinct names folded; never falls."""
+        return self.distinct.count()
 
 
 def name_of(key: StreamKey) -> str:
@@ -129,6 +140,16 @@ def is_overflow(key: StreamKey) -> bool:
         or key.version == OVERFLOW
         or any(value == OVERFLOW for _, value in key.segment)
     )
+
+
+class AdmissionState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What is not known from the streams themselves."""
+
+    promised_series: int
+    promised_memory_bytes: int
+    pressed: bool
+    names: list[str]
+    hashes: list[int]
 
 
 LABELS = Cost(series=1, memory_bytes=0)
@@ -274,3 +295,38 @@ class Admission:
     def _keep_promise(self, cost: Cost) -> None:
         self._promised += cost.times(-1)
         self._charge(OVERFLOW, 0, cost, 1, overflow=True)
+
+    # -- kept
+
+    def state(self) -> AdmissionState:
+        return AdmissionState(
+            self._promised.series,
+            self._promised.memory_bytes,
+            self.pressed,
+            list(self.folded.names),
+            self.folded.distinct.hashes(),
+        )
+
+    def restore(
+        self,
+        state: AdmissionState,
+        streams: Iterable[tuple[StreamKey, Cost]],
+        labels: Iterable[str],
+    ) -> None:
+        """Grant what exists, whether it fits or not: streams at what they cost now, models with labels."""
+        self._promised = Cost(state.promised_series, state.promised_memory_bytes)
+        self.pressed = state.pressed
+        self.folded = Folded(list(state.names))
+        self.folded.distinct.restore(state.hashes)
+        for key, cost in streams:
+            overflow = is_overflow(key)
+            self._charge(key.model, 0 if overflow else 1, cost, 1, overflow=overflow)
+            if not overflow:
+                self._parent(key.model, key.version).children += 1
+                self._parent(key.model).children += 1
+            elif key != LAST:
+                names = (key.model,) if key.version == OVERFLOW else (key.model, key.version)
+                self._parent(*names).overflow = key
+        for model in labels:
+            overflow = is_overflow(StreamKey(model, ""))
+            self._charge(model, 0, LABELS, 1, overflow=overflow)

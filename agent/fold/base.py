@@ -2,6 +2,7 @@
 
 Invariants
  1. Base is a function of the inputs and their order. No clock is read; time is an argument and never goes back.
+    Inputs: apply, tick, seal_all, forget, finish, export, accepted, renew. All else only reads.
  2. Conservation: each row of a chunk is in exactly one stream's totals. Per model, streams, overflow
     streams and ended streams together have all rows.
  3. A row is in a window's profile, or late, or future: exactly one of them.
@@ -26,7 +27,7 @@ from agent.fold.profile import Profile
 from agent.fold.register import Arrival, Register
 from agent.fold.sealing import close_window
 from agent.fold.series import MAX_ENDED, Ended, Out, Series
-from agent.fold.snapshot import Lives, Writer, accept_stream
+from agent.fold.snapshot import Lives, Writer, accept_stream, series_of
 from agent.fold.store import Merges, Store, numbers_present, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
 from agent.fold.watermarks import NEVER, Seal, Watermarks
@@ -69,12 +70,13 @@ class Fold:
         self.newest_event_ms = -1
         self.n_foreign = 0
         self.n_unsketched_values = 0  # of columns past a limit, ended streams' too
-        self.n_series = 0  # that the last snapshot held
         self._config = config
         self._start_ns = start_ns
         self._now_ns = start_ns
-        self._time_ns = start_ns  # of the last snapshot
-        self._export_ns = 0  # of the last export
+        self._time_ns = start_ns  # no later export or scrape is at or before it
+        self._export_ns = 0  # of the last export; 0: none may be accepted
+        self._export_series = 0  # that it held
+        self._scrape_ns = start_ns  # of the last scrape: no input, so nothing else may depend on it
         self._digest = merge_digest(config)
         self._store = Store(config.windows.width_s)
         self._marks = Watermarks(config.windows, config.kafka.label_topics)
@@ -94,6 +96,13 @@ class Fold:
     def streams(self) -> dict[StreamKey, Stream]:
         """Admitted and overflow streams, to be read by pages and tests."""
         return self._register.streams
+
+    @property
+    def n_series(self) -> int:
+        """Series that the last export held; where nothing is exported, those that a scrape would hold."""
+        if self._export_series:
+            return self._export_series
+        return self._written(Out(self._time_ns, False, False, {})).n_series
 
     # ------------------------------------------------------------ inputs
 
@@ -145,6 +154,26 @@ class Fold:
         """Read to their end (files): they hold the watermark no more."""
         self._marks.finish(partitions)
 
+    def renew(self, now_ns: int) -> None:
+        """Every series takes a new start time; values are kept, and no explicit zero is sent.
+
+        For a base that may be older than what receivers have (its volume was lost or set back), where
+        going on under the old start time could make a counter fall. The next export sends everything.
+        A consumer that honours start times (OTLP) sees one reset and counts the whole value once more. One
+        that only compares values (Prometheus) sees growth by the difference, or, where the value is
+        smaller than before, a reset to it. Exports before this can no longer be accepted.
+        """
+        time_ns = max(self._advance(now_ns), self._time_ns + _STEP_NS)
+        self._time_ns = self._start_ns = self._lives.start_ns = time_ns
+        self._export_ns = 0
+        for stream in self.streams.values():
+            for series in series_of(stream):
+                series.renew(time_ns)
+        for labels in self._labels.values():
+            labels.renew(time_ns)
+        for end in self._ended:
+            end.offered = False
+
     # ------------------------------------------------------------ folding
 
     def _advance(self, now_ns: int) -> int:
@@ -176,9 +205,12 @@ class Fold:
                 admission.overflow_labels()
             model = OVERFLOW
         if model not in self._labels:
-            attributes: Attributes = (("inference.model.name", model),)
-            self._labels[model] = self._lives.counters(("inference.labels",), attributes)
+            self._labels[model] = self._label_series(model)
         return model
+
+    def _label_series(self, model: str) -> Series:
+        attributes: Attributes = (("inference.model.name", model),)
+        return self._lives.counters(("inference.labels",), attributes)
 
     def _count_only(self, chunk: Chunk, now: int) -> None:
         """Rows, errors and values of a chunk with other sketches; nothing is merged."""
@@ -355,7 +387,7 @@ class Fold:
     # ------------------------------------------------------------ what leaves
 
     def snapshot(self, now_ns: int) -> Snapshot:
-        """Every series' value now, for a scrape. Changes nothing; may be called at any time."""
+        """Every series' value now, for a scrape. Changes no output but the time of later scrapes."""
         return self._write(now_ns, is_export=False, zeros=False)
 
     def export(self, now_ns: int, *, zeros: bool = True) -> Snapshot:
@@ -378,21 +410,27 @@ class Fold:
 
     def _write(self, now_ns: int, *, is_export: bool, zeros: bool) -> Snapshot:
         time_ns = max(now_ns, self._time_ns + _STEP_NS)
-        self._time_ns = time_ns
-        out = Out(time_ns, is_export, zeros, {})
+        if not is_export:
+            time_ns = max(time_ns, self._scrape_ns + _STEP_NS)
+        writer = self._written(Out(time_ns, is_export, zeros, {}))
+        metrics = writer.metrics(self._ended)
+        if is_export:
+            self._time_ns = self._export_ns = self._lives.start_ns = time_ns
+            self._export_series = writer.n_series
+        else:
+            self._scrape_ns = time_ns
+        metrics += self._account(writer.n_series).metrics(time_ns)
+        return Snapshot(time_ns, metrics, dict(self.covers))
+
+    def _written(self, out: Out) -> Writer:
         export = self._config.export
         writer = Writer(out, self._lives, export.max_buckets, export.top_categories)
         writer.streams(self.streams.values(), self._store)
         for model, series in self._labels.items():
             writer.series(series, (self.tally.labels_by_model[model],))
-        metrics = writer.metrics(self._ended)
-        self.n_series = writer.n_series
-        if is_export:
-            self._export_ns = time_ns
-            self._lives.start_ns = time_ns
-        return Snapshot(time_ns, metrics + self._account().metrics(time_ns), dict(self.covers))
+        return writer
 
-    def _account(self) -> Account:
+    def _account(self, n_series: int) -> Account:
         limits = self._config.budget
         admission = self._register.admission
         low = self._marks.low_ms(self._now_ns)
@@ -400,7 +438,7 @@ class Fold:
             start_ns=self._start_ns,
             budget={
                 "streams": (admission.used.streams, limits.max_streams),
-                "series": (self.n_series, limits.max_series),
+                "series": (n_series, limits.max_series),
                 "memory": (self._store.used_bytes, limits.max_memory_bytes),
             },
             granted_series=admission.used.series,
@@ -419,7 +457,7 @@ class Fold:
         del now_ns
         streams = self._sorted_streams()
         distinct = summary.distinct_totals(streams, self._store)
-        account = self._account()
+        account = self._account(self.n_series)
         sealed_until = self.sealed_until
         width_ms = self._marks.width_ms
         return {

@@ -15,94 +15,36 @@ Rules, on top of those of `series`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+import msgspec
 
-from agent.fold.series import ZERO_AFTER_NS, Ended, Out, Series
-from agent.sketch.cells import CellPages
+from agent.errors import DecodeError
+from agent.fold.head import NO_COUNTS, Counts, Head, HeadState
+from agent.fold.series import ZERO_AFTER_NS, Ended, Out, Series, SeriesState
 from agent.sketch.histogram import MAX_SCALE, ZERO_THRESHOLD, lowered
-from agent.sketch.kernels import export
 from agent.types import Attributes, Exemplar, HistogramPoint
 
-Counts = NDArray[np.uint64]
-_NONE: Counts = np.zeros(0, np.uint64)
+#: Two buckets a sign hold all that is in range at this scale, so nothing is exported at a lower one.
+_LOWEST_SCALE = -8
 
 
-@dataclass(slots=True)
-class Head:
-    """A wide cell as read for export. `positive` and `negative` are owned by the reading."""
+class HistogramState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What a histogram's series knows beside its names and attributes."""
 
+    start_ns: int
     scale: int
-    in_domain: int
-    zeros: int
-    non_finite: int
-    over_range: int
-    positive_offset: int
-    positive: Counts
-    negative_offset: int
-    negative: Counts
-    sum: float
-    min: float
-    max: float
-
-    @property
-    def count(self) -> int:
-        return self.in_domain + self.over_range
-
-    @property
-    def is_signed(self) -> bool:
-        """Whether any value is below zero, however close to it."""
-        return self.count > 0 and self.min < 0.0
-
-
-def read_heads(
-    pages: CellPages, cells: Sequence[int], highest_scale: Sequence[int], max_buckets: int
-) -> list[Head]:
-    """Read wide numeric cells, each at a scale of at most `highest_scale` and `max_buckets` a sign."""
-    n = len(cells)
-    if not n:
-        return []
-    addresses = pages.addresses[np.array(cells, np.int64)]
-    scales = np.array(highest_scale, np.int64)
-    heads = np.empty((n, export.HEAD_FIELDS), np.int64)
-    values = np.empty((n, export.VALUE_FIELDS), np.float64)
-    counts = np.empty(n * 2 * max_buckets, np.uint64)
-    used = int(
-        export.read_totals(
-            addresses.ctypes.data,
-            n,
-            scales.ctypes.data,
-            max_buckets,
-            heads.ctypes.data,
-            values.ctypes.data,
-            counts.ctypes.data,
-        )
-    )
-    counts = counts[:used].copy()
-    out = []
-    for (scale, inside, zeros, bad, above, below, po, pn, no, nn, at), (total, low, high) in zip(
-        heads.tolist(), values.tolist(), strict=True
-    ):
-        middle = at + pn
-        out.append(
-            Head(
-                scale,
-                inside,
-                zeros,
-                bad,
-                above + below,
-                po,
-                counts[at:middle],
-                no,
-                counts[middle : middle + nn],
-                total,
-                low,
-                high,
-            )
-        )
-    return out
+    is_signed: bool | None
+    base: HeadState | None
+    closing: tuple[HeadState, int] | None
+    period_ns: int
+    due_ns: int
+    sent: int
+    offered: int
+    whole: bool
+    wants_zero: bool
+    largest_sum: float
+    exemplars: tuple[Exemplar, ...]
+    sums: SeriesState | None
 
 
 class HistogramSeries:
@@ -113,13 +55,14 @@ class HistogramSeries:
         "_closing",
         "_due_ns",
         "_exemplars",
-        "_is_new",
         "_largest_sum",
         "_offered",
         "_period_ns",
         "_sent",
+        "_shown_sum",
         "_sum_name",
         "_sums",
+        "_wants_zero",
         "_whole",
         "attributes",
         "is_signed",
@@ -153,36 +96,43 @@ class HistogramSeries:
         self._sent = -1
         self._offered = -1
         self._whole = False
-        self._is_new = True
-        self._largest_sum = 0.0
+        self._wants_zero = True  # nothing of this period has been exported
+        self._largest_sum = 0.0  # in an export
+        self._shown_sum = 0.0  # in a scrape
         self._exemplars: tuple[Exemplar, ...] = ()
 
     def write(
         self, head: Head, exemplars: Sequence[Exemplar], out: Out, points: list[HistogramPoint]
     ) -> int:
         """Points of this cell; returns how many series have a value."""
-        self.scale = min(self.scale, head.scale)
         if not out.is_export:
             signed = bool(self.is_signed) or head.is_signed
-            points.append(self._point(head, out.time_ns, signed, tuple(exemplars)))
+            shown = None if signed else max(self._shown_sum, self._largest_sum, head.sum)
+            self._shown_sum = shown or self._shown_sum
+            points.append(self._point(head, out.time_ns, shown, tuple(exemplars)))
             return 1 + self._write_sum(head, out, signed)
+        self.scale = min(self.scale, head.scale)
         if self.is_signed is None:
             if head.count:
                 self.is_signed = head.is_signed
         elif not self.is_signed and head.is_signed:
             self._exemplars = tuple(exemplars)
             self._closing = head, out.time_ns
-            points.append(self._point(head, out.time_ns, True, self._exemplars))
+            points.append(self._point(head, out.time_ns, None, self._exemplars))
             return 1
         signed = bool(self.is_signed)
         count = head.count - (self._base.count if self._base else 0)
         self._whole = out.time_ns >= self._due_ns
-        if self._is_new and out.zeros:
+        if self._wants_zero and out.zeros:
             points.append(self._zero(signed))
-        self._is_new = False
+        self._wants_zero = False
         if self._whole or count != self._sent:
             self._exemplars = tuple(exemplars)
-            points.append(self._point(head, out.time_ns, signed, self._exemplars))
+            total: float | None = None
+            if not signed:
+                # Rounding of pivot and sums may wobble in the last digit; a sum of a counter never falls.
+                total = self._largest_sum = max(self._largest_sum, head.sum)
+            points.append(self._point(head, out.time_ns, total, self._exemplars))
         self._offered = count
         return 1 + self._write_sum(head, out, signed)
 
@@ -191,7 +141,7 @@ class HistogramSeries:
         self.start_ns = time_ns
         self._due_ns = time_ns + self._period_ns
         self.is_signed = True
-        self._is_new = True
+        self._wants_zero = True
         self._sent = self._offered = -1
 
     def _write_sum(self, head: Head, out: Out, signed: bool) -> int:
@@ -215,13 +165,13 @@ class HistogramSeries:
             zero_count=0,
             zero_threshold=ZERO_THRESHOLD,
             positive_offset=0,
-            positive=_NONE,
+            positive=NO_COUNTS,
             negative_offset=0,
-            negative=_NONE,
+            negative=NO_COUNTS,
         )
 
     def _point(
-        self, head: Head, time_ns: int, signed: bool, exemplars: tuple[Exemplar, ...]
+        self, head: Head, time_ns: int, total: float | None, exemplars: tuple[Exemplar, ...]
     ) -> HistogramPoint:
         count, zeros = head.count, head.zeros
         positive_offset, positive = head.positive_offset, head.positive
@@ -235,10 +185,6 @@ class HistogramSeries:
             zeros -= base.zeros
             positive = _minus(positive, positive_offset, base.positive, base.positive_offset, steps)
             negative = _minus(negative, negative_offset, base.negative, base.negative_offset, steps)
-        total: float | None = None
-        if not signed:
-            # Rounding of pivot and sums may wobble in the last digit; a sum of a counter never falls.
-            total = self._largest_sum = max(self._largest_sum, head.sum)
         return HistogramPoint(
             attributes=self.attributes,
             start_ns=self.start_ns,
@@ -278,6 +224,59 @@ class HistogramSeries:
         if self._sums is not None:
             out += self._sums.ends()
         return out
+
+    def renew(self, start_ns: int) -> None:
+        """As `Series.renew`; an end of a period that was not accepted is offered again."""
+        self.start_ns = self._due_ns = start_ns
+        self._closing = None
+        self._sent = self._offered = -1
+        self._whole = self._wants_zero = False
+        self._exemplars = ()
+        if self._sums is not None:
+            self._sums.renew(start_ns)
+
+    def state(self) -> HistogramState:
+        return HistogramState(
+            self.start_ns,
+            self.scale,
+            self.is_signed,
+            None if self._base is None else self._base.state(),
+            None if self._closing is None else (self._closing[0].state(), self._closing[1]),
+            self._period_ns,
+            self._due_ns,
+            self._sent,
+            self._offered,
+            self._whole,
+            self._wants_zero,
+            self._largest_sum,
+            self._exemplars,
+            None if self._sums is None else self._sums.state(),
+        )
+
+    def restore(self, state: HistogramState) -> None:
+        """Raises DecodeError when it cannot be the state of this histogram."""
+        if not _LOWEST_SCALE <= state.scale <= MAX_SCALE:
+            raise DecodeError(f"histogram {self.name} has scale {state.scale}")
+        self.start_ns = state.start_ns
+        self.scale = state.scale
+        self.is_signed = state.is_signed
+        self._base = None if state.base is None else Head.restored(state.base)
+        self._closing = None
+        if state.closing is not None:
+            self._closing = Head.restored(state.closing[0]), state.closing[1]
+        self._period_ns = state.period_ns
+        self._due_ns = state.due_ns
+        self._sent = state.sent
+        self._offered = state.offered
+        self._whole = state.whole
+        self._wants_zero = state.wants_zero
+        self._largest_sum = self._shown_sum = state.largest_sum
+        self._exemplars = state.exemplars
+        if state.sums is not None:
+            if self._sum_name is None:
+                raise DecodeError(f"histogram {self.name} has a sum beside it")
+            self._sums = Series((self._sum_name,), self.attributes, state.sums.start_ns, 0)
+            self._sums.restore(state.sums)
 
 
 def _minus(counts: Counts, offset: int, base: Counts, base_offset: int, steps: int) -> Counts:

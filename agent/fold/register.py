@@ -119,9 +119,13 @@ class Register:
                 return self.streams[key]
         stream = Stream(key, stream_attributes(key), now_ns, base)
         self._lives.begin_stream(stream)
-        self.streams[key] = stream
-        self._exists.add(key)
+        self.take(stream)
         return stream
+
+    def take(self, stream: Stream) -> None:
+        """Enter a stream that has been granted, or is read from a snapshot."""
+        self.streams[stream.key] = stream
+        self._exists.add(stream.key)
 
     def end_forgotten(self, now_ns: int) -> list[Ended]:
         """End the streams that may be, when room was wanted since the last call; their series end too.

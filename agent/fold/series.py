@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from agent.errors import DecodeError
 from agent.types import Attributes, NumberPoint
 
 #: Distance of the explicit zero from the start: distinct also where times have milliseconds.
@@ -32,12 +35,12 @@ class Phases:
     """Periods between `interval` and twice that, evenly spread: 1.618..., 1.236..., ... times."""
 
     def __init__(self, interval_s: float) -> None:
+        self.taken = 0
         self._interval_ns = interval_s * 1e9
-        self._n = 0
 
     def next(self) -> int:
-        self._n += 1
-        return int(self._interval_ns * (1.0 + (self._n * _GOLDEN) % 1.0))
+        self.taken += 1
+        return int(self._interval_ns * (1.0 + (self.taken * _GOLDEN) % 1.0))
 
 
 @dataclass(slots=True)
@@ -68,6 +71,19 @@ class Ended:
     offered: bool = False
 
 
+class SeriesState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What a series knows beside its names and attributes."""
+
+    start_ns: int
+    period_ns: int
+    due_ns: int
+    sent: tuple[Number | None, ...]
+    offered: tuple[Number | None, ...] | None
+    whole: bool
+    is_new: bool
+    wants_zero: bool
+
+
 class Series:
     """Number series that share attributes, start and life: the counters of a column, say.
 
@@ -80,6 +96,7 @@ class Series:
         "_offered",
         "_period_ns",
         "_sent",
+        "_wants_zero",
         "_whole",
         "attributes",
         "names",
@@ -98,7 +115,8 @@ class Series:
         self._sent: Sequence[Number | None] = (None,) * len(names)
         self._offered: Sequence[Number | None] | None = None
         self._whole = False
-        self._is_new = start_ns > 0
+        self._is_new = start_ns > 0  # never exported
+        self._wants_zero = self._is_new
 
     def write(self, values: Sequence[Number | None], out: Out) -> int:
         """Points of these values, in order of `names`; returns how many series have a value."""
@@ -118,11 +136,11 @@ class Series:
                     out.add(name, NumberPoint(attributes, 0, start_ns, time_ns, ended=True))
                 continue
             live += 1
-            if self._is_new and out.zeros:
+            if self._wants_zero and out.zeros:
                 out.add(name, NumberPoint(attributes, 0, start_ns, start_ns + ZERO_AFTER_NS))
             if whole or value != old:
                 out.add(name, NumberPoint(attributes, value, start_ns, time_ns))
-        self._is_new = False
+        self._is_new = self._wants_zero = False
         self._offered = values
         self._whole = whole
         return live
@@ -153,3 +171,41 @@ class Series:
             for name, value, old in zip(self.names, known, self._sent, strict=True)
             if value is not None or old is not None
         ]
+
+    def renew(self, start_ns: int) -> None:
+        """Nothing is known of what a receiver has: all is due, counters from a new start and without a zero."""
+        self._offered = None
+        self._whole = False
+        self._due_ns = start_ns
+        if self.start_ns > 0:
+            self.start_ns = start_ns
+            self._sent = (None,) * len(self.names)
+            self._wants_zero = False
+
+    def state(self) -> SeriesState:
+        return SeriesState(
+            self.start_ns,
+            self._period_ns,
+            self._due_ns,
+            tuple(self._sent),
+            None if self._offered is None else tuple(self._offered),
+            self._whole,
+            self._is_new,
+            self._wants_zero,
+        )
+
+    def restore(self, state: SeriesState) -> None:
+        """Raises DecodeError when it is the state of other series."""
+        for values in (state.sent, state.offered):
+            if values is not None and len(values) != len(self.names):
+                raise DecodeError(f"series {self.names} have {len(values)} values")
+        if (state.start_ns > 0) != (self.start_ns > 0):
+            raise DecodeError(f"series {self.names} start at {state.start_ns}")
+        self.start_ns = state.start_ns
+        self._period_ns = state.period_ns
+        self._due_ns = state.due_ns
+        self._sent = state.sent
+        self._offered = state.offered
+        self._whole = state.whole
+        self._is_new = state.is_new
+        self._wants_zero = state.wants_zero

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from agent.fold.histograms import Head, HistogramSeries, read_heads
+from agent.fold.head import Head, read_heads
+from agent.fold.histograms import HistogramSeries
 from agent.fold.kinds import is_string_kind
 from agent.fold.profile import Facts
 from agent.fold.series import Ended, Out, Phases, Series
@@ -107,13 +108,13 @@ class Lives:
 
     def __init__(self, start_ns: int, resend_interval_s: float) -> None:
         self.start_ns = start_ns
-        self._phases = Phases(resend_interval_s)
+        self.phases = Phases(resend_interval_s)
 
     def counters(self, names: tuple[str, ...], attributes: Attributes) -> Series:
-        return Series(names, attributes, self.start_ns, self._phases.next())
+        return Series(names, attributes, self.start_ns, self.phases.next())
 
     def gauges(self, names: tuple[str, ...], attributes: Attributes) -> Series:
-        return Series(names, attributes, 0, self._phases.next())
+        return Series(names, attributes, 0, self.phases.next())
 
     def begin_stream(self, stream: Stream) -> None:
         stream.counters = self.counters(STREAM_COUNTERS, stream.attributes)
@@ -138,7 +139,7 @@ class Lives:
                 sum_name if kind is Kind.NUMERIC else None,
                 total.attributes,
                 self.start_ns,
-                self._phases.next(),
+                self.phases.next(),
             )
         if family is not None:
             total.counters = self.counters(
@@ -150,7 +151,7 @@ class Lives:
                 )
 
     def category(self, total: ColumnTotals, value: str) -> Series:
-        return category_gauge(total, value, self._phases.next())
+        return category_gauge(total, value, self.phases.next())
 
 
 def category_gauge(total: ColumnTotals, value: str, period_ns: int = 0) -> Series:

@@ -24,6 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from agent.config import Windows
 from agent.types import Partition, PartitionRange
 
@@ -61,6 +63,14 @@ class Seal:
     coverage: float  # 0..1; below 1 the seal is partial
 
 
+class MarksState(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Clocks and windows, as they are kept."""
+
+    sealed_until: int
+    open: list[tuple[int, Open]]
+    clocks: list[tuple[Partition, Clock]]
+
+
 class Watermarks:
     """See the module. Windows are numbered: window w is [w, w + 1) * width_ms."""
 
@@ -75,6 +85,17 @@ class Watermarks:
         self._owner_ns = int(windows.owner_timeout_s * _NS)
         self._max_wait_ns = int(windows.max_wait_s * _NS)
         self._max_open = windows.max_open
+
+    # -- kept
+
+    def state(self) -> MarksState:
+        return MarksState(self.sealed_until, list(self.open.items()), list(self._clocks.items()))
+
+    def restore(self, state: MarksState) -> None:
+        """Clocks of topics that hold labels by now are left out."""
+        self.sealed_until = state.sealed_until
+        self.open = dict(state.open)
+        self._clocks = {p: c for p, c in state.clocks if p.topic not in self._label_topics}
 
     # -- inputs
 

@@ -13,7 +13,7 @@ from agent.emit.delta import DeltaConverter
 from agent.emit.prometheus import render
 from agent.emit.registry import METRICS, Instrument, check
 from agent.fold.base import Fold
-from agent.fold.histograms import read_heads
+from agent.fold.head import read_heads
 from agent.fold.streams import MAX_EXEMPLARS
 from agent.sketch.cells import NUMERIC_WIDE_CELL_BYTES
 from agent.sketch.histogram import ZERO_THRESHOLD

@@ -1,0 +1,249 @@
+"""The whole fold as bytes, and back: what a snapshot holds.
+
+Bytes: the frame of `state.chunk` (magic "IFBS", version, lengths, crc32). Header: msgpack of what belongs to
+no stream. Body: the streams one behind the other, as `persist_streams` writes them.
+
+What follows from other parts or from the configuration is not written, but made again: names and
+attributes of series, costs and grants. So an option that changed since takes effect on what is decided
+from now on, and what was decided is kept:
+
+    kinds, admitted streams, columns   stay as they are, also past a limit that is lower now
+    costs and reservations             are those of the new configuration
+    clocks of topics with labels now   are dropped
+    categories no more exported        end
+    width of windows, sketches         must be the same: ForeignStateError
+
+A loaded fold gives, for the same inputs, the same outputs as the one that was dumped, byte for byte. (But for
+scrapes, which are no inputs: their times rise anew from the last export's.)
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections import Counter
+
+import msgspec
+
+from agent.config import Config
+from agent.errors import ConfigError, DecodeError
+from agent.fold.admission import AdmissionState
+from agent.fold.base import Fold
+from agent.fold.persist_streams import Body, decoded, read_stream, write_stream
+from agent.fold.series import Ended, SeriesState
+from agent.fold.watermarks import MarksState
+from agent.state.chunk import merge_digest, open_frame
+from agent.types import Attributes, Partition, StreamKey, Tally
+
+MAGIC = b"IFBS"
+VERSION = 1
+_WHAT = "state of the fold"
+_FRAME = struct.Struct(
+    "<4sHHIQ"
+)  # as in `state.chunk`; written here so that nothing large is copied
+_CRC = struct.Struct("<I")
+
+
+class ForeignStateError(ConfigError):
+    """The state is sound, but was counted under options that cannot be continued with the present ones."""
+
+
+class _Tally(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    records: int
+    events: int
+    rows: int
+    labels: int
+    size_bytes: int
+    rows_by_tier: dict[str, int]
+    dropped: dict[str, int]
+    irregular: dict[str, int]
+    labels_by_model: dict[str, int]
+
+
+class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    digest: str
+    start_ns: int
+    now_ns: int
+    time_ns: int
+    export_ns: int
+    export_series: int
+    series_start_ns: int  # of series that begin now
+    phases: int  # handed out
+    n_foreign: int
+    n_unsketched_values: int
+    newest_event_ms: int
+    tally: _Tally
+    covers: list[tuple[Partition, int]]
+    slow_above_s: list[tuple[StreamKey, float]]
+    marks: MarksState
+    admission: AdmissionState
+    ended_rows: dict[str, int]  # by model
+    labels: list[tuple[str, SeriesState]]
+    ended: list[tuple[str, Attributes, int, bool]]  # as `Ended`
+    n_streams: int
+
+
+_header = msgspec.msgpack.Decoder(_Header)
+
+
+def dump(fold: Fold) -> bytes:
+    """The fold between two inputs. In the thread that owns it; others run meanwhile, as no step is long."""
+    out = io.BytesIO()
+    out.write(bytes(_FRAME.size))
+    header = msgspec.msgpack.encode(_header_of(fold))
+    out.write(header)
+    for stream in fold.streams.values():
+        write_stream(out, stream, fold._store)
+    body_length = out.tell() - _FRAME.size - len(header)
+    out.seek(0)
+    out.write(_FRAME.pack(MAGIC, VERSION, 0, len(header), body_length))
+    with out.getbuffer() as view:
+        checksum = zlib.crc32(view)
+    out.seek(0, io.SEEK_END)
+    out.write(_CRC.pack(checksum))
+    return out.getvalue()
+
+
+def _header_of(fold: Fold) -> _Header:
+    t = fold.tally
+    return _Header(
+        digest=fold._digest,
+        start_ns=fold._start_ns,
+        now_ns=fold._now_ns,
+        time_ns=fold._time_ns,
+        export_ns=fold._export_ns,
+        export_series=fold._export_series,
+        series_start_ns=fold._lives.start_ns,
+        phases=fold._lives.phases.taken,
+        n_foreign=fold.n_foreign,
+        n_unsketched_values=fold.n_unsketched_values,
+        newest_event_ms=fold.newest_event_ms,
+        tally=_Tally(
+            t.records,
+            t.events,
+            t.rows,
+            t.labels,
+            t.size_bytes,
+            dict(t.rows_by_tier),
+            dict(t.dropped),
+            dict(t.irregular),
+            dict(t.labels_by_model),
+        ),
+        covers=list(fold.covers.items()),
+        slow_above_s=list(fold.slow_above_s.items()),
+        marks=fold._marks.state(),
+        admission=fold._register.admission.state(),
+        ended_rows=dict(fold._register.ended_rows),
+        labels=[(model, series.state()) for model, series in fold._labels.items()],
+        ended=[(e.name, e.attributes, e.start_ns, e.offered) for e in fold._ended],
+        n_streams=len(fold.streams),
+    )
+
+
+def load(config: Config, data: bytes) -> Fold:
+    """The fold that `dump` wrote, to go on under `config`.
+
+    Raises DecodeError when the bytes are not exactly what was written, or a newer program wrote them;
+    ForeignStateError when this configuration cannot go on with them: it names the option.
+    """
+    raw, body = open_frame(MAGIC, VERSION, data, _WHAT)
+    header = decoded(_header, raw, f"{_WHAT}: header")
+    _check_digest(header.digest, config)
+    fold = Fold(config, start_ns=header.start_ns)
+    _restore_counts(fold, header)
+    fold._marks.restore(header.marks)
+    _restore_streams(fold, header, Body(body))
+    _restore_series(fold, header)
+    _restore_grants(fold, header, config)
+    return fold
+
+
+def _check_digest(found: str, config: Config) -> None:
+    mine = merge_digest(config)
+    if found == mine:
+        return
+    width_ms, _, sketches = found.partition(";")
+    if sketches == mine.partition(";")[2] and width_ms.isdigit():
+        raise ForeignStateError(
+            f"windows.width_s is {config.windows.width_s:g}, but the state on the volume was counted in "
+            f"windows of {int(width_ms) / 1000:g} s: set it back, or start with an empty volume"
+        )
+    raise ForeignStateError(
+        f"the state on the volume holds sketches of {found!r}, this program makes {mine!r}: run the "
+        "version that wrote it, or start with an empty volume"
+    )
+
+
+def _restore_counts(fold: Fold, header: _Header) -> None:
+    fold._now_ns = header.now_ns
+    fold._time_ns = fold._scrape_ns = header.time_ns
+    fold._export_ns = header.export_ns
+    fold._export_series = header.export_series
+    fold.n_foreign = header.n_foreign
+    fold.n_unsketched_values = header.n_unsketched_values
+    fold.newest_event_ms = header.newest_event_ms
+    fold.covers = dict(header.covers)
+    fold.slow_above_s = dict(header.slow_above_s)
+    t = header.tally
+    fold.tally = Tally(
+        records=t.records,
+        events=t.events,
+        rows=t.rows,
+        labels=t.labels,
+        size_bytes=t.size_bytes,
+        rows_by_tier=Counter(t.rows_by_tier),
+        dropped=Counter(t.dropped),
+        irregular=Counter(t.irregular),
+        labels_by_model=Counter(t.labels_by_model),
+    )
+
+
+def _restore_streams(fold: Fold, header: _Header, body: Body) -> None:
+    register, marks = fold._register, fold._marks
+    for window in marks.open:
+        if marks.is_sealed(window):
+            raise DecodeError(f"{_WHAT}: window {window} is open and sealed")
+    for _ in range(header.n_streams):
+        stream = read_stream(body, fold._store, fold._lives, register.costs, marks.width_ms)
+        if stream.key in fold.streams:
+            raise DecodeError(f"{_WHAT}: stream {stream.key} occurs twice")
+        register.take(stream)
+        for window in stream.open:
+            if window not in marks.open:
+                raise DecodeError(f"{_WHAT}: stream {stream.key} is in window {window}, not open")
+            fold._streams_of.setdefault(window, []).append(stream)
+    body.end()
+
+
+def _restore_series(fold: Fold, header: _Header) -> None:
+    """Series of labels, and those that ended; from here on series begin where they would have."""
+    lives = fold._lives
+    for model, state in header.labels:
+        labels = fold._label_series(model)
+        labels.restore(state)
+        fold._labels[model] = labels
+    fold._ended.extend(Ended(*end) for end in header.ended)
+    if not fold._config.export.top_categories:
+        for stream in fold.streams.values():
+            for total in stream.columns.values():
+                fold._ended += [e for s in total.categories.values() for e in s.ends()]
+                total.categories.clear()
+    lives.start_ns = header.series_start_ns
+    lives.phases.taken = header.phases
+
+
+def _restore_grants(fold: Fold, header: _Header, config: Config) -> None:
+    register = fold._register
+    register.ended_rows = Counter(header.ended_rows)
+    register.admission.restore(
+        header.admission,
+        [(stream.key, stream.granted) for stream in fold.streams.values()],
+        fold._labels,
+    )
+    needed, limit = register.admission.used.memory_bytes, config.budget.max_memory_bytes
+    if needed > limit:
+        raise ForeignStateError(
+            f"budget.max_memory_bytes is {limit}, but the state on the volume needs {needed}: raise it, "
+            "or start with an empty volume"
+        )

@@ -1,7 +1,8 @@
 """The real agent reads a filled topic from the start, exporting to a receiver on loopback.
 
 `read_topic` starts `inferometer run` as a process of its own, waits until an accepted export holds
-every row, and compares what was exported with what was produced.
+every row, and compares what was exported with what was produced: rows by model, distributions,
+distinct values.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Delivery, Kafka
+from benchmarks.agent_answer import Answers
 from benchmarks.broker import Topic
 from benchmarks.process import Watch, cpu_by_thread, peak_rss_bytes
 from tests.support.agent_process import AgentProcess, merged
@@ -55,6 +57,7 @@ class Exported:
     lag: dict[str, float] = field(default_factory=dict)
     loop_lags_s: list[float] = field(default_factory=list)
     series: set[Any] = field(default_factory=set)
+    answers: Answers = field(default_factory=Answers)
     exports: int = 0
 
     @property
@@ -95,6 +98,7 @@ class Reader:
                     seen.loop_lags_s.append(point.value)
                 case "messaging.kafka.consumer.lag":
                     seen.lag[at["messaging.destination.partition.id"]] = point.value
+            seen.answers.take(point.name, at, point.data)
             seen.series.add((point.name, tuple(sorted(at.items()))))
 
 
@@ -187,3 +191,6 @@ def _compare(seen: Exported, topic: Topic) -> None:
         raise RuntimeError(f"{seen.rows} rows of {truth.rows}, dropped {dropped}")
     if seen.by_model != truth.models:
         raise RuntimeError(f"rows by model are {seen.by_model}, produced were {truth.models}")
+    wrong = seen.answers.differences(topic.stream, truth)
+    if wrong:
+        raise RuntimeError(f"exported wrongly: {'; '.join(wrong[:5])}")

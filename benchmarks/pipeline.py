@@ -42,9 +42,12 @@ def make_topic(
     batch: str,
     seed: int,
     headers: list[tuple[str, bytes]] | None = None,
+    *,
+    sessions: bool = False,
 ) -> Topic:
     """Create and fill a topic with events of the last minutes."""
-    stream = Stream(seed, int(time.time() * 1000) - SPAN_MS, SPAN_MS / n_events)
+    from_ms = int(time.time() * 1000) - SPAN_MS
+    stream = Stream(seed, from_ms, SPAN_MS / n_events, sessions=sessions)
     broker.create_topic(name, PARTITIONS, {"retention.bytes": "-1", "retention.ms": "-1"})
     topic = Topic(name, PARTITIONS, n_events, batch, stream)
     fill(broker.bootstrap, topic, headers=headers)

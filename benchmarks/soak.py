@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
+import itertools
 import statistics
 import threading
 import time
@@ -28,7 +30,7 @@ from aiokafka.structs import TopicPartition
 from agent.ingest.raw import RawConsumer
 from benchmarks.agent_run import agent_on
 from benchmarks.broker import Topic, fill
-from benchmarks.frame import Curve, Result, progress
+from benchmarks.frame import CannotRun, Curve, Result, progress
 from benchmarks.page import draw
 from benchmarks.process import Watch, peak_rss_bytes
 from benchmarks.stream import Stream
@@ -54,6 +56,8 @@ BROKER = {"log.retention.check.interval.ms": "2000", "log.initial.task.delay.ms"
 WARM_UP_SHARE, WARM_UP_S = 0.34, 600.0
 FLAT_BAR_PERCENT = 2.0
 _SAY_EVERY_S = 10.0
+#: Requests on their way: the broker never waits for the sender.
+_IN_FLIGHT = 3
 #: No row exported for so long: something has stopped.
 _STUCK_S = 60.0
 _MIB = 2**20
@@ -61,6 +65,8 @@ _MIB = 2**20
 
 def soak(broker: Any, hours: float, result: Result, options: argparse.Namespace) -> None:
     """Run, judge, and draw. Raises RuntimeError when the agent stops, drops or loses rows."""
+    if options.plots is not None and importlib.util.find_spec("matplotlib") is None:
+        raise CannotRun("--plots needs matplotlib: install the `bench` extra, or leave it out")
     stream = Stream(options.seed, 0, 0.0, timed=False)
     pool = Topic("pool", PARTITIONS, POOL_EVENTS, "1 MB", stream)
     broker.create_topic(pool.name, PARTITIONS)
@@ -167,31 +173,35 @@ class Sender(threading.Thread):
         try:
             await client.force_metadata_update()
             (node,) = {broker.nodeId for broker in client.cluster.brokers()}
-            at = 0
-            while not self._ended.is_set():
-                if self.sent - self._done() > AHEAD:
-                    await asyncio.sleep(0.01)
-                    continue
-                # One batch of a partition in a request: the protocol takes no more.
-                parts = [
-                    (number, batches[at % len(batches)])
-                    for number, batches in enumerate(self._batches)
-                ]
-                at += 1
-                request = ProduceRequest(
-                    transactional_id=None,
-                    required_acks=1,
-                    timeout=30_000,
-                    topics=[(self._topic, parts)],
-                )
-                answer = await client.send(node, request)
-                for _, partitions in answer.topics:
-                    for partition, code, *_ in partitions:
-                        if code:
-                            raise RuntimeError(f"partition {partition}: error {code}")
-                self.sent += sum(int.from_bytes(data[57:61], "big") for _, data in parts)
+            rounds = itertools.count()
+            async with asyncio.TaskGroup() as group:
+                for number in range(_IN_FLIGHT):
+                    group.create_task(self._rounds(client, node, rounds), name=f"send-{number}")
         finally:
             await client.close()
+
+    async def _rounds(self, client: AIOKafkaClient, node: int, rounds: Iterator[int]) -> None:
+        while not self._ended.is_set():
+            if self.sent - self._done() > AHEAD:
+                await asyncio.sleep(0.01)
+                continue
+            at = next(rounds)
+            # One batch of a partition in a request: the protocol takes no more.
+            parts = [
+                (number, batches[at % len(batches)]) for number, batches in enumerate(self._batches)
+            ]
+            request = ProduceRequest(
+                transactional_id=None,
+                required_acks=1,
+                timeout=30_000,
+                topics=[(self._topic, parts)],
+            )
+            answer = await client.send(node, request)
+            for _, partitions in answer.topics:
+                for partition, code, *_ in partitions:
+                    if code:
+                        raise RuntimeError(f"partition {partition}: error {code}")
+            self.sent += sum(int.from_bytes(data[57:61], "big") for _, data in parts)
 
 
 @contextmanager

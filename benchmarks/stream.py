@@ -2,6 +2,8 @@
 
 The bodies are a pool of `benchmarks.events.reference`; each event of the stream has an id and an
 event time of its own in front of one of them. Event i goes to partition i % partitions.
+
+With sessions an event has one more feature, a text with many values: event i is of session i // 4.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ NUMBERS = (*(f"f{j}" for j in range(N_FEATURES)), "latency_ms", "prediction")
 #: Share of events that are late, and by how much at most: within the default out-of-orderness.
 LATE_SHARE = 0.05
 LATE_MS = 5_000
+#: Events of a session, one behind the other.
+SESSION_EVENTS = 4
+#: Of `Truth.quantiles`.
+QUANTILES = (0.05, 0.5, 0.95)
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class Truth:
 
     rows: int
     models: dict[str, int]
-    ids: int
-    countries: int
+    #: name of a text -> number of its values.
+    distinct: dict[str, int]
     #: name of a number -> all its values, sorted; for ranks of quantiles.
     sorted_values: dict[str, np.ndarray]
 
@@ -50,9 +56,17 @@ class Stream:
     """
 
     def __init__(
-        self, seed: int, from_ms: int, step_ms: float, *, models: int = 16, timed: bool = True
+        self,
+        seed: int,
+        from_ms: int,
+        step_ms: float,
+        *,
+        models: int = 16,
+        timed: bool = True,
+        sessions: bool = False,
     ) -> None:
         self._timed = timed
+        self._sessions = sessions
         rng = random.Random(seed)
         self._from_ms = from_ms
         self._step_ms = step_ms
@@ -84,7 +98,11 @@ class Stream:
         for i in range(low, high):
             at = i % POOL
             ts = from_ms + int(i * step_ms) - late_ms[at]
-            yield b'{"id":"req-%08d","ts":%d,%b' % (i, ts, bodies[at])
+            value = b'{"id":"req-%08d","ts":%d,%b' % (i, ts, bodies[at])
+            if self._sessions:
+                session = b'"features":{"session":"s-%07d",' % (i // SESSION_EVENTS)
+                value = value.replace(b'"features":{', session, 1)
+            yield value
 
     def truth(self, low: int, high: int) -> Truth:
         """Of the events from `low` to `high`, exclusive."""
@@ -94,10 +112,21 @@ class Stream:
         return Truth(
             rows=high - low,
             models={f"m{at:04d}": int(n) for at, n in enumerate(per_model) if n},
-            ids=high - low,
-            countries=4,
+            distinct={
+                "country": 4,
+                "session": (high - 1) // SESSION_EVENTS - low // SESSION_EVENTS + 1,
+            },
             sorted_values={
                 name: np.sort(np.repeat(self._rows[:, at], times))
                 for at, name in enumerate(NUMBERS)
             },
         )
+
+    def distinct_in_window(self, model: str, from_ms: int, size_ms: int, n: int) -> int:
+        """Sessions of one model among the first `n` events whose time lies in a window."""
+        i = np.arange(n)
+        at = i % POOL
+        ts = self._from_ms + (i * self._step_ms).astype(np.int64) - np.asarray(self._late_ms)[at]
+        chosen = (ts >= from_ms) & (ts < from_ms + size_ms)
+        chosen &= np.asarray(self._model)[at] == int(model[1:])
+        return len(np.unique(i[chosen] // SESSION_EVENTS))

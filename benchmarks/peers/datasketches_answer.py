@@ -12,7 +12,7 @@ import numpy as np
 from datasketches import hll_sketch, kll_doubles_sketch
 
 from benchmarks.peers.meter import Answer
-from benchmarks.peers.rows import N_FEATURES, NUMBERS
+from benchmarks.peers.rows import N_FEATURES, NUMBERS, QUANTILES
 
 _FEATURES = [f"f{j}" for j in range(N_FEATURES)]
 #: Rank error of 1.65 % at k = 160; 200 is the library's own choice (1.33 %).
@@ -25,18 +25,18 @@ class Sketches:
         self.rows = 0
         self.models: Counter[str] = Counter()
         self._kll = [kll_doubles_sketch(_K) for _ in NUMBERS]
-        self._ids = hll_sketch(_LG_K)
+        self._sessions = hll_sketch(_LG_K)
         self._countries = hll_sketch(_LG_K)
 
     def add(self, events: list[Any]) -> None:
         rows = []
-        add_id, add_country = self._ids.update, self._countries.update
+        add_session, add_country = self._sessions.update, self._countries.update
         for event in events:
             features = event["features"]
             rows.append(
                 [*[features[name] for name in _FEATURES], event["latency_ms"], event["prediction"]]
             )
-            add_id(event["id"])
+            add_session(features["session"])
             add_country(features["country"])
         self.rows += len(events)
         self.models.update([event["model"] for event in events])
@@ -49,8 +49,11 @@ class Sketches:
             self.rows,
             self.models,
             {
-                name: (int(sketch.n), float(sketch.get_quantile(0.5)))
+                name: (int(sketch.n), [float(sketch.get_quantile(q)) for q in QUANTILES])
                 for name, sketch in zip(NUMBERS, self._kll, strict=True)
             },
-            {"id": self._ids.get_estimate(), "country": self._countries.get_estimate()},
+            {
+                "session": self._sessions.get_estimate(),
+                "country": self._countries.get_estimate(),
+            },
         )

@@ -34,11 +34,12 @@ class Task:
 
 @dataclass
 class Answer:
-    """What the job asks for. `numbers`: name -> (values counted, median); `distinct`: name -> estimate."""
+    """What the job asks for. `numbers`: name -> (values counted, the three quantiles of `rows.QUANTILES`);
+    `distinct`: name -> estimate."""
 
     rows: int = 0
     models: Mapping[str, int] = field(default_factory=dict)
-    numbers: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    numbers: Mapping[str, tuple[int, list[float]]] = field(default_factory=dict)
     distinct: Mapping[str, float] = field(default_factory=dict)
 
 

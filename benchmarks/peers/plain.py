@@ -1,7 +1,7 @@
 """A plain consumer: aiokafka, orjson, numpy, as one writes it in an afternoon, with some care.
 
 Distributions are counts in logarithmic buckets (32 to a doubling, 1.1 % relative error), for all columns
-of a batch at once. Distinct ids are a set: exact, quick, and without a bound on its memory.
+of a batch at once. Distinct sessions are a set: exact, quick, and without a bound on its memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from benchmarks.peers.meter import Answer, Meter, Task, task_from_arguments
-from benchmarks.peers.rows import N_FEATURES, NUMBERS
+from benchmarks.peers.rows import N_FEATURES, NUMBERS, QUANTILES
 
 _PER_DOUBLING = 32
 #: Buckets of magnitudes from 2^-64 to 2^64, for negative and for positive values.
@@ -27,14 +27,14 @@ class Sketches:
     def __init__(self) -> None:
         self.rows = 0
         self.models: Counter[str] = Counter()
-        self.ids: set[str] = set()
+        self.sessions: set[str] = set()
         self.countries: set[str] = set()
         self._counts = np.zeros(len(NUMBERS) * 2 * _HALF, np.int64)
         self._first = np.arange(len(NUMBERS)) * (2 * _HALF)
 
     def add(self, values: list[bytes]) -> None:
         loads = orjson.loads
-        rows, models, ids, countries = [], [], [], []
+        rows, models, sessions, countries = [], [], [], []
         for value in values:
             event = loads(value)
             features = event["features"]
@@ -42,11 +42,11 @@ class Sketches:
                 [*[features[name] for name in _FEATURES], event["latency_ms"], event["prediction"]]
             )
             models.append(event["model"])
-            ids.append(event["id"])
+            sessions.append(features["session"])
             countries.append(features["country"])
         self.rows += len(values)
         self.models.update(models)
-        self.ids.update(ids)
+        self.sessions.update(sessions)
         self.countries.update(countries)
         numbers = np.array(rows)
         with np.errstate(divide="ignore"):
@@ -60,19 +60,23 @@ class Sketches:
         return Answer(
             self.rows,
             self.models,
-            {name: self._median(at) for at, name in enumerate(NUMBERS)},
-            {"id": len(self.ids), "country": len(self.countries)},
+            {name: self._quantiles(at) for at, name in enumerate(NUMBERS)},
+            {"session": len(self.sessions), "country": len(self.countries)},
         )
 
-    def _median(self, column: int) -> tuple[int, float]:
+    def _quantiles(self, column: int) -> tuple[int, list[float]]:
         counts = self._counts[self._first[column] :][: 2 * _HALF]
         # From the most negative to the most positive.
         ordered = np.concatenate([counts[:_HALF][::-1], counts[_HALF:]])
         n = int(ordered.sum())
-        at = int(np.searchsorted(np.cumsum(ordered), n / 2))
-        magnitude = at - _HALF if at >= _HALF else _HALF - 1 - at
-        value = 2.0 ** ((magnitude - _HALF // 2 + 0.5) / _PER_DOUBLING)
-        return n, value if at >= _HALF else -value
+        reached = np.cumsum(ordered)
+        values = []
+        for q in QUANTILES:
+            at = int(np.searchsorted(reached, q * n))
+            magnitude = at - _HALF if at >= _HALF else _HALF - 1 - at
+            value = 2.0 ** ((magnitude - _HALF // 2 + 0.5) / _PER_DOUBLING)
+            values.append(value if at >= _HALF else -value)
+        return n, values
 
 
 async def consume(task: Task, meter: Meter) -> Answer:

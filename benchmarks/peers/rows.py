@@ -6,7 +6,9 @@ from typing import Any
 
 N_FEATURES = 10
 NUMBERS = (*(f"f{j}" for j in range(N_FEATURES)), "latency_ms", "prediction")
-TEXTS = ("id", "country")
+TEXTS = ("session", "country")
+#: Of each number: an answer has its values at these.
+QUANTILES = (0.05, 0.5, 0.95)
 
 
 def flat(event: dict[str, Any]) -> dict[str, Any]:
@@ -14,6 +16,5 @@ def flat(event: dict[str, Any]) -> dict[str, Any]:
     row = event["features"]
     row["latency_ms"] = event["latency_ms"]
     row["prediction"] = event["prediction"]
-    row["id"] = event["id"]
     row["model"] = event["model"]
     return row

@@ -26,7 +26,10 @@ def answer_of(profile: DatasetProfile) -> Answer:
         numbers={
             name: (
                 int(summaries[name]["distribution/n"]),
-                float(summaries[name]["distribution/median"]),
+                [
+                    float(summaries[name][f"distribution/{quantile}"])
+                    for quantile in ("q_05", "median", "q_95")
+                ],
             )
             for name in NUMBERS
         },

@@ -481,7 +481,7 @@ def test_keys_in_another_order_each_time_are_soon_no_reason_to_learn() -> None:
         observed.append(record)
         return bool(observe(record, shape))
 
-    templates.observe = counted  # type: ignore[method-assign]
+    templates.observe = counted
     event = {
         "model": "m",
         "ts": MS,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.decode.indexed import Columns, Indexed
-from agent.decode.scalars import header_text
+from agent.decode.scalars import header_bytes
 from agent.types import Record
 
 _PADDING = bytes(64)
@@ -60,18 +60,17 @@ def _lay_headers(
     record: Record, row: int, index: dict[str, NDArray[np.int64]], parts: list[bytes], end: int
 ) -> int:
     """Append the trace context of one record behind the values; the new end."""
-    parent = header_text(record.headers, "traceparent")
-    if parent is None:
+    raw = header_bytes(record.headers, "traceparent")
+    if raw is None:
         return end
-    raw = parent.encode("ascii", "replace")
     index["tpos"][row], index["tlen"][row] = end, len(raw)
     parts.append(raw)
     end += len(raw)
-    state = header_text(record.headers, "tracestate")
+    state = header_bytes(record.headers, "tracestate")
     if state is None:
         return end
     # Two headers in the log's own form, the first one empty: a reader looks for a second only.
-    raw = b"\0\0" + _sized(b"tracestate") + _sized(state.encode("ascii", "replace"))
+    raw = b"\0\0" + _sized(b"tracestate") + _sized(state)
     index["hpos"][row], index["hlen"][row], index["hcount"][row] = end, len(raw), 2
     parts.append(raw)
     return end + len(raw)

@@ -87,9 +87,15 @@ def valid_traceparent(text: str) -> bool:
 
 def header_text(headers: tuple[tuple[str, bytes | None], ...], name: str) -> str | None:
     """The last header of that name (any case) as text; None when absent or empty."""
+    value = header_bytes(headers, name)
+    return None if value is None else value.decode("ascii", "replace")
+
+
+def header_bytes(headers: tuple[tuple[str, bytes | None], ...], name: str) -> bytes | None:
+    """The last header of that name (any case); None when absent or empty."""
     for key, value in reversed(headers):
         if value and key.lower() == name:
-            return value.decode("ascii", "replace")
+            return value
     return None
 
 

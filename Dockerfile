@@ -5,7 +5,7 @@
 #   docker run --read-only --tmpfs /tmp -p 9464:9464 \
 #     -v ./inferometer.yaml:/etc/inferometer/inferometer.yaml:ro inferometer
 #
-# A writable /tmp (some 10 MB) is needed with a read-only root: compiled kernels are copied there at start.
+# Compiled kernels are read where they are: the agent itself writes nothing with a read-only root.
 
 ARG PYTHON_VERSION=3.11
 

@@ -65,7 +65,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status. As the program itself, it loads kernels from files."""
+    if arguments is None:
+        from agent.compiled import mode
+
+        mode.use_files()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -301,12 +305,11 @@ def _warmup(options: argparse.Namespace) -> int:
         if not options.quiet and tty:
             print(f"\r\x1b[Kcompiling {done + 1}/{total} {name}", end="", file=sys.stderr)
 
-    from agent.sketch.kernels import compile as kernels
-    from agent.sketch.kernels.warm import warm
+    from agent.sketch.kernels.warm import kernel_store, warm
 
     took = warm(progress)
     elapsed = time.monotonic() - began
-    folder = kernels.CACHE_FOLDER
+    folder = kernel_store().folder
     if not options.quiet:
         end = "\r\x1b[K" if tty else ""
         where = f" in {folder}" if folder else "; no folder to keep them in"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -30,7 +29,7 @@ from typing import Any
 
 import uvloop
 
-from agent import __version__
+from agent import __version__, start_up
 from agent.config import Config
 from agent.delivery import Commit, CutAndFold, Export
 from agent.emit.console import Console
@@ -61,6 +60,7 @@ MEMORY_LINEAGE = "memory"
 
 def run(config: Config, environment: Mapping[str, str]) -> int:
     """Run until a signal or a failure; returns the exit status."""
+    start_up.tune()
     return uvloop.run(_run(config, environment))
 
 
@@ -92,6 +92,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._warm = False
+        self._warming = "kernels are being loaded"
         self._started = time.monotonic()
         self._resource = make_resource(config.service, environment)
         self.telemetry = Telemetry()
@@ -186,11 +187,8 @@ class Agent:
         def work() -> None:
             failure: BaseException | None = None
             try:
-                warm()
-                # What was loaded so far stays for good: a full collection that walks the compiler's
-                # objects holds everything up for a tenth of a second, again and again.
-                gc.collect()
-                gc.freeze()
+                warm(self._on_compiling)
+                start_up.settle()
             except BaseException as error:
                 failure = error
             with contextlib.suppress(RuntimeError):  # stopped meanwhile, and the loop is closed
@@ -208,6 +206,11 @@ class Agent:
             done.result()
             self._warm = True
             log.info("kernels warm after %.1f s", time.monotonic() - started)
+
+    def _on_compiling(self, name: str, n_done: int, n_all: int) -> None:
+        """On the thread that warms up."""
+        self._warming = f"starting: {n_done} of {n_all} kernels are compiled"
+        log.info("compiling kernel %s, %d of %d are done", name, n_done, n_all)
 
     async def _run_tasks(self) -> None:
         for kernel in self._kernels:
@@ -383,7 +386,7 @@ class Agent:
     async def _ready(self) -> Readiness:
         reasons = []
         if not self._warm:
-            reasons.append("kernels are being compiled")
+            reasons.append(self._warming)
         elif not self._source.joined:
             reasons.append(f"not yet a member of group {self._config.kafka.group_id}")
         return Readiness(not reasons, standby=self._source.standby, reasons=reasons)

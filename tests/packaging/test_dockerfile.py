@@ -84,11 +84,11 @@ def image() -> Iterator[Image]:
 
 @pytest.mark.timeout(BUILD_TIMEOUT_S + 120)
 def test_build_steps_leave_whole_second_sources_and_warm_kernels(image: Image) -> None:
-    """Layers keep whole seconds; numba's cache compares fractions."""
+    """Layers keep whole seconds."""
     sources = list(image.root.glob("opt/inferometer/lib/python3*/site-packages/agent/**/*.py"))
     assert len(sources) > 20
     assert [s for s in sources if s.stat().st_mtime % 1 != 0] == []
-    assert len(list(image.kernels.rglob("*.nbi"))) > 5
+    assert len(list(image.kernels.rglob("*.o"))) > 5
 
 
 @pytest.mark.timeout(BUILD_TIMEOUT_S + 120)
@@ -133,15 +133,14 @@ def test_the_agent_lives_with_a_read_only_package_and_no_broker(
             env=env, cwd=tmp, capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         assert health.returncode == 0, health.stderr
-        baked = len(list(image.kernels.rglob("*.nbc")))
-        used = list(tmp.rglob("*.nbc"))
-        assert len(used) == baked, "kernels were compiled again, or not copied"
         status_code = agent.terminate(timeout_s=40.0)
         assert status_code == 0, agent.log_tail()
     finally:
         if agent.running:
             agent.kill()
-    assert "compiled at every start" not in agent.log_path.read_text()
+    log = agent.log_path.read_text()
+    assert "kernels warm after" in log
+    assert "compiling kernel" not in log and "compiled at every start" not in log
     assert image.files() == before
 
 

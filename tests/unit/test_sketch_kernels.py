@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numba
 import numpy as np
-import pytest
 
 from agent.sketch.kernels import compile as compiling
 from agent.sketch.kernels import warm as warming
@@ -23,11 +20,11 @@ HOT = ("add_rows", "update_strings", "add_batch", "flush", "keep_text", "sort_ou
 CLEAR_CELLS = """
 import sys
 from agent.sketch.kernels.pages import clear_cells
-from agent.sketch.kernels.compile import CACHE_FOLDER, CACHE_MODE
+from agent.sketch.kernels import compile
 import numpy as np
 cell, ids = np.ones(8), np.zeros(1, np.int64)
 clear_cells(np.array([cell.ctypes.data]).ctypes.data, ids.ctypes.data, 0, 64)
-print(CACHE_MODE, sum(clear_cells.stats.cache_hits.values()), CACHE_FOLDER)
+print(sum(clear_cells.stats.cache_hits.values()), compile.folder)
 """
 
 
@@ -62,22 +59,8 @@ def test_hot_kernels_touch_no_reference_count() -> None:
         assert not any("NRT_incref" in part or "NRT_decref" in part for part in hot)
 
 
-def test_the_cache_key_changes_with_any_kernel_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(compiling._AGENT / "sketch", tmp_path / "sketch")
-    monkeypatch.setattr(compiling, "_AGENT", tmp_path)
-    before = compiling.cache_key()
-    assert compiling.cache_key() == before
-    with (tmp_path / "sketch/kernels/moments.py").open("a") as file:
-        file.write("# changed\n")
-    assert compiling.cache_key() != before
-    monkeypatch.setattr(compiling.config, "CPU_NAME", "x86-64-v2")
-    assert compiling.cache_key() != before
-
-
-def _run(variable: str) -> tuple[str, str, list[str]]:
-    """(mode and hits, folder, warnings) of a fresh interpreter."""
+def _run(variable: str) -> tuple[int, str, list[str]]:
+    """(hits, folder, warnings) of a fresh interpreter."""
     done = subprocess.run(
         [sys.executable, "-c", CLEAR_CELLS],
         env={**os.environ, "INFEROMETER_KERNEL_CACHE": variable},
@@ -86,45 +69,22 @@ def _run(variable: str) -> tuple[str, str, list[str]]:
         timeout=60,
         check=True,
     )
-    mode, hits, folder = done.stdout.split()
-    return f"{mode} {hits}", folder, done.stderr.splitlines()
+    hits, folder = done.stdout.split()
+    return int(hits), folder, done.stderr.splitlines()
 
 
 def test_kernels_are_loaded_from_the_cache_the_second_time(tmp_path: Path) -> None:
-    assert _run(str(tmp_path))[0] == "kept 0"
-    assert _run(str(tmp_path))[0] == "kept 1"
+    assert _run(str(tmp_path))[0] == 0
+    assert _run(str(tmp_path))[0] == 1
 
 
 def test_a_folder_that_cannot_be_written_costs_one_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    mode, folder, said = _run(str(tmp_path / "file"))
-    assert (mode, folder) == ("none 0", "None")
+    hits, folder, said = _run(str(tmp_path / "file"))
+    assert (hits, folder) == (0, "None")
     assert len(said) == 1
     assert "kernels are compiled at every start: cannot write" in said[0]
     assert "set INFEROMETER_KERNEL_CACHE to a writable folder" in said[0]
-
-
-def test_a_read_only_cache_is_copied_and_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("INFEROMETER_KERNEL_CACHE", str(tmp_path))
-    monkeypatch.setattr(compiling, "_writable", lambda folder: False)
-    baked = tmp_path / compiling.cache_key()
-    baked.mkdir()
-    (baked / "kernel.nbi").write_bytes(b"index")
-    folder, mode = compiling.choose_cache()
-    assert folder is not None
-    try:
-        assert mode == "copied"
-        assert folder != baked
-        assert (folder / "kernel.nbi").read_bytes() == b"index"
-        assert not caplog.records
-    finally:
-        shutil.rmtree(folder.parent)
-    shutil.rmtree(baked)
-    with caplog.at_level(logging.WARNING):
-        assert compiling.choose_cache() == (None, "none")
-    assert len(caplog.records) == 1
 
 
 def test_bucket_bounds_are_roots_of_two() -> None:

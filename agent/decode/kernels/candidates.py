@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from agent.decode.span_ids import GOLDEN, MIX_1, MIX_2
 from agent.sketch.kernels.compile import inlined, kernel, outlined
 from agent.sketch.kernels.memory import (
-    intrinsic,
     load_f64,
     load_i32,
     load_i64,
@@ -23,6 +21,7 @@ from agent.sketch.kernels.memory import (
     store_i64,
     store_u8,
 )
+from agent.sketch.kernels.toolchain import intrinsic, types
 
 U = np.uint64
 ERROR, SLOW, OUT_OF_RANGE, BASE_RATE = 1, 2, 3, 4

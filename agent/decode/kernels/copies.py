@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from agent.sketch.kernels.compile import inlined, outlined
-from agent.sketch.kernels.memory import intrinsic, load_u8, load_u64, store_u8, store_u64
+from agent.sketch.kernels.memory import load_u8, load_u64, store_u8, store_u64
+from agent.sketch.kernels.toolchain import intrinsic, types
 
 _I8, _I16, _I64 = (ir.IntType(bits) for bits in (8, 16, 64))
 

@@ -15,17 +15,14 @@ from __future__ import annotations
 import platform
 from functools import reduce
 from operator import xor
-from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import types
-from numba.core import cgutils
-from numba.core import config as numba_config
 from numpy.typing import NDArray
 
 from agent.sketch.kernels.compile import inlined, kernel, outlined
-from agent.sketch.kernels.memory import intrinsic, load_u8, load_u64
+from agent.sketch.kernels.memory import load_u8, load_u64
+from agent.sketch.kernels.toolchain import cgutils, cpu_features, cpu_name, intrinsic, types
 
 U = np.uint64
 _POLYNOMIAL = 0x82F63B78
@@ -57,8 +54,7 @@ def target_has_instruction(cpu_name: str | None, cpu_features: str | None) -> bo
     return cpu_name in _LEVELS or "+sse4.2" in asked
 
 
-_config: Any = numba_config
-HAS_INSTRUCTION = target_has_instruction(_config.CPU_NAME, _config.CPU_FEATURES)
+HAS_INSTRUCTION = target_has_instruction(cpu_name, cpu_features)
 
 
 def _after_byte(state: int) -> int:

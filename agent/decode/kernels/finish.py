@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from agent.decode.kernels.row_layout import (
     EVENT_TIME,
@@ -31,7 +30,6 @@ from agent.decode.kernels.row_layout import (
     STRING_FIRST,
     TIME_ABSENT,
 )
-from agent.decode.kernels.simd import intrinsic
 from agent.decode.leaves import CONTENT, LABEL, N_FIELDS, TRACEPARENT, TRACESTATE
 from agent.decode.leaves import STATUS as STATUS_FIELD
 from agent.decode.times import LIMIT_MS
@@ -47,6 +45,7 @@ from agent.sketch.kernels.memory import (
     store_u8,
     store_u64,
 )
+from agent.sketch.kernels.toolchain import intrinsic, types
 from agent.types import WINDOW_FUTURE, WINDOW_LATE
 
 U = np.uint64

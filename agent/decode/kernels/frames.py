@@ -7,11 +7,11 @@ checksum, offsets or codec, no records in it, or attributes that the caller asks
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import types
 
 from agent.decode.kernels.crc import checksum
 from agent.sketch.kernels.compile import kernel
-from agent.sketch.kernels.memory import intrinsic, load_u8, store_i64
+from agent.sketch.kernels.memory import load_u8, store_i64
+from agent.sketch.kernels.toolchain import intrinsic, types
 
 #: int64 fields of a batch that was found; positions from the start of the buffer.
 (

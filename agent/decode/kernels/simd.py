@@ -7,16 +7,13 @@ record, and each function says what it reads.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils
+
+from agent.sketch.kernels.toolchain import cgutils, intrinsic, types
 
 _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (8, 32, 64, 128))
 _V32 = ir.VectorType(_I8, 32)
-intrinsic: Any = extending.intrinsic
 u64, i64, f64 = types.uint64, types.int64, types.float64
 #: What `digits32` answers when there are more than 19 significant digits.
 TOO_MANY_DIGITS = np.uint64((1 << 64) - 1)

@@ -8,8 +8,6 @@ data's extremes alone, whatever the order of updates and merges.
 
 from __future__ import annotations
 
-import numpy as np
-
 from agent.sketch.kernels.compile import inlined, outlined
 from agent.sketch.kernels.layout import BUCKETS, EXTENTS, RING, SHIFT
 from agent.sketch.kernels.memory import (
@@ -21,8 +19,11 @@ from agent.sketch.kernels.memory import (
     store_u16,
     store_u32,
 )
+from agent.sketch.kernels.stack import make_stack_words
 
 RING_MASK = RING - 1
+#: Buckets of one sign while they move: their indices, then their counts.
+scratch = make_stack_words(2 * RING)
 
 
 @inlined
@@ -55,7 +56,8 @@ def lower_scale(cell, steps, size):
     A young cell is nearly empty and lowers its scale most often: whole words of the ring are skipped while
     they are zero.
     """
-    index, kept = np.empty(RING, np.int64), np.empty(RING, np.int64)
+    index = scratch()
+    kept = index + 8 * RING
     for negative in range(2):
         extent = cell + EXTENTS + 8 * negative
         span = load_i32(extent + 4)
@@ -69,13 +71,13 @@ def lower_scale(cell, steps, size):
                 for p in range(word, word + 8, size):
                     count = load_count(ring + p, size)
                     if count:
-                        index[found] = low + ((p // size - low) & RING_MASK)
-                        kept[found] = count
-                        found += 1
+                        store_i64(index + found, low + ((p // size - low) & RING_MASK))
+                        store_i64(kept + found, count)
+                        found += 8
                 store_i64(ring + word, 0)
-        for j in range(found):
-            p = count_address(cell, index[j] >> steps, negative, size)
-            store_count(p, size, load_count(p, size) + kept[j])
+        for j in range(0, found, 8):
+            p = count_address(cell, load_i64(index + j) >> steps, negative, size)
+            store_count(p, size, load_count(p, size) + load_i64(kept + j))
         store_u32(extent, low >> steps)
         store_u32(extent + 4, ((low + span - 1) >> steps) - (low >> steps) + 1)
     store_u32(cell + SHIFT, load_i32(cell + SHIFT) + steps)

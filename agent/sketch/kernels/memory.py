@@ -8,16 +8,13 @@ Plain LLVM, so x86 and ARM alike. Alignment is never assumed unless the docstrin
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils
+
+from agent.sketch.kernels.toolchain import cgutils, intrinsic, types
 
 _I1, _I8, _I16, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64, 128))
 _F64 = ir.DoubleType()
 _V8 = ir.VectorType(_I64, 8)
-intrinsic: Any = extending.intrinsic
 u64, i64, f64 = types.uint64, types.int64, types.float64
 
 

@@ -6,17 +6,14 @@ multiple of eight with copies of one of its values: whole vectors are read.
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils
+
+from agent.sketch.kernels.toolchain import cgutils, intrinsic, types
 
 _I1, _I8, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 _F64 = ir.DoubleType()
 _V4I, _V4F = ir.VectorType(_I64, 4), ir.VectorType(_F64, 4)
 _V8B, _V8I, _V8F = ir.VectorType(_I1, 8), ir.VectorType(_I64, 8), ir.VectorType(_F64, 8)
-intrinsic: Any = extending.intrinsic
 u64, i64, f64 = types.uint64, types.int64, types.float64
 
 ALL_WITHIN, ANY_NEGATIVE, ALL_ABSENT = 1, 2, 4  #: answers of `survey`

@@ -1,29 +1,85 @@
-"""Compile every kernel, or load it from the cache, before the first row arrives."""
+"""Make every kernel ready before the first row arrives: load it from its file, or compile it."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import time
 from collections.abc import Callable
 
-from numba.core import sigutils
+from agent.compiled.mode import from_files
+from agent.compiled.store import CACHE_VARIABLE, Store, base_folder
+from agent.sketch.kernels.compile import KERNELS, WARMING
 
-from agent.sketch.kernels.compile import KERNELS
+log = logging.getLogger(__name__)
 
 #: Packages that hold kernels; each of their modules is imported.
 PACKAGES = ("agent.decode.kernels", "agent.emit.kernels", "agent.sketch.kernels")
 
+#: progress(name, number done, number of all), before each kernel that is compiled.
+Progress = Callable[[str, int, int], None]
 
-def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, float]:
-    """Make every registered kernel ready to run; returns its name -> seconds taken.
 
-    progress  called as progress(name, number done, number of all) before each one
-
-    """
+def import_all() -> None:
+    """Import every module of kernels, so that `KERNELS` has them all."""
     for package in map(importlib.import_module, PACKAGES):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def warm(progress: Progress | None = None) -> dict[str, float]:
+    """Make every kernel ready to run; returns its name -> seconds taken. Safe to call at any time.
+
+    Raises InferometerError when kernels cannot be compiled.
+    """
+    import_all()
+    with WARMING:
+        return _load(progress) if from_files() else _compile(progress)
+
+
+def kernel_store() -> Store:
+    """Where the commands keep kernels of this code, for this CPU."""
+    from agent.compiled.key import cache_key
+
+    return Store(base_folder(), cache_key())
+
+
+def _load(progress: Progress | None) -> dict[str, float]:
+    """From files; what has none is compiled in a child process first, and kept."""
+    from agent.compiled.load import load
+
+    store = kernel_store()
+    codes: dict[str, bytes] = {}
+    took = dict.fromkeys(sorted(KERNELS), 0.0)
+    for name in took:
+        code = store.read(name, KERNELS[name][1])
+        if code is not None:
+            codes[name] = code
+    missing = [name for name in took if name not in codes]
+    if missing:
+        from agent.compiled.build import build
+
+        kept = True
+        began = (lambda name: progress(name, len(codes), len(took))) if progress else _ignore
+        for built in build(missing, began):
+            codes[built.name], took[built.name] = built.code, built.seconds
+            kept = store.write(built.name, KERNELS[built.name][1], built.code) and kept
+        if not kept:
+            log.warning(
+                "kernels are compiled at every start: cannot write %s; set %s to a writable folder",
+                store.folder or "to a home folder",
+                CACHE_VARIABLE,
+            )
+    for name, call in load(codes).items():
+        KERNELS[name][0].call = call
+    return took
+
+
+def _compile(progress: Progress | None) -> dict[str, float]:
+    """By numba, or from its own cache."""
+    from numba.core import sigutils
+
     took: dict[str, float] = {}
     for done, (name, (dispatcher, signature)) in enumerate(sorted(KERNELS.items())):
         if progress is not None:
@@ -33,3 +89,7 @@ def warm(progress: Callable[[str, int, int], None] | None = None) -> dict[str, f
         dispatcher.compile(sigutils.normalize_signature(signature)[0])
         took[name] = time.perf_counter() - began
     return took
+
+
+def _ignore(name: str) -> None:
+    pass

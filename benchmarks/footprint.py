@@ -88,7 +88,9 @@ def measure(options: argparse.Namespace, result: Result) -> None:
             starts.add("warm, OTLP over gRPC", *idle)
             progress("load")
             load = _load(folder, environment, receiver, n_events)
-        floor = result.table("What of it is Python and numba", "process", "RSS, MiB")
+        floor = result.table(
+            "What a process with numba would take, for comparison", "process", "RSS, MiB"
+        )
         for name, size in zip(_FLOOR_NAMES, _floor(), strict=True):
             floor.add(name, size / MIB)
     _report(result, plain, idle, load)

@@ -81,8 +81,10 @@ def soak(broker: Any, hours: float, result: Result, options: argparse.Namespace)
     ):
         assert agent.process is not None
         eventually_sync(lambda: reader.seen.rows > 0, timeout_s=120, every_s=0.1)
+        before = reader.seen.rows
         with Watch(agent.process.pid, every_s=1.0) as watch:
             _wait(hours * 3600, agent, reader, sender, watch)
+            rows = reader.seen.rows - before
         peak = peak_rss_bytes(agent.process.pid)
         sender.stop()
         eventually_sync(lambda: reader.seen.rows >= sender.sent, timeout_s=60, every_s=0.1)
@@ -91,7 +93,6 @@ def soak(broker: Any, hours: float, result: Result, options: argparse.Namespace)
         if seen.rows != sender.sent or dropped:
             raise RuntimeError(f"{seen.rows:,} rows of {sender.sent:,} sent, dropped {dropped}")
         agent.stop()
-    rows = sender.sent
     points = [(at.at_s - watch.samples[0].at_s, at.rss_bytes / _MIB) for at in watch.samples]
     used_s = watch.samples[-1].cpu_s - watch.samples[0].cpu_s
     lags = sorted(seen.loop_lags_s)

@@ -1,0 +1,307 @@
+"""Accept: which whole chunks of a shard are folded, in which order, and what is said of the others.
+
+A chunk is *named* when it is known to count: a head names it, or a chunk does as its `prev` (writers
+take `prev` from the group's offsets or from their own accepted commit, so even an orphan's is true),
+or a later chunk of its run confirms it. Effective chunks of a lineage form one chain by `prev`; a tip
+is the last of them that was decided on.
+
+Invariants
+1. Folded: whole, named, and all its `prev` decided on; each once.
+2. Orphaned: not named, and one of its partitions went on from its `prev` with another chunk.
+3. Missing: named, not whole although everything was read that was in the topic when it was named,
+   and `missing_timeout` is over. Only then does the chain go on without it.
+4. Uncertain: not named, and nothing can name it any more, because the group's offsets of a partition
+   left its lineage (reset by a tool, topic made anew) and nobody confirmed it within the time-out.
+
+Pure: no clock, no I/O; times are arguments. Everything is a function of the inputs and their order.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from agent.aggregate.decided import Decided, Intervals
+from agent.errors import DecodeError
+from agent.state.heads import Head
+from agent.state.parts import Manifest
+from agent.types import Partition, PartitionRange
+
+VERSION = 1
+#: Lineages of a partition whose tips are remembered.
+MAX_LINEAGES = 8
+#: Where a hole begins is not known: nothing of the lineage was ever folded here.
+UNKNOWN = -1
+
+Place = tuple[Partition, str]  # partition and lineage
+
+
+class Fate(enum.StrEnum):
+    FOLDED = "folded"
+    ORPHANED = "orphaned"
+    MISSING = "missing"
+    UNCERTAIN = "uncertain"
+
+
+class Gap(NamedTuple):
+    """Offsets [from, to) of a partition that are in no total; `from_offset` may be `UNKNOWN`."""
+
+    partition: Partition
+    from_offset: int
+    to_offset: int
+
+
+class Verdict(NamedTuple):
+    """What is to be done with a chunk; `gaps` when it is missing or uncertain."""
+
+    fate: Fate
+    chunk_id: str
+    gaps: tuple[Gap, ...] = ()
+
+
+@dataclass(slots=True)
+class _Tip:
+    chunk_id: str
+    to_offset: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A whole chunk that is not decided on."""
+
+    manifest: Manifest
+    position: int
+    left_since_s: float | None = None  # since when its lineage is known to have ended
+
+
+@dataclass(slots=True)
+class _Named:
+    since_s: float
+    until: int  # end of the topic when it was named: its records lie before
+    ends: dict[Place, int] = field(default_factory=dict)  # where it ends, as far as that is known
+
+
+class _State(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    decided: list[tuple[str, Intervals]]
+    tips: list[tuple[Partition, str, str, int]]
+
+
+class Accept:
+    """See the module. Memory: a manifest for each chunk that waits: two or three for each agent."""
+
+    def __init__(
+        self,
+        *,
+        missing_timeout_s: float,
+        is_here: Callable[[str], bool],
+        is_left: Callable[[str], bool],
+    ) -> None:
+        """
+        is_here   the chunk is at hand, whole
+        is_left   it was left in the topic for want of memory, and is read again when it is wanted
+        """
+        self._timeout_s = missing_timeout_s
+        self._is_here = is_here
+        self._is_left = is_left
+        self._decided = Decided()
+        self._tips: dict[Partition, dict[str, _Tip]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._named: dict[str, _Named] = {}
+        self._damaged: set[str] = set()
+        self._heads: Mapping[Partition, Head] = {}
+        self._has_heads = False
+        self._heads_until = 0  # all that the topic held before the last heads lies before it
+        self._next_until = 0
+        self._read_to = 0
+
+    # ------------------------------------------------------------ inputs
+
+    def manifest(self, manifest: Manifest, position: int, now_s: float) -> None:
+        """A manifest was read at `position`, whether its chunk is whole or not."""
+        for at in manifest.ranges:
+            if at.prev:
+                self._name(at.prev, now_s, position, (at.partition, at.lineage), at.from_offset)
+        if manifest.confirms:
+            self._name(manifest.confirms, now_s, position)
+
+    def whole(self, manifest: Manifest, position: int) -> None:
+        """A chunk is whole; `position` is that of its last record."""
+        chunk_id = manifest.chunk_id
+        if chunk_id not in self._decided and chunk_id not in self._waiting:
+            self._waiting[chunk_id] = _Waiting(manifest, position)
+
+    def heads(self, heads: Mapping[Partition, Head], end: int, now_s: float) -> None:
+        """The group's offsets as they were read; `end`: next position of the topic, asked after that.
+
+        A partition without an offset, or with one that is not ours to read, is left out.
+        """
+        self._heads, self._has_heads = dict(heads), True
+        self._heads_until, self._next_until = self._next_until, end
+        for partition, head in heads.items():
+            if head.chunk_id:
+                self._name(head.chunk_id, now_s, end, (partition, head.lineage), head.offset)
+
+    def read_to(self, position: int) -> None:
+        """Every record below this position has been read. It goes back when some are read again."""
+        self._read_to = position
+
+    def damaged(self, chunk_id: str) -> None:
+        """A whole chunk turned out not to be what its manifest says: it is as good as missing."""
+        self._damaged.add(chunk_id)
+
+    def _name(
+        self,
+        chunk_id: str,
+        now_s: float,
+        until: int,
+        place: Place | None = None,
+        ends_at: int = UNKNOWN,
+    ) -> None:
+        if chunk_id in self._decided:
+            return
+        named = self._named.get(chunk_id)
+        if named is None:
+            named = self._named[chunk_id] = _Named(now_s, until)
+        named.until = min(named.until, until)
+        if place is not None:
+            named.ends[place] = ends_at
+
+    # ------------------------------------------------------------ what others ask
+
+    def is_decided(self, chunk_id: str) -> bool:
+        return chunk_id in self._decided
+
+    def is_named(self, chunk_id: str) -> bool:
+        return chunk_id in self._named
+
+    @property
+    def n_waiting(self) -> int:
+        """Whole chunks that are not decided on."""
+        return len(self._waiting)
+
+    # ------------------------------------------------------------ verdicts
+
+    def decide(self, now_s: float) -> Verdict | None:
+        """The next verdict, oldest chunk first; None: wait. Act on it, then `settle` it."""
+        order = sorted(self._waiting.values(), key=lambda one: one.position)
+        for waiting in order:
+            chunk_id = waiting.manifest.chunk_id
+            if chunk_id in self._named and self._is_next(waiting.manifest):
+                if chunk_id in self._damaged:
+                    return Verdict(Fate.MISSING, chunk_id, self._gaps(waiting.manifest))
+                if self._is_here(chunk_id):
+                    return Verdict(Fate.FOLDED, chunk_id)
+        for waiting in order:
+            if waiting.manifest.chunk_id not in self._named:
+                verdict = self._judge_unnamed(waiting, now_s)
+                if verdict is not None:
+                    return verdict
+        return self._find_missing(now_s)
+
+    def settle(self, verdict: Verdict) -> None:
+        """The verdict has been acted on: its chunk is decided on."""
+        chunk_id = verdict.chunk_id
+        waiting = self._waiting.pop(chunk_id, None)
+        named = self._named.pop(chunk_id, None)
+        self._damaged.discard(chunk_id)
+        self._decided.add(chunk_id)
+        if verdict.fate in (Fate.ORPHANED, Fate.UNCERTAIN):
+            return
+        if waiting is not None:
+            for at in waiting.manifest.ranges:
+                self._advance((at.partition, at.lineage), _Tip(chunk_id, at.to_offset))
+        elif named is not None:
+            for place, end in named.ends.items():
+                self._advance(place, _Tip(chunk_id, end))
+
+    def replay(self, chunk_id: str, ranges: Iterable[PartitionRange]) -> None:
+        """The journal says that this chunk was folded."""
+        self._waiting.pop(chunk_id, None)
+        self._named.pop(chunk_id, None)
+        self._decided.add(chunk_id)
+        for at in ranges:
+            self._advance((at.partition, at.lineage), _Tip(chunk_id, at.to_offset))
+
+    def _is_next(self, manifest: Manifest) -> bool:
+        return all(not at.prev or at.prev in self._decided for at in manifest.ranges)
+
+    def _tip(self, partition: Partition, lineage: str) -> _Tip | None:
+        return self._tips.get(partition, {}).get(lineage)
+
+    def _advance(self, place: Place, tip: _Tip) -> None:
+        partition, lineage = place
+        tips = self._tips.setdefault(partition, {})
+        tips.pop(lineage, None)
+        tips[lineage] = tip  # the latest is last
+        while len(tips) > MAX_LINEAGES:
+            del tips[next(iter(tips))]
+
+    def _judge_unnamed(self, waiting: _Waiting, now_s: float) -> Verdict | None:
+        manifest = waiting.manifest
+        left = False
+        for at in manifest.ranges:
+            tip = self._tip(at.partition, at.lineage)
+            if tip is not None and self._is_overtaken(at, tip):
+                return Verdict(Fate.ORPHANED, manifest.chunk_id)
+            if self._has_heads and waiting.position < self._heads_until:
+                head = self._heads.get(at.partition)
+                # It was written before the heads were read, so theirs is not an older lineage.
+                left = left or head is None or head.lineage != at.lineage
+        if not left:
+            waiting.left_since_s = None
+        elif waiting.left_since_s is None:
+            waiting.left_since_s = now_s
+        elif now_s - waiting.left_since_s >= self._timeout_s and self._read_to >= self._next_until:
+            return Verdict(Fate.UNCERTAIN, manifest.chunk_id, self._gaps(manifest))
+        return None
+
+    def _is_overtaken(self, at: PartitionRange, tip: _Tip) -> bool:
+        """The chain went on from `prev`, and not with this chunk, which is not decided on."""
+        return tip.chunk_id != at.prev and (not at.prev or at.prev in self._decided)
+
+    def _find_missing(self, now_s: float) -> Verdict | None:
+        for chunk_id, named in self._named.items():
+            if self._is_here(chunk_id) or self._is_left(chunk_id):
+                continue
+            if self._read_to >= named.until and now_s - named.since_s >= self._timeout_s:
+                gaps = []
+                for (partition, lineage), end in sorted(named.ends.items()):
+                    tip = self._tip(partition, lineage)
+                    start = UNKNOWN if tip is None else tip.to_offset
+                    gaps.append(Gap(partition, start, end))
+                return Verdict(Fate.MISSING, chunk_id, tuple(gaps))
+        return None
+
+    def _gaps(self, manifest: Manifest) -> tuple[Gap, ...]:
+        return tuple(Gap(at.partition, at.from_offset, at.to_offset) for at in manifest.ranges)
+
+    # ------------------------------------------------------------ kept with the snapshot
+
+    def to_bytes(self) -> bytes:
+        """What must be kept beside the fold: decided chunks and tips. The rest is read again."""
+        tips = [
+            (partition, lineage, tip.chunk_id, tip.to_offset)
+            for partition, by_lineage in self._tips.items()
+            for lineage, tip in by_lineage.items()
+        ]
+        return msgspec.msgpack.encode(_State(VERSION, self._decided.runs(), tips))
+
+    def restore(self, data: bytes) -> None:
+        """Take back what `to_bytes` gave, before any input. Raises DecodeError."""
+        try:
+            state = msgspec.msgpack.decode(data, type=_State)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise DecodeError(f"state of the aggregator: {error}") from None
+        if state.version != VERSION:
+            raise DecodeError(
+                f"state of the aggregator: version {state.version}; this program reads version {VERSION}"
+            )
+        self._decided = Decided(state.decided)
+        self._tips = {}
+        for partition, lineage, chunk_id, to_offset in state.tips:
+            self._advance((partition, lineage), _Tip(chunk_id, to_offset))

@@ -30,7 +30,8 @@ from agent.config import Config
 from agent.errors import ConfigError, DecodeError
 from agent.fold.admission import AdmissionState
 from agent.fold.base import Fold
-from agent.fold.persist_streams import Body, decoded, read_stream, write_stream
+from agent.fold.persist_records import Body, decoded
+from agent.fold.persist_streams import read_stream, write_stream
 from agent.fold.series import Ended, SeriesState
 from agent.fold.watermarks import MarksState
 from agent.state.chunk import merge_digest, open_frame
@@ -147,6 +148,7 @@ def load(config: Config, data: bytes) -> Fold:
     Raises DecodeError when the bytes are not exactly what was written, or a newer program wrote them;
     ForeignStateError when this configuration cannot go on with them: it names the option.
     """
+    _check_version(data)
     raw, body = open_frame(MAGIC, VERSION, data, _WHAT)
     header = decoded(_header, raw, f"{_WHAT}: header")
     _check_digest(header.digest, config)
@@ -157,6 +159,22 @@ def load(config: Config, data: bytes) -> Fold:
     _restore_series(fold, header)
     _restore_grants(fold, header, config)
     return fold
+
+
+def _check_version(data: bytes) -> None:
+    """A version is believed only where the checksum holds: else the bytes are damaged, not new."""
+    if len(data) < _FRAME.size + _CRC.size:
+        return
+    magic, version, *_ = _FRAME.unpack_from(data)
+    if magic != MAGIC or version == VERSION:
+        return
+    (checksum,) = _CRC.unpack_from(data, len(data) - _CRC.size)
+    if zlib.crc32(memoryview(data)[: -_CRC.size]) != checksum:
+        raise DecodeError(f"{_WHAT}: checksum does not match: the bytes were changed")
+    raise DecodeError(
+        f"{_WHAT}: version {version}; this program reads version {VERSION}: "
+        f"{'upgrade it' if version > VERSION else 'run an older one, or start with an empty volume'}"
+    )
 
 
 def _check_digest(found: str, config: Config) -> None:

@@ -12,18 +12,28 @@ a thousand times as many.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from agent.errors import DecodeError
 from agent.fold.costs import Costs
-from agent.fold.histograms import HistogramState
 from agent.fold.kinds import is_string_kind
-from agent.fold.profile import Facts, Profile, ProfileColumn
+from agent.fold.persist_records import (
+    LENGTH,
+    WHAT,
+    Body,
+    ColumnRecord,
+    ProfileColumnRecord,
+    ProfileRecord,
+    StreamRecord,
+    WindowColumnRecord,
+    WindowRecord,
+    decoded,
+    stream_decoder,
+)
+from agent.fold.profile import Profile, ProfileColumn
 from agent.fold.series import Series, SeriesState
 from agent.fold.snapshot import Lives, stream_attributes
 from agent.fold.store import Store
@@ -39,112 +49,7 @@ from agent.sketch.cells import NUMERIC_CELL_BYTES, NUMERIC_WIDE_CELL_BYTES, Byte
 from agent.sketch.codec import frame_numeric, frame_string, numeric_from_bytes, string_from_bytes
 from agent.sketch.kernels import layout
 from agent.sketch.packed import pack
-from agent.types import Column, Exemplar, Kind, StreamKey
-
-_WHAT = "state of a stream"
-_LENGTH = struct.Struct("<I")
-T = TypeVar("T")
-
-
-class _Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
-    """Base of what is below."""
-
-
-class _Column(_Record):
-    column: Column
-    kind: Kind | None
-    present: list[int]
-    length: int
-    exemplars: tuple[Exemplar, ...]
-    recent: tuple[Exemplar, ...]
-    missing: SeriesState | None
-    counters: SeriesState | None
-    histogram: HistogramState | None
-    gauges: SeriesState | None
-    categories: list[tuple[str, SeriesState]]
-
-
-class _WindowColumn(_Record):
-    column: Column
-    present: list[int]
-    length: int
-
-
-class _Window(_Record):
-    window: int
-    rows: int
-    errors: int
-    columns: list[_WindowColumn]
-
-
-class _ProfileColumn(_Record):
-    column: Column
-    kind: Kind | None
-    present: list[int]
-    length: int
-    facts: Facts
-
-
-class _Profile(_Record):
-    window: int
-    rows: int
-    errors: int
-    coverage: float
-    columns: list[_ProfileColumn]
-
-
-class _Stream(_Record):
-    key: StreamKey
-    seen_ns: int
-    rows: int
-    errors: int
-    late: int
-    future: int
-    first_event_ms: int
-    last_event_ms: int
-    unsketched: list[Column]  # sorted
-    unsketched_values: int
-    counters: SeriesState
-    gauges: SeriesState
-    columns: list[_Column]
-    open: list[_Window]
-    sealed: list[_Profile]
-
-
-_stream = msgspec.msgpack.Decoder(_Stream)
-
-
-def decoded(decoder: msgspec.msgpack.Decoder[T], data: memoryview, what: str) -> T:
-    """Raises DecodeError when these bytes are no such record."""
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, ValueError, OverflowError) as error:
-        raise DecodeError(f"{what}: {error}") from None
-
-
-class Body:
-    """Takes parts off the body of a frame, in order."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._left = data
-
-    def take(self, length: int) -> memoryview:
-        """The next bytes. Raises DecodeError when there are not so many."""
-        if not 0 <= length <= len(self._left):
-            raise DecodeError(f"{_WHAT}: {length} bytes announced, {len(self._left)} left")
-        part, self._left = self._left[:length], self._left[length:]
-        return part
-
-    def record(self) -> memoryview:
-        """The next record."""
-        (length,) = _LENGTH.unpack(self.take(_LENGTH.size))
-        return self.take(length)
-
-    def end(self) -> None:
-        """Raises DecodeError when something is left."""
-        if len(self._left):
-            raise DecodeError(f"{_WHAT}: {len(self._left)} bytes too many")
-
+from agent.types import Kind, Role, StreamKey
 
 # ---------------------------------------------------------------- writing
 
@@ -166,7 +71,7 @@ def write_stream(out: io.BytesIO, stream: Stream, store: Store) -> None:
     lengths = [len(data) for data in written]
     lengths.reverse()
     record = msgspec.msgpack.encode(_record_of(stream, lengths))
-    out.write(_LENGTH.pack(len(record)))
+    out.write(LENGTH.pack(len(record)))
     out.write(record)
     for data in written:
         out.write(data)
@@ -190,10 +95,10 @@ def _cells_to_bytes(cells: Sequence[tuple[CellPages, int]], store: Store) -> lis
     return out
 
 
-def _record_of(stream: Stream, lengths: list[int]) -> _Stream:
+def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
     """`lengths` of the cells, last one first; taken from its end."""
     assert stream.counters is not None and stream.gauges is not None
-    return _Stream(
+    return StreamRecord(
         key=stream.key,
         seen_ns=stream.seen_ns,
         rows=stream.rows,
@@ -207,7 +112,7 @@ def _record_of(stream: Stream, lengths: list[int]) -> _Stream:
         counters=stream.counters.state(),
         gauges=stream.gauges.state(),
         columns=[
-            _Column(
+            ColumnRecord(
                 column=column,
                 kind=total.kind,
                 present=total.present,
@@ -223,25 +128,25 @@ def _record_of(stream: Stream, lengths: list[int]) -> _Stream:
             for column, total in stream.columns.items()
         ],
         open=[
-            _Window(
+            WindowRecord(
                 number,
                 window.rows,
                 window.errors,
                 [
-                    _WindowColumn(column, seen.present, lengths.pop() if seen.cell >= 0 else 0)
+                    WindowColumnRecord(column, seen.present, lengths.pop() if seen.cell >= 0 else 0)
                     for column, seen in window.columns.items()
                 ],
             )
             for number, window in stream.open.items()
         ],
         sealed=[
-            _Profile(
+            ProfileRecord(
                 profile.window,
                 profile.rows,
                 profile.errors,
                 profile.coverage,
                 [
-                    _ProfileColumn(column, at.kind, at.present, len(at.sketch), at.facts)
+                    ProfileColumnRecord(column, at.kind, at.present, len(at.sketch), at.facts)
                     for column, at in profile.columns.items()
                 ],
             )
@@ -262,7 +167,7 @@ def read_stream(body: Body, store: Store, lives: Lives, costs: Costs, width_ms: 
 
     Raises DecodeError. The phases that `lives` hands out meanwhile mean nothing.
     """
-    record = decoded(_stream, body.record(), _WHAT)
+    record = decoded(stream_decoder, body.record(), WHAT)
     stream = Stream(record.key, stream_attributes(record.key), record.seen_ns, costs.stream)
     stream.rows, stream.errors = record.rows, record.errors
     stream.late, stream.future = record.late, record.future
@@ -277,7 +182,7 @@ def read_stream(body: Body, store: Store, lives: Lives, costs: Costs, width_ms: 
         stream.granted += total.cost
     for of_window in record.open:
         if of_window.window in stream.open:
-            raise DecodeError(f"{_WHAT}: window {of_window.window} occurs twice")
+            raise DecodeError(f"{WHAT}: window {of_window.window} occurs twice")
         stream.open[of_window.window] = _read_window(of_window, stream, body, store)
     for of_profile in record.sealed:
         stream.sealed.append(_read_profile(of_profile, stream.key, body, width_ms))
@@ -285,11 +190,13 @@ def read_stream(body: Body, store: Store, lives: Lives, costs: Costs, width_ms: 
 
 
 def _read_column(
-    state: _Column, stream: Stream, body: Body, store: Store, lives: Lives, costs: Costs
+    state: ColumnRecord, stream: Stream, body: Body, store: Store, lives: Lives, costs: Costs
 ) -> ColumnTotals:
     column, kind = state.column, state.kind
     if column in stream.columns:
-        raise DecodeError(f"{_WHAT}: column {column.name!r} occurs twice")
+        raise DecodeError(f"{WHAT}: column {column.name!r} occurs twice")
+    if column.role in (Role.LATENCY, Role.USAGE) and kind not in (None, Kind.NUMERIC):
+        raise DecodeError(f"{WHAT}: column {column.name!r} is of kind {kind}")
     total = ColumnTotals(column, costs.column(column.role, kind), kind, _present(state.present))
     stream.columns[column] = total
     total.exemplars.extend(state.exemplars)
@@ -299,38 +206,38 @@ def _read_column(
         lives.begin_kind(total)
         total.cell = _read_cell(body, state.length, store.total_pages(is_string_kind(kind)), kind)
     elif state.length:
-        raise DecodeError(f"{_WHAT}: column {column.name!r} has no kind, but values")
+        raise DecodeError(f"{WHAT}: column {column.name!r} has no kind, but values")
     _restore(total.missing, state.missing)
     _restore(total.counters, state.counters)
     _restore(total.gauges, state.gauges)
     if (total.histogram is None) != (state.histogram is None):
-        raise DecodeError(f"{_WHAT}: column {column.name!r} of kind {kind}: histogram")
+        raise DecodeError(f"{WHAT}: column {column.name!r} of kind {kind}: histogram")
     if total.histogram is not None and state.histogram is not None:
         total.histogram.restore(state.histogram)
     if state.categories and kind is not Kind.CATEGORICAL:
-        raise DecodeError(f"{_WHAT}: column {column.name!r} of kind {kind}: categories")
+        raise DecodeError(f"{WHAT}: column {column.name!r} of kind {kind}: categories")
     for text, series in state.categories:
         total.categories[text] = lives.category(total, text)
         total.categories[text].restore(series)
     return total
 
 
-def _read_window(state: _Window, stream: Stream, body: Body, store: Store) -> StreamWindow:
+def _read_window(state: WindowRecord, stream: Stream, body: Body, store: Store) -> StreamWindow:
     window = StreamWindow(state.rows, state.errors)
     for seen in state.columns:
         total = stream.columns.get(seen.column)
         if total is None or seen.column in window.columns:
-            raise DecodeError(f"{_WHAT}: window {state.window}, column {seen.column.name!r}")
+            raise DecodeError(f"{WHAT}: window {state.window}, column {seen.column.name!r}")
         column = window.columns[seen.column] = WindowColumn(_present(seen.present))
         if seen.length:
             if total.kind is None:
-                raise DecodeError(f"{_WHAT}: column {seen.column.name!r} has no kind, but values")
+                raise DecodeError(f"{WHAT}: column {seen.column.name!r} has no kind, but values")
             pages = store.window_pages(is_string_kind(total.kind))
             column.cell = _read_cell(body, seen.length, pages, total.kind)
     return window
 
 
-def _read_profile(state: _Profile, key: StreamKey, body: Body, width_ms: int) -> Profile:
+def _read_profile(state: ProfileRecord, key: StreamKey, body: Body, width_ms: int) -> Profile:
     profile = Profile(key, state.window, width_ms, state.rows, state.errors, state.coverage)
     for at in state.columns:
         column = ProfileColumn(at.kind, _present(at.present), bytes(body.take(at.length)))
@@ -353,7 +260,7 @@ def _read_cell(body: Body, length: int, pages: CellPages, kind: Kind) -> int:
 def _widened(record: Bytes, cell_bytes: int) -> Bytes:
     """A narrow numeric record as a wide one: the frame says only which of them the counts need."""
     if (len(record), cell_bytes) != (NUMERIC_CELL_BYTES, NUMERIC_WIDE_CELL_BYTES):
-        raise DecodeError(f"{_WHAT}: a cell of {len(record)} bytes where {cell_bytes} are kept")
+        raise DecodeError(f"{WHAT}: a cell of {len(record)} bytes where {cell_bytes} are kept")
     wide = np.zeros(cell_bytes, np.uint8)
     wide[: layout.BUCKETS] = record[: layout.BUCKETS]
     wide[layout.BUCKETS :].view(np.uint64)[:] = record[layout.BUCKETS :].view(np.uint32)
@@ -362,12 +269,12 @@ def _widened(record: Bytes, cell_bytes: int) -> Bytes:
 
 def _present(counts: list[int]) -> list[int]:
     if len(counts) != N_TYPES:
-        raise DecodeError(f"{_WHAT}: values of {len(counts)} types")
+        raise DecodeError(f"{WHAT}: values of {len(counts)} types")
     return counts
 
 
 def _restore(series: Series | None, state: SeriesState | None) -> None:
     if (series is None) != (state is None):
-        raise DecodeError(f"{_WHAT}: a column has other series than its kind and role say")
+        raise DecodeError(f"{WHAT}: a column has other series than its kind and role say")
     if series is not None and state is not None:
         series.restore(state)

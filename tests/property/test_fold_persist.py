@@ -239,7 +239,7 @@ class PersistMachine(RuleBasedStateMachine):
 
 
 PersistMachine.TestCase.settings = settings(
-    max_examples=25,
+    max_examples=40,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),

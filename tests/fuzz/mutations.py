@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from tests.fuzz.spellings import (
+    INTEGERS,
     KEYS,
     STATUSES,
     STRINGS,
@@ -38,8 +39,12 @@ _DIGITS = [
 ]
 
 
-#: Keys of fields that have a form of their own; in `shapes.mapped` the time is called `at`.
-_KNOWN = (b"ts", b"at", b"status", b"traceparent")
+#: Keys of fields that have a form of their own, in all configurations; and of what is not read.
+_KNOWN = (
+    *(b"ts", b"at", b"status", b"traceparent", b"model", b"version", b"name", b"release"),
+    *(b"tier", b"where", b"region", b"code", b"carrier", b"f1", b"x1", b"age"),
+)
+_UNREAD = (b"country", b"pod", b"cached", b"n")
 
 
 class Base:
@@ -142,18 +147,32 @@ def _value(rng: random.Random, base: Base) -> bytes:
 
 
 def _known(rng: random.Random, base: Base) -> bytes:
-    """Another value of a field that has a form of its own: a time, a status, a trace context."""
-    found = [(name, base.named[name]) for name in _KNOWN if name in base.named]
+    """Another value of a field that has a form of its own: a time, a status, a name, a code."""
+    found = [name for name in _KNOWN if name in base.named]
     if not found:
         return _value(rng, base)
-    name, span = rng.choice(found)
+    name = rng.choice(found)
     if name in (b"ts", b"at"):
         new = random_time(rng)
     elif name == b"status":
         new = rng.choice(STATUSES)
-    else:
+    elif name == b"traceparent":
         new = b'"%b"' % random_trace_parent(rng)
-    return _put(base.text, span, new)
+    elif rng.random() < 0.6:
+        new = rng.choice(INTEGERS)
+    else:
+        new = rng.choice((b"true", b"false", b"null", b'"%b"' % random_string(rng)))
+    return _put(base.text, base.named[name], new)
+
+
+def _unread(rng: random.Random, base: Base) -> bytes:
+    """Another value where nobody reads one: all of it is checked nevertheless."""
+    found = [name for name in _UNREAD if name in base.named]
+    if not found:
+        return _value(rng, base)
+    dice = rng.randrange(4)
+    new = (nesting, crowded, random_number)[dice](rng) if dice < 3 else rng.choice(VALUES)
+    return _put(base.text, base.named[rng.choice(found)], new)
 
 
 def _key(rng: random.Random, base: Base) -> bytes:
@@ -275,13 +294,13 @@ def _same(rng: random.Random, base: Base) -> bytes:
 
 _MUTATIONS: tuple[Mutation, ...] = (
     _same, *(_renumber,) * 6, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_value,) * 2, *(_key,) * 2, _delete_pair, *(_add_pair,) * 2,
-    *(_swap_pairs,) * 2, *(_space,) * 2, *(_byte,) * 3, _truncate, _around, _copy_object, *(_known,) * 2,
+    *(_swap_pairs,) * 2, *(_space,) * 2, *(_byte,) * 3, _truncate, _around, _copy_object, *(_known,) * 3, _unread,
 )  # fmt: skip
 
 
 #: Those that hardly ever change which keys there are, so that compiled tiers take nearly all.
 _GENTLE: tuple[Mutation, ...] = (
-    *(_same,) * 3, *(_renumber,) * 8, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_known,) * 2, _byte, _truncate,
+    *(_same,) * 3, *(_renumber,) * 8, *(_number,) * 5, *(_digit,) * 2, *(_string,) * 4, *(_known,) * 3, _unread, _byte, _truncate,
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ The face of `JsonDecoder`, and chunks equal to its. Loads of records become slic
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -30,9 +31,19 @@ class FastDecoder:
     what has been learned.
     """
 
-    def __init__(self, config: Config, table: StreamTable, sampler: Sampler | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        table: StreamTable,
+        sampler: Sampler | None,
+        *,
+        learning_clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`learning_clock`: seconds, what limits the time that templates take to be learned. By a clock that
+        stands still, what is learned, and with it the order of rows in a block, depends on the rows alone.
+        """
         self._json = JsonDecoder(config, table, sampler)
-        self._slices = SliceDecoder(config, table, sampler, self._json)
+        self._slices = SliceDecoder(config, table, sampler, self._json, learning_clock)
         self._arena: RecordArena | None = None
         # The largest record that is decoded must fit, and others beside it.
         self._max_batch_bytes = max(MAX_BATCH_BYTES, 2 * config.decode.max_record_bytes)

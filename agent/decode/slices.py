@@ -70,7 +70,12 @@ class SliceDecoder:
     """All tiers of one kernel thread. `json` is its orjson tier, in whose slices the others join."""
 
     def __init__(
-        self, config: Config, table: StreamTable, sampler: Sampler | None, json: JsonDecoder
+        self,
+        config: Config,
+        table: StreamTable,
+        sampler: Sampler | None,
+        json: JsonDecoder,
+        learning_clock: Callable[[], float],
     ) -> None:
         self._table = table
         self._json = json
@@ -80,7 +85,7 @@ class SliceDecoder:
         self._max_jump_ms = round(config.windows.max_jump_s * 1000)
         resolver = ConfigResolver(config, table)
         self._paths = PathTable(config, resolver)
-        self._templates = Templates(config, resolver)
+        self._templates = Templates(config, resolver, learning_clock)
         self._bindings = Bindings()
         self._labels = LabelCounts()
         self._templated = TierRows(Tier.TEMPLATE, is_listed=False)

@@ -240,6 +240,15 @@ def test_json_is_one_document_on_stdout_and_nothing_else(
     assert err == b""
 
 
+def test_the_same_file_gives_the_same_report_to_the_last_bit(
+    tmp_path: Path, made: tuple[bytes, Expected]
+) -> None:
+    path = tmp_path / "e.jsonl"
+    path.write_bytes(made[0])
+    first = orjson.dumps(report(path))
+    assert all(orjson.dumps(report(path)) == first for _ in range(4))
+
+
 def test_without_json_a_table_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], made: tuple[bytes, Expected]
 ) -> None:

@@ -162,9 +162,17 @@ def read_topic(
         )
         busy_s = watch.busy_until_s(began.at_s) - first
         seen = reader.seen
+        threads_us = {
+            name: (used_s - threads_began.get(name, 0.0)) / topic.n_events * 1e6
+            for name, used_s in threads_ended.items()
+        }
+        # Threads without a name come and go: theirs is what is left.
+        cpu_us = (ended.cpu_s - began.cpu_s) / topic.n_events * 1e6
+        named_us = sum(us for name, us in threads_us.items() if name != "other")
+        threads_us["other"] = max(0.0, cpu_us - named_us)
         figures = {
             "events": topic.n_events,
-            "cpu_us_per_event": (ended.cpu_s - began.cpu_s) / topic.n_events * 1e6,
+            "cpu_us_per_event": cpu_us,
             "events_per_s": topic.n_events / busy_s,
             "events_per_s_to_export": topic.n_events / (ended.at_s - began.at_s),
             "cores": (ended.cpu_s - began.cpu_s) / (ended.at_s - began.at_s),
@@ -173,10 +181,7 @@ def read_topic(
             "loop_lag_worst_ms": max(seen.loop_lags_s, default=0.0) * 1e3,
             "exports": seen.exports,
             "series": len(seen.series),
-            "threads_us": {
-                name: (used_s - threads_began.get(name, 0.0)) / topic.n_events * 1e6
-                for name, used_s in threads_ended.items()
-            },
+            "threads_us": threads_us,
             "tiers": {tier: int(n) for tier, n in seen.by_tier.items() if n},
         }
         _compare(seen, topic)

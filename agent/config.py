@@ -409,11 +409,29 @@ class Delivery(Options, frozen=True, kw_only=True):
     """When rows become chunks, and when offsets are committed."""
 
     mode: Annotated[
-        Literal["memory"],
+        Literal["memory", "volume"],
         Meta(
-            description="`memory`: chunks are folded in process; offsets are committed after the collector accepted an export that holds them. At least once."
+            description="`memory`: chunks are folded in process; offsets are committed after the collector accepted an export that holds them. At least once. `volume`: chunks and state are kept in `volume_path`; a crash loses and repeats nothing. One agent reads all partitions."
         ),
     ] = "memory"
+    volume_path: Annotated[
+        str | None,
+        Meta(
+            description="Directory of the journal and the snapshots; `mode: volume` needs it. It must survive the process, and belong to this agent alone.",
+        ),
+    ] = None
+    snapshot_interval_s: Annotated[
+        Seconds,
+        Meta(
+            description="`mode: volume`: time between snapshots. A restart folds again what came since."
+        ),
+    ] = 60.0
+    sole_member_timeout_s: Annotated[
+        Seconds,
+        Meta(
+            description="`mode: volume`: how long the agent waits, paused, while other members of the group hold partitions; then it exits."
+        ),
+    ] = 60.0
     cut_interval_s: Annotated[
         Seconds,
         Meta(description="Time between cuts: freshness of everything that leaves the agent."),
@@ -683,6 +701,10 @@ class Config(Options, frozen=True, kw_only=True):
         if self.delivery.drain_timeout_s >= self.kafka.session_timeout_s:
             raise ValueError(
                 f"delivery.drain_timeout_s is {self.delivery.drain_timeout_s}; must be below kafka.session_timeout_s ({self.kafka.session_timeout_s})"
+            )
+        if self.delivery.mode == "volume" and not self.delivery.volume_path:
+            raise ValueError(
+                "delivery.volume_path is not set; delivery.mode: volume needs a directory that survives the process"
             )
         self._require_other_dead_letter_topic()
         seen: set[str] = set()

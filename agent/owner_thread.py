@@ -39,6 +39,14 @@ class OwnerThread(Generic[Owned]):
         self._inbox.put((function, future))
         return future
 
+    def replace(self, make: Callable[[], Owned]) -> asyncio.Future[None]:
+        """Make another object to own, on the thread; requests queued behind this get that one."""
+
+        def swap(_: Owned) -> None:
+            self._owned = make()
+
+        return self.call(swap)
+
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()

@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -31,7 +30,12 @@ import uvloop
 
 from agent import __version__, start_up
 from agent.config import Config
-from agent.delivery import Commit, CutAndFold, Export
+from agent.delivery.commit import Commit
+from agent.delivery.cut import Cutter
+from agent.delivery.export import Export
+from agent.delivery.memory import MemoryMode
+from agent.delivery.mode import Mode
+from agent.delivery.volume import VolumeMode, open_volume
 from agent.emit.console import Console
 from agent.emit.environment import resolve
 from agent.emit.exporter import MetricExporter
@@ -39,7 +43,7 @@ from agent.emit.prometheus import render
 from agent.emit.resource import make_resource
 from agent.emit.spans import SpanExporter, self_tracer
 from agent.emit.transport import OtlpClient
-from agent.errors import InferometerError
+from agent.errors import ConfigError, InferometerError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
@@ -53,9 +57,6 @@ from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, RawFetch
 from agent.web.server import Pages, Readiness, WebServer
 
 log = logging.getLogger(__name__)
-
-#: Lineage of memory mode: span ids then depend on the record's place alone, so re-reads repeat them.
-MEMORY_LINEAGE = "memory"
 
 
 def run(config: Config, environment: Mapping[str, str]) -> int:
@@ -94,8 +95,21 @@ class Agent:
         self._warm = False
         self._warming = "kernels are being loaded"
         self._started = time.monotonic()
-        self._resource = make_resource(config.service, environment)
         self.telemetry = Telemetry()
+        settings = resolve(config.export, environment)
+        volume = None
+        if config.delivery.mode == "volume":
+            if settings.temporality == "delta":
+                raise ConfigError(
+                    "export.temporality is delta; delivery.mode: volume needs cumulative: what a "
+                    "receiver has accepted of a delta does not survive a restart"
+                )
+            volume = open_volume(config, self.telemetry)
+        self._resource = make_resource(
+            config.service, environment, known_id=volume.instance_id if volume else ""
+        )
+        if volume is not None:
+            volume.instance_id = self._resource.attributes["service.instance.id"]
         self.telemetry.set("inferometer.info", 1, version=__version__)
         # An explicit zero of each reason: a rate sees the first drop, too.
         for drop in Drop:
@@ -109,17 +123,23 @@ class Agent:
             for index in range(n_threads)
         ]
         self._kernel_of: dict[Partition, KernelThread] = {}
+        self._commit = Commit(lambda epoch, offsets: self._source.commit(epoch, offsets))
+        self._mode: Mode = (
+            VolumeMode(config, volume, self._fold, self._commit_chunk, self.telemetry)
+            if volume is not None
+            else MemoryMode(self._fold, self._commit)
+        )
         self._source = KafkaSource(
             config,
             on_assigned=self._on_assigned,
             on_fetch=self._on_fetch,
             on_revoked=self._on_revoked,
             telemetry=self.telemetry,
+            chain=self._mode.chain,
         )
         self._dead_letters = (
             DeadLetters(config, self.telemetry) if config.decode.dead_letter_topic else None
         )
-        settings = resolve(config.export, environment)
         self._metrics = (
             MetricExporter(OtlpClient(settings.metrics), settings, self._resource, self.telemetry)
             if settings.metrics.enabled
@@ -134,22 +154,22 @@ class Agent:
         self._own_spans = OwnSpans(tracer, config.kafka.group_id)
         self._with_zeros = settings.temporality == "cumulative"
         self._console = Console() if config.export.console else None
-        self._deliver = CutAndFold(
+        self._deliver = Cutter(
             config,
             self._kernels,
-            self._fold,
             self.telemetry,
-            run_id=secrets.token_hex(8),
+            run_id=self._mode.run_id,
+            deliver=self._mode.deliver,
+            may_cut=self._mode.may_cut,
             on_folded=self._on_folded,
             on_ahead=self._source.set_ahead,
         )
-        self._commit = Commit(self._source.commit)
         self._export = Export(
             settings.interval_s,
             self._deliver.folded,
             self._send if self._metrics or self._console else None,
             self._metrics.hurry if self._metrics else lambda: None,
-            self._commit.accepted,
+            self._mode.positions_accepted,
         )
         self._web = WebServer(
             config.web,
@@ -168,6 +188,7 @@ class Agent:
         try:
             await self._warm_up()
             if not self._stop.is_set():
+                await self._open()
                 await self._run_tasks()
         finally:
             await self._source.stop(2.0)  # left already after a drain; not after a failure
@@ -176,6 +197,7 @@ class Agent:
                     await part.close()
             for kernel in self._kernels:
                 kernel.stop(timeout_s=2.0)
+            self._mode.close()
             self._fold.close(timeout_s=2.0)
             await self._web.stop()
 
@@ -211,6 +233,20 @@ class Agent:
         """On the thread that warms up."""
         self._warming = f"starting: {n_done} of {n_all} kernels are compiled"
         log.info("compiling kernel %s, %d of %d are done", name, n_done, n_all)
+
+    async def _open(self) -> None:
+        """What a crash left, read before the group is joined; the kernel threads hear what is sealed."""
+        await self._mode.open()
+        sealed_until, slow_above_s = await self._fold.call(
+            lambda fold: (fold.sealed_until, dict(fold.slow_above_s))
+        )
+        for kernel in self._kernels:
+            kernel.hint(sealed_until, slow_above_s)
+
+    async def _commit_chunk(
+        self, epoch: int, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str]
+    ) -> Mapping[Partition, str]:
+        return await self._source.commit(epoch, offsets, metadata)
 
     async def _run_tasks(self) -> None:
         for kernel in self._kernels:
@@ -264,11 +300,14 @@ class Agent:
 
     async def _hand_over(self) -> bool:
         """Cut, fold, export, commit; True when the collector took the export."""
+        await self._cut_last()
+        accepted = await self._export.export_now()
+        await self._mode.finish()
+        return accepted
+
+    async def _cut_last(self) -> None:
         if all(kernel.alive for kernel in self._kernels):  # a dead thread answers no cut
             await self._deliver.cut_now()
-        accepted = await self._export.export_now()
-        await self._commit.commit_now()
-        return accepted
 
     async def _flush_rest(self, limit_s: float) -> None:
         """Spans and dead letters, each at most half of what is left of the deadline."""
@@ -292,7 +331,7 @@ class Agent:
 
     def _on_assigned(self, epoch: int, offsets: dict[Partition, int]) -> None:
         self._deliver.epoch = epoch
-        self._commit.begin(epoch)
+        self._mode.begin(epoch)
         shares: list[dict[Partition, int]] = [{} for _ in self._kernels]
         self._kernel_of = {}
         for index, partition in enumerate(sorted(offsets)):
@@ -300,7 +339,7 @@ class Agent:
             shares[kernel][partition] = offsets[partition]
             self._kernel_of[partition] = self._kernels[kernel]
         for kernel_thread, share in zip(self._kernels, shares, strict=True):
-            kernel_thread.open(epoch, share, dict.fromkeys(share, MEMORY_LINEAGE))
+            kernel_thread.open(epoch, share, self._mode.lineages(share))
 
     def _on_fetch(self, fetch: Fetch | RawFetch) -> None:
         self._kernel_of[fetch.partition].put(fetch)
@@ -309,7 +348,7 @@ class Agent:
         """Cut, fold, export and commit under the old epoch's fence; it does not seal."""
         try:
             async with asyncio.timeout(budget_s):
-                await self._hand_over()
+                await (self._hand_over() if self._mode.exports_first else self._cut_last())
         except TimeoutError:
             log.warning(
                 "handing over took longer than %.1f s: the next owner reads again", budget_s
@@ -317,11 +356,11 @@ class Agent:
         finally:
             lost = list(self._kernel_of)
             self._deliver.epoch = 0
-            self._commit.begin(0)
+            self._mode.begin(0)
             self._kernel_of = {}
             for kernel in self._kernels:
                 kernel.close_epoch()
-            self._fold.call(lambda fold: fold.forget(lost))
+            await self._mode.forget(lost)
 
     # -- callbacks of kernel threads and the fold
 
@@ -350,15 +389,16 @@ class Agent:
     async def _send(self, urgent: bool) -> bool:
         """Export the base as it is now; True when the collector accepted all of it."""
         began_ns = time.time_ns()
-        zeros = self._with_zeros
-        snapshot = await self._fold.call(lambda fold: fold.export(began_ns, zeros=zeros))
+        snapshot = await self._mode.export(began_ns, zeros=self._with_zeros)
+        if snapshot is None:
+            return False
         snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
         if self._export.is_pressed and not urgent:
             return False
         if self._console is not None:
             self._console.show(snapshot)
         if self._metrics is None:
-            self._fold.call(lambda fold: fold.accepted(snapshot))
+            self._mode.accepted(snapshot)
             return True
         outcome = (
             await self._metrics.flush(snapshot, self._config.delivery.drain_timeout_s / 2)
@@ -366,7 +406,7 @@ class Agent:
             else await self._metrics.export(snapshot)
         )
         if outcome.accepted:
-            self._fold.call(lambda fold: fold.accepted(snapshot))
+            self._mode.accepted(snapshot)
         points = sum(len(metric.points) for metric in snapshot.metrics)
         self._own_spans.exported(began_ns, points, outcome.accepted, outcome.message)
         return outcome.accepted
@@ -389,6 +429,9 @@ class Agent:
             reasons.append(self._warming)
         elif not self._source.joined:
             reasons.append(f"not yet a member of group {self._config.kafka.group_id}")
+        elif self._source.waits_for:
+            reasons.append(self._source.waits_for)
+        reasons += self._mode.reasons()
         return Readiness(not reasons, standby=self._source.standby, reasons=reasons)
 
     async def _dead_threads(self) -> list[str]:
@@ -416,6 +459,7 @@ class Agent:
                 "partitions": positions,
             },
             "lag": {"records": sum(lags), "freshness_s": self._freshness_s()},
+            **self._mode.describe(),
             **state,
         }
 
@@ -442,6 +486,7 @@ class Agent:
         gauge = self.telemetry.set
         gauge("inferometer.loop.lag", loop_lag_s)
         gauge("inferometer.rss", resident_bytes())
+        self._mode.observe()
         freshness = self._freshness_s()
         if freshness is not None:
             gauge("inferometer.freshness", freshness)

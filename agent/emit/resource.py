@@ -45,8 +45,8 @@ class AgentResource:
         }
 
 
-def make_resource(service: Service, env: Mapping[str, str]) -> AgentResource:
-    """The resource of this process. A random `service.instance.id` is drawn when none is given.
+def make_resource(service: Service, env: Mapping[str, str], *, known_id: str = "") -> AgentResource:
+    """The resource of this process. A random `service.instance.id` is drawn when none is given or known.
 
     `telemetry.sdk.*` names this program: its points are made here, not by the OpenTelemetry SDK.
     """
@@ -59,7 +59,7 @@ def make_resource(service: Service, env: Mapping[str, str]) -> AgentResource:
     if service.instance_id is not None:
         found["service.instance.id"] = service.instance_id
     found.setdefault("service.name", DEFAULT_SERVICE_NAME)
-    found.setdefault("service.instance.id", str(uuid.uuid4()))
+    found.setdefault("service.instance.id", known_id or str(uuid.uuid4()))
     found.setdefault("service.version", __version__)
     found["telemetry.sdk.name"] = "inferometer"
     found["telemetry.sdk.language"] = "python"

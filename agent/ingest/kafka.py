@@ -28,6 +28,7 @@ from agent.ingest.announcer import Announcer
 from agent.ingest.assignment import ByteBudget, Epoch, describe
 from agent.ingest.connection import silence_secrets
 from agent.ingest.consumer import Pace, hopeless, pause, raise_unauthorised, whole_pattern
+from agent.ingest.lineages import Chain, Wholeness
 from agent.ingest.membership import Membership, OnAssigned, OnRevoked
 from agent.ingest.ranges import RangeMaker
 from agent.ingest.watch import look_for_topics, why_restart
@@ -60,8 +61,10 @@ class KafkaSource:
         on_revoked: OnRevoked,
         telemetry: Telemetry,
         pace: Pace = _PACE,
+        chain: Chain | None = None,
     ) -> None:
         """
+        chain         knows which rows count; then nothing is read unless all partitions are ours
         on_assigned   epoch and start offsets; before the first record of the epoch, from `run`
         on_fetch      one range of one partition; must not block
         on_revoked    epoch and budget in seconds; the epoch admits nothing more, and may still be
@@ -74,6 +77,8 @@ class KafkaSource:
         self._announcer = Announcer(pace.announce_s)
         self._stopping = asyncio.Event()
         self._failure: InferometerError | None = None
+        timeout_s = config.delivery.sole_member_timeout_s
+        self._wholeness = Wholeness(config.kafka.group_id, timeout_s) if chain is not None else None
         self._member = Membership(
             config.kafka,
             pattern=whole_pattern(config.kafka, config.decode.dead_letter_topic),
@@ -85,6 +90,8 @@ class KafkaSource:
             on_revoked=on_revoked,
             on_change=self._adjust,
             on_failure=self._fail,
+            chain=chain,
+            wholeness=self._wholeness,
         )
         self._budget = ByteBudget(config.kafka.buffer_max_bytes)
         self._ranges = RangeMaker(
@@ -113,6 +120,11 @@ class KafkaSource:
         """Joined, and the share is nothing: there are more members than partitions."""
         epoch = self._member.epoch
         return self._member.joined and epoch is not None and not epoch.assigned
+
+    @property
+    def waits_for(self) -> str:
+        """Why it reads nothing although it is a member; "" otherwise."""
+        return self._wholeness.reason if self._wholeness is not None else ""
 
     @property
     def epoch(self) -> int:
@@ -166,12 +178,16 @@ class KafkaSource:
         await self._member.leave(timeout_s)
 
     async def commit(
-        self, epoch: int, offsets: Mapping[Partition, int], metadata: str = ""
+        self,
+        epoch: int,
+        offsets: Mapping[Partition, int],
+        metadata: Mapping[Partition, str] | None = None,
     ) -> dict[Partition, str]:
         """Commit under the epoch's fence; the same bytes again until accepted, refused, or it ends.
 
         Returns the partitions that were refused alone, with the reason; the others are committed.
-        Raises FencedError when nothing of this epoch may be committed any more, SourceError.
+        Raises FencedError when nothing of this epoch may be committed any more (UnsentError: and
+        nothing of this has been sent), SourceError.
         """
         return await self._member.commit(epoch, offsets, metadata)
 

@@ -23,7 +23,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.structs import TopicPartition
 
 from agent.config import Kafka
-from agent.errors import FencedError, InferometerError, SourceError
+from agent.errors import FencedError, InferometerError, SourceError, UnsentError
 from agent.ingest.announcer import Announcer
 from agent.ingest.assignment import Epoch, Owned
 from agent.ingest.consumer import Pace, connect, disconnect, topics_of
@@ -35,6 +35,7 @@ from agent.ingest.fence import (
     InstanceFencedError,
     commit_offsets,
 )
+from agent.ingest.lineages import Chain, LineageStarts, Wholeness
 from agent.ingest.starts import StartFinder, Why, announce_start
 from agent.telemetry import Telemetry
 from agent.types import Partition
@@ -61,8 +62,14 @@ class Membership:
         on_revoked: OnRevoked,
         on_change: Callable[[], None],
         on_failure: Callable[[InferometerError], None],
+        chain: Chain | None = None,
+        wholeness: Wholeness | None = None,
     ) -> None:
-        """`on_change` is called when an epoch begins, may be read, or is closed."""
+        """`on_change` is called when an epoch begins, may be read, or is closed.
+
+        `chain`: knows which rows count, and is asked for starts; `wholeness`: nothing is read unless
+        all partitions are ours.
+        """
         self._kafka = kafka
         self._pattern = pattern
         self._pace = pace
@@ -73,6 +80,8 @@ class Membership:
         self._on_revoked = on_revoked
         self._on_change = on_change
         self._on_failure = on_failure
+        self._chain = chain
+        self._wholeness = wholeness
         self._revoke_budget_s = kafka.rebalance_timeout_s / 3
         self._commit_lock = asyncio.Lock()
         self._out_of_range: dict[Partition, int] = {}  # the offset that the log refused
@@ -208,18 +217,17 @@ class Membership:
                 async with asyncio.timeout(self._pace.poll_s):
                     await epoch.ended.wait()
             return
-        finder = StartFinder(
-            self._kafka,
-            consumer,
-            epoch.fence,
-            epoch.ended,
-            announcer=self._announcer,
-            retry_s=self._pace.reconnect_s,
-        )
+        finder = self._finder(epoch)
         wanted = {Partition(tp.topic, tp.partition) for tp in epoch.assigned}
         # Another member looks after the others now; when they come back, the log is asked anew.
         self._out_of_range = {p: at for p, at in self._out_of_range.items() if p in wanted}
         try:
+            if self._wholeness is not None:
+                if missing := len(finder.known_partitions() - wanted):
+                    link = CoordinatorLink(consumer._coordinator)
+                    await self._wholeness.wait(missing, link, epoch.ended, self._pace.poll_s)
+                    return
+                self._wholeness.is_whole()
             starts = await finder.find(wanted, self._out_of_range)
             genesis = {
                 partition: Committed(start.offset, start.genesis)
@@ -230,7 +238,8 @@ class Membership:
                 start = starts[partition]
                 is_gone = start.why is Why.OUT_OF_RANGE
                 asked = self._out_of_range[partition] if is_gone else None
-                announce_start(partition, start, asked, self._telemetry)
+                if start.why is not Why.JOURNAL:  # the chain has said why
+                    announce_start(partition, start, asked, self._telemetry)
             if genesis:
                 async with self._commit_lock:
                     for partition in await self._commit(epoch, genesis):
@@ -273,24 +282,45 @@ class Membership:
         self._on_assigned(epoch.number, {p: owned.next_offset for p, owned in epoch.owned.items()})
         self._on_change()
 
+    def _finder(self, epoch: Epoch) -> StartFinder:
+        arguments = (self._kafka, self.consumer, epoch.fence, epoch.ended)
+        if self._chain is None:
+            return StartFinder(
+                *arguments, announcer=self._announcer, retry_s=self._pace.reconnect_s
+            )
+        return LineageStarts(
+            *arguments,
+            announcer=self._announcer,
+            retry_s=self._pace.reconnect_s,
+            chain=self._chain,
+            epoch=epoch.number,
+        )
+
     # -- commits
 
     async def commit(
-        self, epoch: int, offsets: Mapping[Partition, int], metadata: str = ""
+        self,
+        epoch: int,
+        offsets: Mapping[Partition, int],
+        metadata: Mapping[Partition, str] | None = None,
     ) -> dict[Partition, str]:
         """Commit under the epoch's fence; the same bytes again until accepted, refused, or it ends.
 
         Returns the partitions that were refused alone, with the reason; the others are committed.
-        Raises FencedError when nothing of this epoch may be committed any more, SourceError.
+        Raises FencedError when nothing of this epoch may be committed any more (UnsentError: and
+        nothing of this has been sent), SourceError.
         """
         async with self._commit_lock:  # two at once could arrive in the other order
             current = self.epoch
             if current is None or current.number != epoch or current.ended.is_set():
-                raise FencedError(f"epoch {epoch} has ended; nothing of it may be committed")
+                raise UnsentError(f"epoch {epoch} has ended; nothing of it may be committed")
             if current.refused:
-                raise FencedError(f"epoch {epoch} was refused; nothing of it may be committed")
+                raise UnsentError(f"epoch {epoch} was refused; nothing of it may be committed")
+            told = metadata or {}
             wanted = {
-                partition: Committed(offset, metadata or current.owned[partition].genesis)
+                partition: Committed(
+                    offset, told.get(partition) or current.owned[partition].genesis
+                )
                 for partition, offset in offsets.items()
                 if partition in current.owned
             }
@@ -300,7 +330,7 @@ class Membership:
         self, epoch: Epoch, wanted: Mapping[Partition, Committed]
     ) -> dict[Partition, str]:
         if self.consumer is None:
-            raise FencedError(f"epoch {epoch.number} ended: the consumer is gone")
+            raise UnsentError(f"epoch {epoch.number} ended: the consumer is gone")
         link = CoordinatorLink(self.consumer._coordinator)
         try:
             refused = await commit_offsets(link, epoch.fence, wanted, ended=epoch.ended)

@@ -41,6 +41,7 @@ class Why(enum.StrEnum):
     NEW_GROUP = "new group"
     NEW_PARTITION = "new partition"
     OUT_OF_RANGE = "out of range"
+    JOURNAL = "journal"
 
 
 class End(enum.StrEnum):
@@ -127,7 +128,7 @@ class StartFinder:
         if set(wanted) - committed.keys():
             # All partitions of our topics by name, and all others the group has: the embedded
             # broker answers the second question with nothing.
-            elsewhere += (await self._committed(self._known_partitions())).values()
+            elsewhere += (await self._committed(self.known_partitions())).values()
             elsewhere += (await self._committed(None)).values()
         starts = choose_starts(
             wanted,
@@ -137,11 +138,15 @@ class StartFinder:
             policy=End(self._kafka.auto_offset_reset),
             out_of_range=out_of_range,
         )
+        await self._fill_in_ends(starts)
+        return starts
+
+    async def _fill_in_ends(self, starts: dict[Partition, Start]) -> None:
+        """Offsets of the starts that are ends of the log, in place."""
         for end in End:
             asked = [partition for partition, start in starts.items() if start.end is end]
             for partition, offset in (await self._ends(asked, end)).items():
                 starts[partition] = replace(starts[partition], offset=offset)
-        return starts
 
     async def _committed(
         self, partitions: Collection[Partition] | None
@@ -149,7 +154,8 @@ class StartFinder:
         link = CoordinatorLink(self._consumer._coordinator)
         return await fetch_offsets(link, self._fence.group_id, partitions, ended=self._ended)
 
-    def _known_partitions(self) -> set[Partition]:
+    def known_partitions(self) -> set[Partition]:
+        """All partitions of the topics that are read, as the cluster's metadata name them."""
         cluster = self._consumer._client.cluster
         return {
             Partition(topic, number)

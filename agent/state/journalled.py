@@ -7,7 +7,6 @@ entries and nothing else. `take` reads no clock and makes no random choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast
 
 from agent.errors import DecodeError
 from agent.fold.base import Fold
@@ -83,7 +82,7 @@ class Journalled:
             case Assigned():
                 self.heads.update(entry.heads)
             case Renewed():
-                cast(Any, self.fold).renew(entry.now_ns)
+                self.fold.renew(entry.now_ns)
             case Done():
                 pass
         return None

@@ -22,7 +22,15 @@ from agent.errors import StateError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.state.chunk import to_bytes
-from agent.state.entries import Answered, AnyEntry, Began, ChunkWritten, Renewed, entry_to_bytes
+from agent.state.entries import (
+    Answered,
+    AnyEntry,
+    Began,
+    ChunkWritten,
+    Export,
+    Renewed,
+    entry_to_bytes,
+)
 from agent.state.files import TEMPORARY, Files
 from agent.state.heads import new_id
 from agent.state.journal import JournalWriter, Origin, first_of
@@ -147,6 +155,14 @@ class Volume:
         if sync:
             self.sync()
         return result
+
+    def export(self, now_ns: int, *, zeros: bool) -> Snapshot:
+        """An export of the fold, durable when this returns. Raises StateError: nothing may leave."""
+        snapshot = self.fold.export(now_ns, zeros=zeros)
+        # Its own time, not `now_ns`: scrapes move the fold's clock, and are not in the journal.
+        self._pending.append(entry_to_bytes(Export(snapshot.time_ns, zeros)))
+        self.sync()
+        return snapshot
 
     def _drop_pending_chunk(self) -> None:
         """A chunk that no disk has seen is forgotten: on a full disk they would pile up."""

@@ -8,6 +8,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,11 +48,18 @@ class AgentProcess:
     """Start with `with AgentProcess(folder, config) as agent`; killed at the end if it still runs."""
 
     def __init__(
-        self, folder: Path, config: Json, *, environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        config: Json,
+        *,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "agent"),
     ) -> None:
+        """`program`: what Python runs, `inferometer` or a harness around it."""
         self.config_path = folder / "inferometer.yaml"
         self.config_path.write_text(yaml.safe_dump(merged(QUICK, config)))
         self.log_path = folder / "agent.log"
+        self._program = program
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self.process: OwnedProcess | None = None
         self.url = ""
@@ -59,7 +67,7 @@ class AgentProcess:
     def start(self, *, timeout_s: float = 90.0) -> Self:
         """Start, and wait until the pages answer (not until it is ready)."""
         self.log_path.write_text("")
-        command = [sys.executable, "-m", "agent", "run", "-c", self.config_path]
+        command = [sys.executable, *self._program, "run", "-c", self.config_path]
         self.process = OwnedProcess(command, log_path=self.log_path, env=self._environment)
         self.process.wait_ready(self._find_url, timeout_s=timeout_s)
         return self

@@ -19,7 +19,6 @@ scrapes, which are no inputs: their times rise anew from the last export's.)
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections import Counter
@@ -30,7 +29,7 @@ from agent.config import Config
 from agent.errors import ConfigError, DecodeError
 from agent.fold.admission import AdmissionState
 from agent.fold.base import Fold
-from agent.fold.persist_records import Body, decoded
+from agent.fold.persist_records import Body, Parts, decoded, joined
 from agent.fold.persist_streams import read_stream, write_stream
 from agent.fold.series import Ended, SeriesState
 from agent.fold.watermarks import MarksState
@@ -90,20 +89,18 @@ _header = msgspec.msgpack.Decoder(_Header)
 
 def dump(fold: Fold) -> bytes:
     """The fold between two inputs. In the thread that owns it; others run meanwhile, as no step is long."""
-    out = io.BytesIO()
-    out.write(bytes(_FRAME.size))
+    parts = Parts()
     header = msgspec.msgpack.encode(_header_of(fold))
-    out.write(header)
+    parts.write(header)
     for stream in fold.streams.values():
-        write_stream(out, stream, fold._store)
-    body_length = out.tell() - _FRAME.size - len(header)
-    out.seek(0)
-    out.write(_FRAME.pack(MAGIC, VERSION, 0, len(header), body_length))
-    with out.getbuffer() as view:
-        checksum = zlib.crc32(view)
-    out.seek(0, io.SEEK_END)
-    out.write(_CRC.pack(checksum))
-    return out.getvalue()
+        write_stream(parts, stream, fold._store)
+    pieces = parts.taken()
+    body_length = sum(map(len, pieces)) - len(header)
+    pieces.insert(0, _FRAME.pack(MAGIC, VERSION, 0, len(header), body_length))
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+    return joined([*pieces, _CRC.pack(checksum)])
 
 
 def _header_of(fold: Fold) -> _Header:

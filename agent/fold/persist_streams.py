@@ -11,7 +11,6 @@ a thousand times as many.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import msgspec
@@ -25,6 +24,7 @@ from agent.fold.persist_records import (
     WHAT,
     Body,
     ColumnRecord,
+    Parts,
     ProfileColumnRecord,
     ProfileRecord,
     StreamRecord,
@@ -54,7 +54,7 @@ from agent.types import Kind, Role, StreamKey
 # ---------------------------------------------------------------- writing
 
 
-def write_stream(out: io.BytesIO, stream: Stream, store: Store) -> None:
+def write_stream(out: Parts, stream: Stream, store: Store) -> None:
     """Append a stream."""
     cells: list[tuple[CellPages, int]] = []
     for total in stream.columns.values():

@@ -9,7 +9,7 @@ Invariants
 1. Folded: whole, named, and all its `prev` decided on; each once.
 2. Orphaned: not named, and one of its partitions went on from its `prev` with another chunk.
 3. Missing: named, not whole although everything was read that was in the topic when it was named,
-   and `missing_timeout` is over. Only then does the chain go on without it.
+   `missing_timeout` is over, and what counts before it is decided on. The chain goes on without it.
 4. Uncertain: not named, and nothing can name it any more, because the group's offsets of a partition
    left its lineage (reset by a tool, topic made anew) and nobody confirmed it within the time-out.
 
@@ -268,7 +268,8 @@ class Accept:
         for chunk_id, named in self._named.items():
             if self._is_here(chunk_id) or self._is_left(chunk_id):
                 continue
-            if self._read_to >= named.until and now_s - named.since_s >= self._timeout_s:
+            is_over = self._read_to >= named.until and now_s - named.since_s >= self._timeout_s
+            if is_over and self._is_first(chunk_id, named):
                 gaps = []
                 for (partition, lineage), end in sorted(named.ends.items()):
                     tip = self._tip(partition, lineage)
@@ -276,6 +277,15 @@ class Accept:
                     gaps.append(Gap(partition, start, end))
                 return Verdict(Fate.MISSING, chunk_id, tuple(gaps))
         return None
+
+    def _is_first(self, chunk_id: str, named: _Named) -> bool:
+        """No chunk that counts and lies before it in one of its lineages is still to be decided on."""
+        return not any(
+            other.ends.get(place, end) < end
+            for place, end in named.ends.items()
+            for other_id, other in self._named.items()
+            if other_id != chunk_id
+        )
 
     def _gaps(self, manifest: Manifest) -> tuple[Gap, ...]:
         return tuple(Gap(at.partition, at.from_offset, at.to_offset) for at in manifest.ranges)

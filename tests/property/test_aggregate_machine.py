@@ -80,7 +80,6 @@ class Fleet(RuleBasedStateMachine):
     """No record is lost: exactly the effective chunks are folded."""
 
     loses_records = False
-    resets = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,6 +257,8 @@ class Fleet(RuleBasedStateMachine):
         for chunk, one in zip(self.aggregator.folded, ids(self.aggregator.folded), strict=True):
             assert one in place, f"{one} does not count"
             for at in chunk.ranges:
+                if self.loses_records and at.from_offset == at.to_offset:
+                    continue  # nothing tells in which order two empty ranges came
                 key = (at.partition, at.lineage)
                 assert last.get(key, -1) < place[one]
                 last[key] = place[one]
@@ -269,6 +270,8 @@ def ids(chunks: list[Chunk]) -> list[str]:
 
 class LossyFleet(Fleet):
     """Records vanish from the topic: what is not folded has been announced, with its offsets."""
+
+    loses_records = True
 
     @rule(data=st.data())
     @precondition(lambda self: self.topic)

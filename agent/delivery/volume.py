@@ -394,9 +394,9 @@ def _tick(volume: Volume) -> Outcome:
 
 
 def _ticked(volume: Volume, effects: Effects, now_ns: int, *, is_folded: bool) -> Outcome:
-    """Let the clock do what it must. What it sealed is durable before anybody hears of it."""
+    """Let the clock do what it must. What was folded and sealed is durable before anybody sees it."""
     effects.add(cast(Effects, volume.take(Tick(now_ns))))
-    if effects.sealed:
+    if effects.sealed or is_folded:
         with contextlib.suppress(StateError):  # the next chunk waits for the disk, and says so
             volume.sync()
     irregular = {reason: n for reason, n in volume.fold.tally.irregular.items() if n}

@@ -22,6 +22,7 @@ class Inputs:
     """Stands in for `Fold`: the same inputs, kept as plain tuples."""
 
     def __init__(self, start_ns: int) -> None:
+        self.tally = Tally()
         self.seen: list[list[Any]] = [["start", start_ns]]
 
     def apply(self, chunk: Chunk, now_ns: int) -> Effects:

@@ -3,61 +3,86 @@
     python -m tests.support.killed_at POINT N run -c inferometer.yaml
 
 The points are wrapped around functions of the program from outside; the program knows nothing of them.
+It is imported late: kernels must be loaded as the command loads them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from agent.cli import main
-from agent.delivery import volume as delivery
-from agent.delivery.volume import VolumeMode
-from agent.emit.exporter import MetricExporter
-from agent.ingest.fence import CoordinatorLink
-from agent.state.files import Files
-from agent.state.volume import Volume
+#: Point -> module, class (or "" for a function), name, whether the kill comes before the call.
+AROUND: dict[str, tuple[str, str, str, bool]] = {
+    "cut": ("agent.delivery.volume", "VolumeMode", "_write", True),
+    "durable": ("agent.delivery.volume", "VolumeMode", "_commit_chunk", True),
+    "committed": ("agent.delivery.volume", "", "_answer", True),
+    "folded": ("agent.delivery.volume", "", "_answer", False),
+    "export-journalled": ("agent.delivery.volume", "VolumeMode", "export", False),
+    "export-answered": ("agent.emit.exporter", "MetricExporter", "export", False),
+    "snapshot-begun": ("agent.state.volume", "Volume", "_write_snapshot", True),
+    "file-synced": ("agent.state.files", "Files", "rename", True),
+    "file-renamed": ("agent.state.files", "Files", "rename", False),
+    "snapshot-written": ("agent.state.volume", "Volume", "_prune", True),
+    "unlinked": ("agent.state.files", "Files", "unlink", False),
+    "settled": ("agent.delivery.volume", "VolumeMode", "settle", False),
+    "placed": ("agent.delivery.volume", "VolumeMode", "place", False),
+}
+POINTS = [*AROUND, "half-written", "commit-sent", "commit-answered"]
+
+Count = Callable[[], None]
 
 
-class Countdown:
-    def __init__(self, n: int) -> None:
-        self.left = n
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
+def countdown(n: int) -> Count:
+    def count() -> None:
+        nonlocal n
+        n -= 1
+        if n == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    return count
 
-def around(owner: Any, name: str, count: Countdown, *, before: bool, is_async: bool = True) -> None:
-    original = getattr(owner, name)
-    if is_async:
 
-        async def wrapped(*args: Any, **named: Any) -> Any:
-            if before:
-                count()
-            result = await original(*args, **named)
-            if not before:
-                count()
-            return result
+def install(point: str, count: Count) -> None:
+    if point in AROUND:
+        module_name, class_name, name, is_before = AROUND[point]
+        owner: Any = import_module(module_name)
+        owner = getattr(owner, class_name) if class_name else owner
+        setattr(owner, name, around(getattr(owner, name), count, is_before))
+    elif point == "half-written":
+        in_write(count)
     else:
-
-        def wrapped(*args: Any, **named: Any) -> Any:  # type: ignore[misc]
-            if before:
-                count()
-            result = original(*args, **named)
-            if not before:
-                count()
-            return result
-
-    setattr(owner, name, wrapped)
+        in_commit(count, is_answered=point == "commit-answered")
 
 
-def in_write(count: Countdown) -> None:
+def around(original: Any, count: Count, is_before: bool) -> Any:
+    async def wrapped_async(*args: Any, **named: Any) -> Any:
+        if is_before:
+            count()
+        result = await original(*args, **named)
+        if not is_before:
+            count()
+        return result
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        if is_before:
+            count()
+        result = original(*args, **named)
+        if not is_before:
+            count()
+        return result
+
+    return wrapped_async if asyncio.iscoroutinefunction(original) else wrapped
+
+
+def in_write(count: Count) -> None:
     """In the middle of the bytes of an entry or a snapshot."""
+    from agent.state.files import Files
+
     original = Files.write
 
     def write(self: Files, fd: int, data: bytes) -> None:
@@ -68,50 +93,35 @@ def in_write(count: Countdown) -> None:
     Files.write = write  # type: ignore[method-assign]
 
 
-def commit_sent(count: Countdown, *, answered: bool) -> None:
+def in_commit(count: Count, *, is_answered: bool) -> None:
     """While an OffsetCommit is on its way, or when its answer has come and nobody has seen it."""
+    from agent.ingest.fence import CoordinatorLink
+
     original = CoordinatorLink.send
 
     async def send(self: CoordinatorLink, request: Any) -> Any:
-        is_commit = getattr(request, "API_KEY", -1) == 8
-        if is_commit and not answered:
-            coordinator: Any = self._coordinator
-            await coordinator.ensure_coordinator_known()
-            work = coordinator._send_req(request)
-            import asyncio
-
-            task = asyncio.ensure_future(work)
-            await asyncio.sleep(0)  # its bytes are with the kernel, or on their way there
-            count()
-            return await task
-        response = await original(self, request)
-        if is_commit:
-            count()
-        return response
+        if getattr(request, "API_KEY", -1) != 8:
+            return await original(self, request)
+        work = asyncio.ensure_future(original(self, request))
+        if is_answered:
+            await asyncio.wait([work])
+        else:
+            for _ in range(5):  # its bytes are with the kernel by then
+                await asyncio.sleep(0)
+        count()
+        return await work
 
     CoordinatorLink.send = send  # type: ignore[method-assign]
 
 
-POINTS: dict[str, Callable[[Countdown], None]] = {
-    "cut": lambda c: around(VolumeMode, "_write", c, before=True),
-    "half-written": in_write,
-    "durable": lambda c: around(VolumeMode, "_commit_chunk", c, before=True),
-    "commit-sent": lambda c: commit_sent(c, answered=False),
-    "commit-answered": lambda c: commit_sent(c, answered=True),
-    "committed": lambda c: around(delivery, "_answer", c, before=True, is_async=False),
-    "folded": lambda c: around(delivery, "_answer", c, before=False, is_async=False),
-    "export-journalled": lambda c: around(VolumeMode, "export", c, before=False),
-    "export-accepted": lambda c: around(MetricExporter, "export", c, before=False),
-    "snapshot-begun": lambda c: around(Volume, "_write_snapshot", c, before=True, is_async=False),
-    "snapshot-synced": lambda c: around(Files, "rename", c, before=True, is_async=False),
-    "snapshot-renamed": lambda c: around(Files, "rename", c, before=False, is_async=False),
-    "snapshot-written": lambda c: around(Volume, "_prune", c, before=True, is_async=False),
-    "unlinked": lambda c: around(Files, "unlink", c, before=False, is_async=False),
-    "settled": lambda c: around(VolumeMode, "settle", c, before=False),
-    "placed": lambda c: around(VolumeMode, "place", c, before=False),
-}
+def main(arguments: list[str]) -> int:
+    from agent import cli
+    from agent.compiled import mode
+
+    mode.use_files()
+    install(arguments[0], countdown(int(arguments[1])))
+    return cli.main(arguments[2:])
 
 
 if __name__ == "__main__":
-    POINTS[sys.argv[1]](Countdown(int(sys.argv[2])))
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(main(sys.argv[1:]))

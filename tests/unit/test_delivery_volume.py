@@ -1,0 +1,352 @@
+"""Volume mode without a broker: what is written, committed, folded and forgotten, in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import Config, Delivery
+from agent.delivery.volume import VolumeMode
+from agent.errors import FencedError, SourceError, UnsentError
+from agent.ingest.fence import Committed
+from agent.owner_thread import OwnerThread
+from agent.state.files import Files
+from agent.state.heads import head_of
+from agent.state.recovery import Owner
+from agent.state.volume import Volume
+from agent.telemetry import Telemetry
+from agent.types import Chunk, Partition
+from tests.support.fold_inputs import CODEC, Inputs, chunk
+from tests.support.wait import eventually
+
+P0 = Partition("t", 0)
+
+
+class Disk(Files):
+    def __init__(self) -> None:
+        self.full = False
+
+    def write(self, fd: int, data: bytes) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().write(fd, data)
+
+
+class Group:
+    """A coordinator: what it holds, and what it answers."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[Partition, Committed] = {}
+        self.errors: list[Exception | None] = []  # one a commit; None: accepted
+        self.takes_what_it_refuses = False
+        self.n = 0
+
+    async def commit(
+        self, epoch: int, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str]
+    ) -> dict[Partition, str]:
+        self.n += 1
+        error = self.errors.pop(0) if self.errors else None
+        if error is None or self.takes_what_it_refuses:
+            for partition, offset in offsets.items():
+                self.offsets[partition] = Committed(offset, metadata[partition])
+        if error is not None:
+            raise error
+        return {}
+
+
+class Process:
+    """One life of an agent on the volume."""
+
+    def __init__(self, folder: Path, group: Group) -> None:
+        self.group = group
+        self.disk = Disk()
+        self.telemetry = Telemetry()
+        self.volume = Volume(folder, Owner("g", ("t",)), CODEC, self.telemetry, files=self.disk)
+        self.fold: OwnerThread[Any] = OwnerThread("fold", Inputs(0))
+        config = Config(delivery=Delivery(mode="volume", volume_path=str(folder)))
+        self.mode = VolumeMode(config, self.volume, self.fold, group.commit, self.telemetry)
+        self.number = 0
+        self.at = 0
+        self.epoch = 0
+
+    async def start(self) -> Process:
+        await self.mode.open()
+        await self.assign()
+        return self
+
+    async def assign(self, start: int = 0) -> None:
+        places = await self.mode.settle([P0], self.group.offsets)
+        self.at = places[P0].offset if P0 in places else start
+        self.epoch += 1
+        metadata = await self.mode.place(self.epoch, {P0: self.at})
+        if P0 not in places or not places[P0].is_committed:
+            self.group.offsets[P0] = Committed(self.at, metadata[P0])
+        self.mode.begin(self.epoch)
+
+    def chunk(self, n: int) -> Chunk:
+        self.number += 1
+        made = chunk(self.mode.run_id, self.number, self.at, self.at + n)
+        made.epoch = self.epoch
+        made.ranges[0].lineage = self.mode.lineages([P0])[P0]
+        return made
+
+    async def deliver(self, n: int) -> bool:
+        """Rows that are read, and whether they are folded."""
+        outcome = await self.mode.deliver(self.chunk(n))
+        if outcome is not None:
+            self.at += n
+        return outcome is not None
+
+    async def rows(self) -> list[list[int]]:
+        """Ranges folded, in order."""
+        seen = await self.fold.call(lambda fold: list(fold.seen))
+        return [entry[3][0][1:3] for entry in seen if entry[0] == "chunk"]
+
+    async def seen(self, kind: str) -> int:
+        seen = await self.fold.call(lambda fold: list(fold.seen))
+        return sum(entry[0] == kind for entry in seen)
+
+    async def die(self) -> None:
+        """As a crash: nothing is written any more, and the lock is free."""
+        await self.fold.call(lambda _: self.volume.close())
+        self.fold.close(2.0)
+
+
+@pytest.fixture
+async def group() -> Group:
+    return Group()
+
+
+@pytest.fixture
+async def agent(tmp_path: Path, group: Group) -> AsyncIterator[Process]:
+    process = await Process(tmp_path, group).start()
+    yield process
+    await process.die()
+
+
+async def test_a_chunk_is_folded_once_its_commit_is_accepted(agent: Process, group: Group) -> None:
+    assert await agent.deliver(10)
+    assert await agent.deliver(5)
+    assert await agent.rows() == [[0, 10], [10, 15]]
+    offset, metadata = group.offsets[P0]
+    head = head_of(offset, metadata)
+    assert head is not None and (head.run_id, head.number) == (agent.mode.run_id, 2)
+
+
+async def test_chunks_of_a_lineage_name_the_one_before(agent: Process) -> None:
+    first, second = agent.chunk(3), agent.chunk(3)
+    await agent.mode.deliver(first)
+    await agent.mode.deliver(second)
+    assert first.ranges[0].prev == ""
+    assert second.ranges[0].prev == f"{agent.mode.run_id};1"
+
+
+async def test_a_refused_commit_is_judged_by_the_next_assignment(
+    agent: Process, group: Group
+) -> None:
+    await agent.deliver(10)
+    group.errors = [FencedError("illegal generation")]
+    assert not await agent.deliver(4)
+    assert not agent.mode.may_cut()
+    assert await agent.rows() == [[0, 10]]
+    await agent.assign()
+    assert agent.mode.may_cut() and agent.at == 10
+    assert agent.telemetry.value("inferometer.chunks.orphaned") == 1
+    assert await agent.deliver(6)
+    assert await agent.rows() == [[0, 10], [10, 16]]
+
+
+async def test_a_commit_whose_answer_was_lost_counts(agent: Process, group: Group) -> None:
+    await agent.deliver(10)
+    group.errors = [FencedError("the epoch ended before an answer came")]
+    group.takes_what_it_refuses = True
+    assert not await agent.deliver(4)
+    await agent.assign()
+    assert agent.at == 14
+    assert await agent.rows() == [[0, 10], [10, 14]]
+
+
+async def test_a_commit_that_was_never_sent_is_forgotten_at_once(
+    agent: Process, group: Group
+) -> None:
+    group.errors = [UnsentError("epoch 1 has ended")]
+    assert not await agent.deliver(4)
+    assert agent.mode.may_cut()
+    assert await agent.deliver(4)
+    assert await agent.rows() == [[0, 4]]
+
+
+async def test_a_group_that_may_not_be_used_is_asked_again(
+    agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.volume.RETRY_S", 0.01)
+    group.errors = [SourceError("not authorised"), SourceError("not authorised")]
+    assert await agent.deliver(4)
+    assert group.n == 3
+    assert await agent.rows() == [[0, 4]]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_crash_behind_the_commit_folds_the_chunk_at_the_start(
+    tmp_path: Path, group: Group, is_known: bool
+) -> None:
+    first = await Process(tmp_path, group).start()
+    await first.deliver(10)
+    group.errors = [FencedError("killed here")]
+    group.takes_what_it_refuses = is_known
+    await first.deliver(4)
+    await first.die()
+    second = await Process(tmp_path, group).start()
+    assert second.at == (14 if is_known else 10)
+    assert await second.rows() == [[0, 10], [10, 14]][: 1 + is_known]
+    await second.deliver(20 - second.at)
+    assert sum(b - a for a, b in await second.rows()) == 20
+    assert await second.seen("renew") == 0
+    await second.die()
+
+
+async def test_a_full_disk_holds_up_commits_and_exports_until_there_is_room(
+    agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.volume.RETRY_S", 0.01)
+    await agent.deliver(10)
+    agent.disk.full = True
+    n = group.n
+    work = asyncio.ensure_future(agent.deliver(5))
+    await eventually(lambda: agent.mode.reasons())
+    assert "No space left on device" in agent.mode.reasons()[0]
+    assert await agent.mode.export(10**18, zeros=True) is None
+    assert group.n == n and not work.done()
+    agent.disk.full = False
+    assert await work
+    assert agent.mode.reasons() == []
+    assert await agent.rows() == [[0, 10], [10, 15]]
+    assert (await agent.mode.export(10**18 + 1, zeros=True)) is not None
+    assert agent.telemetry.value("inferometer.journal.errors") >= 2
+
+
+async def test_an_epoch_that_ends_while_the_disk_is_full_forgets_its_chunk(
+    agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.volume.RETRY_S", 0.01)
+    agent.disk.full = True
+    work = asyncio.ensure_future(agent.deliver(5))
+    await eventually(lambda: agent.mode.reasons())
+    agent.mode.begin(0)
+    assert not await work
+    agent.disk.full = False
+    await agent.assign()
+    assert await agent.deliver(5)
+    assert await agent.rows() == [[0, 5]]
+
+
+async def test_empty_cuts_are_not_committed_each_time(agent: Process, group: Group) -> None:
+    await agent.deliver(3)
+    n = group.n
+    for _ in range(5):
+        await agent.mode.deliver(agent.chunk(0))
+    assert group.n == n
+    assert await agent.seen("tick") == 6
+    quiet = agent.chunk(0)
+    quiet.ranges[0].caught_up = False  # that is news
+    await agent.mode.deliver(quiet)
+    assert group.n == n + 1
+
+
+async def test_a_lost_volume_goes_on_at_the_groups_offsets_and_says_so(
+    tmp_path: Path, group: Group, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await Process(tmp_path / "a", group).start()
+    await first.deliver(10)
+    await first.die()
+    second = await Process(tmp_path / "b", group).start()
+    assert second.at == 10
+    assert "what was counted before it is not in this volume" in caplog.text
+    await second.deliver(5)
+    assert await second.rows() == [[10, 15]]
+    await second.die()
+
+
+async def test_a_volume_that_was_set_back_renews_every_series(tmp_path: Path, group: Group) -> None:
+    first = await Process(tmp_path / "a", group).start()
+    await first.deliver(10)
+    await first.die()
+    files = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    second = await Process(tmp_path / "a", group).start()
+    await second.deliver(7)
+    await second.die()
+    for path in (tmp_path / "a").iterdir():
+        path.unlink()
+    for name, data in files.items():
+        (tmp_path / "a" / name).write_bytes(data)
+    third = await Process(tmp_path / "a", group).start()
+    assert third.at == 17
+    assert await third.seen("renew") == 1
+    assert third.telemetry.value("inferometer.offset.lost") == 7
+    assert third.telemetry.value("inferometer.chunks.missing") == 1
+    await third.deliver(3)
+    await third.die()
+    fourth = await Process(tmp_path / "a", group).start()
+    assert await fourth.seen("renew") == 1  # said once
+    assert await fourth.rows() == [[0, 10], [17, 20]]
+    await fourth.die()
+
+
+async def test_offsets_that_expired_are_replaced_by_the_journals(
+    tmp_path: Path, group: Group
+) -> None:
+    first = await Process(tmp_path, group).start()
+    await first.deliver(10)
+    await first.die()
+    group.offsets.clear()
+    second = await Process(tmp_path, group).start()
+    assert second.at == 10 and group.offsets[P0].offset == 10
+    assert await second.deliver(5)
+    assert await second.rows() == [[0, 10], [10, 15]]
+    await second.die()
+
+
+async def test_an_offset_set_by_a_tool_begins_a_lineage_and_keeps_what_was_counted(
+    tmp_path: Path, group: Group
+) -> None:
+    first = await Process(tmp_path, group).start()
+    await first.deliver(10)
+    lineage = first.mode.lineages([P0])[P0]
+    await first.die()
+    group.offsets[P0] = Committed(4, "")
+    second = await Process(tmp_path, group).start()
+    assert second.at == 4
+    assert second.mode.lineages([P0])[P0] != lineage
+    assert await second.deliver(6)
+    assert await second.rows() == [[0, 10], [4, 10]]
+    assert second.telemetry.value("inferometer.state.fallbacks", reason="moved") == 1
+    await second.die()
+    third = await Process(tmp_path, group).start()
+    assert third.at == 10
+    assert third.telemetry.value("inferometer.state.fallbacks", reason="moved") == 0
+    await third.die()
+
+
+async def test_snapshots_are_taken_on_the_timer_and_at_the_end(
+    tmp_path: Path, group: Group
+) -> None:
+    process = await Process(tmp_path, group).start()
+    process.mode._snapshot_at = 0.0
+    await process.deliver(3)
+    assert n_snapshots(tmp_path) == 1
+    await process.deliver(3)
+    assert n_snapshots(tmp_path) == 1
+    await process.mode.finish()
+    assert n_snapshots(tmp_path) == 2
+    process.mode.observe()
+    assert process.telemetry.value("inferometer.snapshot.bytes") > 0
+    await process.die()
+
+
+def n_snapshots(folder: Path) -> int:
+    return len(list(folder.glob("snapshot-*")))

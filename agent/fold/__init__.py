@@ -12,10 +12,13 @@
     costs.py      series and bytes of a stream and of a column; `inferometer plan` uses it too
     series.py     own start times, zeros, ends, resends
     histograms.py cumulative histograms at a sticky scale
+    head.py       a wide cell as exports read it
     snapshot.py   base -> points
     account.py    what the fold says of itself
     effects.py    what an input brought about
     summary.py    base -> the documents of `/v1/state` and `replay`
+    persist.py    base -> bytes, and back: what a snapshot on the volume holds
+                  (persist_streams.py one stream of it, persist_records.py what is written of that)
 
 Base is a function of the inputs alone, in order: chunks, ticks, forgotten partitions. Time is an argument
 of each; no clock is read here.

@@ -14,7 +14,7 @@ from benchmarks.page import bar_table, with_parts, write_page
 from tests.support.built import REPOSITORY
 
 #: Those that need nothing but this machine; the others need a real broker.
-HERE = ("decode", "export", "footprint", "hotpath", "profile", "scale", "sketch")
+HERE = ("decode", "export", "footprint", "hotpath", "profile", "scale", "sketch", "state")
 
 BAR = {"value": 3.2, "bar": 3.0, "is": "at least", "unit": "M rows/s", "met": True}
 

@@ -20,11 +20,11 @@ def test_nothing_beyond_text_and_its_padding_is_read_from_records_to_sketches(
     seed: int | None,
 ) -> None:
     seed = random.SystemRandom().randrange(10**9) if seed is None else seed
-    done = guarded(6000, seed)
+    done = guarded(3000, seed)
     assert done.returncode == 0, f"seed {seed}: {done.returncode} {done.stderr}"
-    assert int(done.stdout) > 500
+    assert int(done.stdout) > 200
 
 
 def test_guard_ends_a_process_that_reads_beyond_its_padding() -> None:
     """With less padding than kernels ask for, the same run dies: the guard is there."""
-    assert guarded(6000, 1, 8).returncode == -signal.SIGSEGV
+    assert guarded(3000, 1, 8).returncode == -signal.SIGSEGV

@@ -330,6 +330,37 @@ class Decode(Options, frozen=True, kw_only=True):
             require_topic("dead_letter_topic", self.dead_letter_topic)
 
 
+Values = Literal["names", "hashed", "off"]
+
+
+class Privacy(Options, frozen=True, kw_only=True):
+    """Which texts that stand in events may leave the agent as metrics, pages and documents."""
+
+    values: Annotated[
+        Values | None,
+        Meta(
+            description="Frequent texts of features and predictions: by name, as a keyed hash, or not at all. A feature's own `values` wins. Default: `names` where `export.top_categories` is above 0, and in `replay`; else `off`."
+        ),
+    ] = None
+    predictions: Annotated[
+        Values | None, Meta(description="The same for predictions alone; default: `values`.")
+    ] = None
+    k: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000_000,
+            description="A text that surely stands in fewer rows of a list's window or total is left out of that list.",
+        ),
+    ] = 1
+    key_file: Annotated[
+        str | None,
+        Meta(
+            description="File with the key of `hashed`, 16 bytes or more; read at start. Agents of a fleet share it."
+        ),
+    ] = None
+
+
 class Feature(Options, frozen=True, kw_only=True):
     """What is declared about one feature, instead of being inferred."""
 
@@ -346,6 +377,10 @@ class Feature(Options, frozen=True, kw_only=True):
     max: Annotated[
         float | None,
         Meta(description="Values above are out of range: their request spans are kept."),
+    ] = None
+    values: Annotated[
+        Values | None,
+        Meta(description="How its frequent texts are shown; default: `privacy.values`."),
     ] = None
 
     def __post_init__(self) -> None:
@@ -597,7 +632,7 @@ class Export(Options, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=128,
-            description="Most frequent values of a categorical feature exported by name. 0: no raw value leaves as a metric.",
+            description="Most frequent values of a categorical feature or prediction exported as metrics; `privacy` says how they are named. 0: none.",
         ),
     ] = 0
     otlp: Annotated[Otlp, Meta(description="OTLP receiver.")] = Otlp()
@@ -622,6 +657,20 @@ class Traces(Options, frozen=True, kw_only=True):
     self_spans: Annotated[bool, Meta(description="Emit spans of cuts, seals and exports.")] = True
 
 
+class ServerTls(Options, frozen=True, kw_only=True):
+    """Certificates of the pages. Files are PEM, read at start."""
+
+    cert_file: Annotated[str, Meta(min_length=1, description="Server certificate and its chain.")]
+    key_file: Annotated[str, Meta(min_length=1, description="Server key.")]
+    key_password: Annotated[Secret | None, Meta(description="Password of the server key.")] = None
+    client_ca_file: Annotated[
+        str | None,
+        Meta(
+            description="Authorities of clients: with it every client, probes too, must show a certificate of theirs (mTLS)."
+        ),
+    ] = None
+
+
 class Web(Options, frozen=True, kw_only=True):
     """Health, scrape and state pages."""
 
@@ -633,6 +682,24 @@ class Web(Options, frozen=True, kw_only=True):
         ),
     ] = "127.0.0.1"
     port: Annotated[Port, Meta(description="0: any free port, printed at start.")] = 9464
+    token_file: Annotated[
+        str | None,
+        Meta(
+            description="File with a bearer token that every page but `/livez` and `/readyz` then asks for; read again when it changes."
+        ),
+    ] = None
+    tls: Annotated[ServerTls | None, Meta(description="Serve https; default: plain http.")] = None
+    max_connections: Annotated[
+        int, Meta(ge=1, le=10_000, description="Connections at a time; further ones are closed.")
+    ] = 64
+    client_timeout_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=300,
+            description="A client that has not sent its request, or not taken its answer, for this long is disconnected.",
+        ),
+    ] = 15.0
 
     def __post_init__(self) -> None:
         if not is_host(self.host):
@@ -687,6 +754,7 @@ class Config(Options, frozen=True, kw_only=True):
     models: Annotated[list[Model], Meta(description="Declared models.")] = msgspec.field(
         default_factory=list
     )
+    privacy: Annotated[Privacy, Meta(description="Texts by name, hashed or off.")] = Privacy()
     windows: Annotated[Windows, Meta(description="Event-time windows.")] = Windows()
     delivery: Annotated[Delivery, Meta(description="Cuts and commits.")] = Delivery()
     budget: Annotated[Budget, Meta(description="Hard limits.")] = Budget()
@@ -707,6 +775,7 @@ class Config(Options, frozen=True, kw_only=True):
                 "delivery.volume_path is not set; delivery.mode: volume needs a directory that survives the process"
             )
         self._require_other_dead_letter_topic()
+        self._require_key()
         seen: set[str] = set()
         for index, model in enumerate(self.models):
             if model.name in seen:
@@ -714,6 +783,19 @@ class Config(Options, frozen=True, kw_only=True):
                     f'models[{index}].name is "{model.name}", as of a model before it; remove one'
                 )
             seen.add(model.name)
+
+    def _require_key(self) -> None:
+        """A hash without a key is undone by a list of likely words."""
+        asked = {
+            "privacy.values": self.privacy.values,
+            "privacy.predictions": self.privacy.predictions,
+        }
+        asked |= {f"features.{name}.values": f.values for name, f in self.features.items()}
+        for option, values in asked.items():
+            if values == "hashed" and self.privacy.key_file is None:
+                raise ValueError(
+                    f"privacy.key_file is not set; {option}: hashed needs a file with a key of 16 bytes or more"
+                )
 
     def _require_other_dead_letter_topic(self) -> None:
         """A topic that is read and written would feed on itself."""

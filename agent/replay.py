@@ -92,6 +92,9 @@ def sketch_files(
     """Everything in the files, folded and sealed. Raises as `run` does."""
     if not files:
         raise ConfigError("no file given; name at least one, or - for standard input")
+    if config.privacy.values is None:  # who can run this can read the files
+        privacy = msgspec.structs.replace(config.privacy, values="names")
+        config = msgspec.structs.replace(config, privacy=privacy)
     sources: list[EventFile] = []
     try:
         # All are opened before any is read: a wrong name must not cost the work done before it.

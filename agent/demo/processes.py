@@ -242,6 +242,7 @@ def agent_configuration(
             "keep": 6,
         },
         "delivery": {"cut_interval_s": 0.25},
+        "privacy": {"values": "names"},  # flights of long ago
         "web": {"port": 0},
     }
     if otlp is not None:

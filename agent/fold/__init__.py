@@ -14,6 +14,7 @@
     histograms.py cumulative histograms at a sticky scale
     head.py       a wide cell as exports read it
     snapshot.py   base -> points
+    shown.py      which texts leave the process, by name or hashed
     account.py    what the fold says of itself
     effects.py    what an input brought about
     summary.py    base -> the documents of `/v1/state` and `replay`

@@ -27,6 +27,7 @@ from agent.fold.profile import Profile
 from agent.fold.register import Arrival, Register
 from agent.fold.sealing import close_window
 from agent.fold.series import MAX_ENDED, Ended, Out, Series
+from agent.fold.shown import Shown
 from agent.fold.snapshot import Lives, Writer, accept_stream, series_of
 from agent.fold.store import Merges, Store, numbers_present, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
@@ -78,6 +79,7 @@ class Fold:
         self._export_series = 0  # that it held
         self._scrape_ns = start_ns  # of the last scrape: no input, so nothing else may depend on it
         self._digest = merge_digest(config)
+        self._shown = Shown(config)
         self._store = Store(config.windows.width_s)
         self._marks = Watermarks(config.windows, config.kafka.label_topics)
         self._lives = Lives(start_ns, config.export.resend_interval_s)
@@ -352,7 +354,9 @@ class Fold:
         for exemplar in exemplars:
             stream = taken.get(exemplar.stream)
             total = stream.columns.get(exemplar.column) if stream is not None else None
-            if total is not None and total.histogram is not None:
+            if total is None or total.histogram is None:
+                continue
+            if self._shown.exemplars(exemplar.column):
                 total.keep(exemplar)
 
     # ------------------------------------------------------------ seals
@@ -424,7 +428,7 @@ class Fold:
 
     def _written(self, out: Out) -> Writer:
         export = self._config.export
-        writer = Writer(out, self._lives, export.max_buckets, export.top_categories)
+        writer = Writer(out, self._lives, export.max_buckets, export.top_categories, self._shown)
         writer.streams(self.streams.values(), self._store)
         for model, series in self._labels.items():
             writer.series(series, (self.tally.labels_by_model[model],))
@@ -469,7 +473,10 @@ class Fold:
                 "watermark_ms": account.watermark_ms,
             },
             "budget": account.budget_state(),
-            "streams": [summary.stream_state(stream, self._store, distinct) for stream in streams],
+            "streams": [
+                summary.stream_state(stream, self._store, distinct, self._shown)
+                for stream in streams
+            ],
             "ended": dict(self._register.ended_rows),
         }
 
@@ -481,7 +488,10 @@ class Fold:
             "rows": self.tally.rows,
             "events": self.tally.events,
             "dropped": {str(reason): n for reason, n in sorted(self.tally.dropped.items()) if n},
-            "streams": [summary.stream_report(stream, self._store, distinct) for stream in streams],
+            "streams": [
+                summary.stream_report(stream, self._store, distinct, self._shown)
+                for stream in streams
+            ],
             "verdicts": [],
         }
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from agent.errors import DecodeError
 from agent.fold.kinds import TYPE_OF, is_string_kind
+from agent.fold.shown import frequent_texts
 from agent.sketch.arrays import address_of
 from agent.sketch.cells import NUMERIC_WIDE_CELL_BYTES, STRING_CELL_BYTES, Bytes, zeroed
 from agent.sketch.codec import (
@@ -52,7 +53,7 @@ class ProfileColumn:
     present: list[int]
     sketch: bytes = b""
     _facts: Facts | None = None
-    _top: tuple[int, list[tuple[str, int]]] | None = None
+    _top: tuple[int, int, list[tuple[str, int]]] | None = None
 
     def violations(self) -> int:
         """Values of another type than the kind's; 0 while undecided."""
@@ -85,12 +86,15 @@ class ProfileColumn:
                 self._facts = Facts(round(view.distinct()))
         return self._facts
 
-    def top(self, k: int) -> list[tuple[str, int]]:
-        """The most frequent texts and their counts, within 5 %; kept, since every export asks again."""
-        if self._top is None or self._top[0] != k:
+    def top(self, k: int, at_least: int = 1) -> list[tuple[str, int]]:
+        """The most frequent texts and their counts, within 5 %; kept, since every export asks again.
+
+        Raw texts: what is shown of them is `shown`'s to say. `at_least`: fewer rows are not listed.
+        """
+        if self._top is None or self._top[:2] != (k, at_least):
             view = self.texts
-            self._top = k, view.frequent(k) if view is not None else []
-        return self._top[1]
+            self._top = k, at_least, frequent_texts(view, k, at_least) if view is not None else []
+        return self._top[2]
 
     def remember(self, facts: Facts) -> None:
         """Facts that were read in bulk: the sketch need not be decoded for them."""

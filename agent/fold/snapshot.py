@@ -19,6 +19,7 @@ from agent.fold.histograms import HistogramSeries
 from agent.fold.kinds import is_string_kind
 from agent.fold.profile import Facts
 from agent.fold.series import Ended, Out, Phases, Series
+from agent.fold.shown import Shown
 from agent.fold.store import Store
 from agent.fold.streams import ColumnTotals, Stream
 from agent.sketch.cells import CellPages
@@ -163,11 +164,14 @@ def category_gauge(total: ColumnTotals, value: str, period_ns: int = 0) -> Serie
 class Writer:
     """Writes one export or scrape of all streams."""
 
-    def __init__(self, out: Out, lives: Lives, max_buckets: int, top_categories: int) -> None:
+    def __init__(
+        self, out: Out, lives: Lives, max_buckets: int, top_categories: int, shown: Shown
+    ) -> None:
         self._out = out
         self._lives = lives
         self._max_buckets = max_buckets
         self._top = top_categories
+        self._shown = shown
         self._histograms: dict[str, list[HistogramPoint]] = {}
         self.n_series = 0
 
@@ -228,7 +232,8 @@ class Writer:
                 case _:
                     self.series(total.gauges, facts[:1])
         if kind is Kind.CATEGORICAL and self._top:
-            self._categories(total, in_window.top(self._top) if in_window is not None else [])
+            top = in_window.top(self._top, self._shown.at_least) if in_window is not None else []
+            self._categories(total, self._shown.texts(total.column, top))
 
     def _categories(self, total: ColumnTotals, top: list[tuple[str, int]]) -> None:
         counts: dict[str, int] = {}

@@ -6,7 +6,8 @@ state page a numeric or vector column also has "histogram".
 
     count + missing + violations + non_finite = rows. over_range (|x| > 2^64) is part of count.
     relative_error bounds that of quantiles; null when values lie beyond 2^-64..2^64 (`NumericView`).
-    top lists a value only when its count is at most 5 % too large: empty when none stands out.
+    top lists a value only when its count is at most 5 % too large: empty when none stands out, and
+    where `privacy` shows no texts of the column.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 
 from agent.fold.kinds import is_string_kind
 from agent.fold.profile import Profile, violations
+from agent.fold.shown import Shown
 from agent.fold.store import Store, read_facts
 from agent.fold.streams import Stream
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
@@ -29,8 +31,8 @@ _MAIN_OUTPUTS: Final = ("score", "value", "label")
 
 _NUMBERS: Final = (Kind.NUMERIC, Kind.VECTOR)
 
-#: Cells copied at once: 5 MB.
-_AT_ONCE: Final = 256
+#: Cells copied at once: a megabyte, and some 4 ms of numpy that hold the GIL.
+_AT_ONCE: Final = 64
 
 #: Estimated distinct values by id() of a column's totals.
 Distinct = dict[int, int | None]
@@ -76,18 +78,19 @@ def column(
     numbers: NumericView | None,
     texts: StringView | None,
     *,
+    top: list[tuple[str, int]],
     distinct: int | None,
     histogram: bool,
 ) -> Json:
     """One COLUMN of `rows` rows with these values by JSON type. Views may be None: no values.
 
-    `distinct` is given: it is estimated for many columns at once.
+    `top` is what may be shown of the texts. `distinct` is estimated for many columns at once.
     """
     out = _empty(kind, rows, present)
     if texts is not None:
         out["count"] = texts.count
         out["distinct"] = distinct or 0
-        out["top"] = [[text, count] for text, count in texts.frequent(N_TOP)]
+        out["top"] = [[text, count] for text, count in top]
         if kind is Kind.TEXT and texts.count:
             out["length"] = {
                 "min": texts.length_min,
@@ -116,7 +119,7 @@ def column(
 
 
 def _total_columns(
-    stream: Stream, store: Store, distinct: Distinct, *, histogram: bool
+    stream: Stream, store: Store, distinct: Distinct, shown: Shown, *, histogram: bool
 ) -> _Described:
     for total in stream.columns.values():
         numbers: NumericView | None = None
@@ -134,14 +137,16 @@ def _total_columns(
                 total.present,
                 numbers,
                 texts,
+                top=_top(shown, total.column, texts),
                 distinct=distinct.get(id(total)),
                 histogram=histogram,
             ),
         )
 
 
-def _profile_columns(profile: Profile) -> _Described:
+def _profile_columns(profile: Profile, shown: Shown) -> _Described:
     for name, c in profile.columns.items():
+        texts = c.texts
         yield (
             name,
             column(
@@ -149,11 +154,16 @@ def _profile_columns(profile: Profile) -> _Described:
                 profile.rows,
                 c.present,
                 c.numbers,
-                c.texts,
+                texts,
+                top=_top(shown, name, texts),
                 distinct=c.facts.distinct,
                 histogram=True,
             ),
         )
+
+
+def _top(shown: Shown, column: Column, texts: StringView | None) -> list[tuple[str, int]]:
+    return [] if texts is None else shown.frequent(column, texts, N_TOP)
 
 
 def distinct_totals(streams: Iterable[Stream], store: Store) -> Distinct:
@@ -207,7 +217,7 @@ def _unsketched(stream: Stream) -> Json:
     return {"columns": len(stream.unsketched), "values": stream.unsketched_values}
 
 
-def stream_state(stream: Stream, store: Store, distinct: Distinct) -> Json:
+def stream_state(stream: Stream, store: Store, distinct: Distinct, shown: Shown) -> Json:
     """One entry of `streams` on the state page."""
     return {
         **_identity(stream.key),
@@ -218,7 +228,7 @@ def stream_state(stream: Stream, store: Store, distinct: Distinct) -> Json:
         "first_seen_ms": stream.first_event_ms if stream.first_event_ms >= 0 else None,
         "last_seen_ms": stream.last_event_ms if stream.last_event_ms >= 0 else None,
         "unsketched": _unsketched(stream),
-        "totals": _by_role(_total_columns(stream, store, distinct, histogram=True)),
+        "totals": _by_role(_total_columns(stream, store, distinct, shown, histogram=True)),
         "windows": [
             {
                 "start_ms": profile.start_ms,
@@ -227,16 +237,16 @@ def stream_state(stream: Stream, store: Store, distinct: Distinct) -> Json:
                 "errors": profile.errors,
                 "partial": profile.is_partial,
                 "coverage": profile.coverage,
-                **_by_role(_profile_columns(profile)),
+                **_by_role(_profile_columns(profile, shown)),
             }
             for profile in stream.sealed
         ],
     }
 
 
-def stream_report(stream: Stream, store: Store, distinct: Distinct) -> Json:
+def stream_report(stream: Stream, store: Store, distinct: Distinct, shown: Shown) -> Json:
     """One entry of `streams` in the replay document."""
-    columns = _by_role(_total_columns(stream, store, distinct, histogram=False))
+    columns = _by_role(_total_columns(stream, store, distinct, shown, histogram=False))
     return {
         **_identity(stream.key),
         "rows": stream.rows,

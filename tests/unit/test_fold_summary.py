@@ -11,14 +11,14 @@ import numpy as np
 import orjson
 import pytest
 
-from agent.config import Config, Export
+from agent.config import Config, Export, Privacy
 from agent.fold.base import Fold
 from agent.fold.summary import main_output
 from agent.state.chunk import merge_digest
 from agent.types import Column, Role, StreamKey
 from tests.support.blocks import LATENCY, Row, chunk_of, feature, prediction, range_of
 
-CONFIG = Config()
+CONFIG = Config(privacy=Privacy(values="names"))
 KEY = StreamKey("m", "7", (("region", "eu"),))
 T0 = 1_700_000_000_000 // 60_000 * 60_000
 COLUMN_FIELDS = {

@@ -132,7 +132,7 @@ class Accept:
     def whole(self, manifest: Manifest, position: int) -> None:
         """A chunk is whole; `position` is that of its last record."""
         chunk_id = manifest.chunk_id
-        if chunk_id not in self._decided and chunk_id not in self._waiting:
+        if chunk_id not in self._waiting and chunk_id not in self._decided:
             self._waiting[chunk_id] = _Waiting(manifest, position)
 
     def heads(self, heads: Mapping[Partition, Head], end: int, now_s: float) -> None:
@@ -162,7 +162,7 @@ class Accept:
         place: Place | None = None,
         ends_at: int = UNKNOWN,
     ) -> None:
-        if chunk_id in self._decided:
+        if self.is_decided(chunk_id):
             return
         named = self._named.get(chunk_id)
         if named is None:
@@ -174,7 +174,7 @@ class Accept:
     # ------------------------------------------------------------ what others ask
 
     def is_decided(self, chunk_id: str) -> bool:
-        return chunk_id in self._decided
+        return chunk_id in self._decided and chunk_id not in self._waiting
 
     def is_named(self, chunk_id: str) -> bool:
         return chunk_id in self._named
@@ -228,7 +228,7 @@ class Accept:
             self._advance((at.partition, at.lineage), _Tip(chunk_id, at.to_offset))
 
     def _is_next(self, manifest: Manifest) -> bool:
-        return all(not at.prev or at.prev in self._decided for at in manifest.ranges)
+        return all(not at.prev or self.is_decided(at.prev) for at in manifest.ranges)
 
     def _tip(self, partition: Partition, lineage: str) -> _Tip | None:
         return self._tips.get(partition, {}).get(lineage)
@@ -262,7 +262,7 @@ class Accept:
 
     def _is_overtaken(self, at: PartitionRange, tip: _Tip) -> bool:
         """The chain went on from `prev`, and not with this chunk, which is not decided on."""
-        return tip.chunk_id != at.prev and (not at.prev or at.prev in self._decided)
+        return tip.chunk_id != at.prev and (not at.prev or self.is_decided(at.prev))
 
     def _find_missing(self, now_s: float) -> Verdict | None:
         for chunk_id, named in self._named.items():

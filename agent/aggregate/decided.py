@@ -12,6 +12,8 @@ from typing import Final
 
 #: Runs that are remembered; beyond it the one decided on least lately is forgotten.
 MAX_RUNS: Final = 4096
+#: Intervals of one run; beyond it the oldest gap counts as decided, too.
+MAX_INTERVALS: Final = 256
 
 Intervals = list[list[int]]
 
@@ -23,7 +25,11 @@ def id_parts(chunk_id: str) -> tuple[str, int]:
 
 
 class Decided:
-    """A set of chunk ids. Memory: some hundred bytes a run, `MAX_RUNS` runs."""
+    """A set of chunk ids. Memory: some hundred bytes a run, 50 kB at most; `MAX_RUNS` runs.
+
+    Ids in gaps `MAX_INTERVALS` intervals ago are in it although nobody added them: whoever still waits
+    for such a chunk must know that himself.
+    """
 
     def __init__(self, runs: Iterable[tuple[str, Intervals]] = ()) -> None:
         self._runs: dict[str, Intervals] = {
@@ -51,6 +57,8 @@ class Decided:
             intervals[at][1] = intervals.pop(at + 1)[1]
         if at > 0 and intervals[at - 1][1] == number - 1:
             intervals[at - 1][1] = intervals.pop(at)[1]
+        if len(intervals) > MAX_INTERVALS:
+            intervals[0][1] = intervals.pop(1)[1]
         while len(self._runs) > MAX_RUNS:
             del self._runs[next(iter(self._runs))]
 

@@ -66,6 +66,8 @@ class OwnerThread(Generic[Owned]):
                 self._answer(future, None, error)
             else:
                 self._answer(future, result, None)
+                del result
+            del job, function, future  # a large answer is not kept until the next request
 
     def _answer(
         self, future: asyncio.Future[Any], result: Any, error: BaseException | None

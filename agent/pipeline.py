@@ -39,7 +39,8 @@ from agent.delivery.volume import VolumeMode, open_volume
 from agent.emit.console import Console
 from agent.emit.environment import resolve
 from agent.emit.exporter import MetricExporter
-from agent.emit.prometheus import render
+from agent.emit.prometheus import render_pieces
+from agent.emit.release import release
 from agent.emit.resource import make_resource
 from agent.emit.spans import SpanExporter, self_tracer
 from agent.emit.transport import OtlpClient
@@ -54,6 +55,7 @@ from agent.owner_thread import OwnerThread
 from agent.sketch.kernels.warm import warm
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, RawFetch, Record, Snapshot
+from agent.web.pieces import fragment
 from agent.web.server import Pages, Readiness, WebServer
 
 log = logging.getLogger(__name__)
@@ -409,6 +411,7 @@ class Agent:
             self._mode.accepted(snapshot)
         points = sum(len(metric.points) for metric in snapshot.metrics)
         self._own_spans.exported(began_ns, points, outcome.accepted, outcome.message)
+        self._fold.call(lambda _: release(snapshot.metrics))
         return outcome.accepted
 
     async def _snapshot(self) -> Snapshot:
@@ -417,11 +420,15 @@ class Agent:
         snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
         return snapshot
 
-    async def _scrape(self, openmetrics: bool) -> bytes:
+    async def _scrape(self, openmetrics: bool) -> list[bytes]:
         snapshot = await self._snapshot()
-        return await self._fold.call(
-            lambda _: render(snapshot.metrics, self._resource, openmetrics=openmetrics)
-        )
+
+        def page(_: Fold) -> list[bytes]:
+            pieces = render_pieces(snapshot.metrics, self._resource, openmetrics=openmetrics)
+            release(snapshot.metrics)
+            return pieces
+
+        return await self._fold.call(page)
 
     async def _ready(self) -> Readiness:
         reasons = []
@@ -443,7 +450,7 @@ class Agent:
 
     async def _state(self) -> Json:
         now_ns = time.time_ns()
-        state = await self._fold.call(lambda fold: fold.state(now_ns))
+        state = await self._fold.call(lambda fold: fold.state(now_ns, fragment))
         ready = await self._ready()
         positions = self._source.positions()
         lags = [at["lag"] for at in positions if at["lag"] is not None]
@@ -487,6 +494,7 @@ class Agent:
         gauge("inferometer.loop.lag", loop_lag_s)
         gauge("inferometer.rss", resident_bytes())
         self._mode.observe()
+        start_up.tidy()
         freshness = self._freshness_s()
         if freshness is not None:
             gauge("inferometer.freshness", freshness)

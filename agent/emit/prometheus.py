@@ -36,7 +36,14 @@ def render(
     metrics: Iterable[Metric], resource: AgentResource | None = None, *, openmetrics: bool = False
 ) -> bytes:
     """The exposition of all metrics; ended series are left out."""
-    lines: list[str] = []
+    return b"".join(render_pieces(metrics, resource, openmetrics=openmetrics))
+
+
+def render_pieces(
+    metrics: Iterable[Metric], resource: AgentResource | None = None, *, openmetrics: bool = False
+) -> list[bytes]:
+    """The same in pieces, whole lines each: one text of 10,000 histograms is 30 MB, and a copy holds the GIL."""
+    lines = _Lines()
     by_name: dict[str, list[NumberPoint | HistogramPoint]] = {}
     for metric in metrics:  # one block for each name, also when two sources give points for it
         by_name.setdefault(metric.name, []).extend(p for p in metric.points if not p.ended)
@@ -47,7 +54,32 @@ def render(
         _target(lines, resource.attributes, openmetrics)
     if openmetrics:
         lines.append("# EOF")
-    return ("\n".join(lines) + "\n").encode() if lines else b""
+    return lines.close()
+
+
+class _Lines:
+    """Lines that become bytes as they come."""
+
+    _AT_ONCE = 2048  # some 200 kB
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._lines: list[str] = []
+
+    def append(self, line: str) -> None:
+        self._lines.append(line)
+        if len(self._lines) >= self._AT_ONCE:
+            self._pack()
+
+    def close(self) -> list[bytes]:
+        if self._lines:
+            self._pack()
+        return self._pieces
+
+    def _pack(self) -> None:
+        self._lines.append("")
+        self._pieces.append("\n".join(self._lines).encode())
+        self._lines.clear()
 
 
 def metric_name(spec: MetricSpec) -> str:
@@ -136,7 +168,7 @@ def _power(k: int) -> float:
 
 
 def _family(
-    lines: list[str],
+    lines: _Lines,
     spec: MetricSpec,
     points: list[NumberPoint | HistogramPoint],
     openmetrics: bool,
@@ -162,7 +194,7 @@ def _family(
 
 
 def _histogram(
-    lines: list[str], name: str, text: str, point: HistogramPoint, openmetrics: bool
+    lines: _Lines, name: str, text: str, point: HistogramPoint, openmetrics: bool
 ) -> None:
     comma = "," if text else ""
     buckets = [*power_of_two_buckets(point), (math.inf, point.count)]
@@ -188,7 +220,7 @@ def _exemplar(inside: list[Exemplar]) -> str:
     return f" # {{{ids}}} {number(newest.value)} {newest.time_ns / 1e9:.3f}"
 
 
-def _target(lines: list[str], attributes: Mapping[str, str], openmetrics: bool) -> None:
+def _target(lines: _Lines, attributes: Mapping[str, str], openmetrics: bool) -> None:
     family = "target" if openmetrics else "target_info"
     lines.append(f"# HELP {family} Who this agent is.")
     lines.append(f"# TYPE {family} {'info' if openmetrics else 'gauge'}")

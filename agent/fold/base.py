@@ -14,8 +14,8 @@ Invariants
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from agent.config import Config
 from agent.fold import summary
@@ -59,6 +59,10 @@ MIN_LATENCIES: Final = 100
 _STEP_NS: Final = 2_000_000
 
 _LATENCY: Final = Column(Role.LATENCY, "latency")
+
+
+def _as_it_is(document: Json) -> Json:
+    return document
 
 
 class Fold:
@@ -456,8 +460,11 @@ class Fold:
 
     # ------------------------------------------------------------ documents
 
-    def state(self, now_ns: int) -> Json:
-        """The fold's part of `/v1/state`: tally, windows, budget, streams, ended."""
+    def state(self, now_ns: int, made: Callable[[Json], Any] = _as_it_is) -> Json:
+        """The fold's part of `/v1/state`: tally, windows, budget, streams, ended.
+
+        `made` of each stream's document takes its place: encoded at once, it takes a tenth of the memory.
+        """
         del now_ns
         streams = self._sorted_streams()
         distinct = summary.distinct_totals(streams, self._store)
@@ -474,7 +481,7 @@ class Fold:
             },
             "budget": account.budget_state(),
             "streams": [
-                summary.stream_state(stream, self._store, distinct, self._shown)
+                made(summary.stream_state(stream, self._store, distinct, self._shown))
                 for stream in streams
             ],
             "ended": dict(self._register.ended_rows),

@@ -19,6 +19,9 @@ from agent.sketch.kernels import export
 Counts = NDArray[np.uint64]
 NO_COUNTS: Counts = np.zeros(0, np.uint64)
 
+#: Cells read at once: their buckets take some 2 MB, and no step here holds the GIL for long.
+_AT_ONCE = 1024
+
 
 class HeadState(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
     """A `Head`; counts as little-endian uint64."""
@@ -108,9 +111,17 @@ def read_heads(
     pages: CellPages, cells: Sequence[int], highest_scale: Sequence[int], max_buckets: int
 ) -> list[Head]:
     """Read wide numeric cells, each at a scale of at most `highest_scale` and `max_buckets` a sign."""
+    out: list[Head] = []
+    for low in range(0, len(cells), _AT_ONCE):
+        part = slice(low, low + _AT_ONCE)
+        out += _read(pages, cells[part], highest_scale[part], max_buckets)
+    return out
+
+
+def _read(
+    pages: CellPages, cells: Sequence[int], highest_scale: Sequence[int], max_buckets: int
+) -> list[Head]:
     n = len(cells)
-    if not n:
-        return []
     addresses = pages.addresses[np.array(cells, np.int64)]
     scales = np.array(highest_scale, np.int64)
     heads = np.empty((n, export.HEAD_FIELDS), np.int64)

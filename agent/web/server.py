@@ -3,7 +3,7 @@
 Invariants
 1. GET and HEAD only; nothing here changes the agent.
 2. A page that cannot be made in `PAGE_TIMEOUT_S` is a 503 that says so; it never hangs a probe.
-3. Pages are encoded and compressed off the event loop when they are large.
+3. Large pages are encoded and compressed off the event loop, and sent piece by piece (`pieces`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import orjson
 from aiohttp import web
 
 from agent import __version__
@@ -24,14 +23,15 @@ from agent.config import Web
 from agent.errors import ConfigError
 from agent.types import Json
 from agent.web.health import local_url
+from agent.web.pieces import encoded, gzipped, json_pieces, taken
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 PAGE_TIMEOUT_S = 10.0
-#: Smaller bodies are compressed on the loop: a hop to another thread costs more.
-_COMPRESS_ELSEWHERE_BYTES = 64 << 10
+#: Smaller bodies are compressed on the loop and sent whole: a hop to another thread costs more.
+_LARGE_BYTES = 64 << 10
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,14 +55,14 @@ class Pages:
     """What the pipeline answers. Each is called on the event loop, once for each request.
 
     ready     is the agent warm and in its group
-    state     the document of `/v1/state`
-    metrics   the exposition text; the argument is True when the client asks for OpenMetrics
+    state     the document of `/v1/state`; entries of its lists may be `pieces.fragment`s
+    metrics   the exposition text in pieces; the argument is True when the client asks for OpenMetrics
     live      reasons why the process should be restarted; none when it lives
     """
 
     ready: Callable[[], Awaitable[Readiness]]
     state: Callable[[], Awaitable[Json]]
-    metrics: Callable[[bool], Awaitable[bytes]]
+    metrics: Callable[[bool], Awaitable[list[bytes]]]
     live: Callable[[], Awaitable[list[str]]] = _alive
 
 
@@ -137,15 +137,15 @@ class WebServer:
         body = {"ready": answer.ready, "standby": answer.standby, "reasons": answer.reasons}
         return _json(body, 200 if answer.ready else 503)
 
-    async def _state(self, request: web.Request) -> web.Response:
+    async def _state(self, request: web.Request) -> web.StreamResponse:
         state = await _bounded(self._pages.state(), "the state")
-        body = await asyncio.to_thread(_encode, state)
-        return _compressed(body, "application/json", request)
+        pieces = await asyncio.to_thread(json_pieces, state)
+        return await _sent(pieces, "application/json", request)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        body = await _bounded(self._pages.metrics(openmetrics), "the metrics")
-        return _compressed(body, OPENMETRICS if openmetrics else PROMETHEUS, request)
+        pieces = await _bounded(self._pages.metrics(openmetrics), "the metrics")
+        return await _sent(pieces, OPENMETRICS if openmetrics else PROMETHEUS, request)
 
 
 async def _bounded(work: Awaitable[T], what: str) -> T:
@@ -159,26 +159,25 @@ async def _bounded(work: Awaitable[T], what: str) -> T:
 
 
 def _json(body: Json, status: int) -> web.Response:
-    return web.Response(body=_encode(body), status=status, content_type="application/json")
+    return web.Response(body=encoded(body) + b"\n", status=status, content_type="application/json")
 
 
-def _encode(body: Json) -> bytes:
-    # NaN and infinity become null: JSON has no other word for them.
-    return orjson.dumps(
-        body,
-        option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE,
-    )
-
-
-def _compressed(body: bytes, content_type: str, request: web.Request) -> web.Response:
-    response = web.Response(
-        body=body,
-        headers={"Content-Type": content_type},
-        zlib_executor_size=_COMPRESS_ELSEWHERE_BYTES,
-    )
+async def _sent(pieces: list[bytes], content_type: str, request: web.Request) -> web.StreamResponse:
+    """The page, whole when it is small; else each piece when the client has taken those before."""
+    headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+    is_large = sum(map(len, pieces)) > _LARGE_BYTES
     if "gzip" in request.headers.get("Accept-Encoding", ""):
-        response.enable_compression(web.ContentCoding.gzip)
-    response.headers["Vary"] = "Accept, Accept-Encoding"
+        pieces = await asyncio.to_thread(gzipped, pieces) if is_large else gzipped(pieces)
+        headers["Content-Encoding"] = "gzip"
+    if not is_large:
+        return web.Response(body=b"".join(pieces), headers=headers)
+    response = web.StreamResponse(headers=headers)
+    response.content_length = sum(map(len, pieces))
+    await response.prepare(request)
+    if request.method != "HEAD":
+        for piece in taken(pieces):
+            await response.write(piece)
+    await response.write_eof()
     return response
 
 

@@ -126,8 +126,8 @@ class Accept:
         for at in manifest.ranges:
             if at.prev:
                 self._name(at.prev, now_s, position, (at.partition, at.lineage), at.from_offset)
-        if manifest.confirms:
-            self._name(manifest.confirms, now_s, position)
+        for chunk_id in manifest.confirms:
+            self._name(chunk_id, now_s, position)
 
     def whole(self, manifest: Manifest, position: int) -> None:
         """A chunk is whole; `position` is that of its last record."""

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 RETRY_S: Final = 1.0
 #: A chunk without a row is written this often, for its word that partitions are caught up.
 IDLE_EVERY_S: Final = 5.0
+#: Accepted chunks that a manifest names: so many records in a row must be lost to hide one.
+CONFIRMS: Final = 4
 
 Commit = Callable[
     [int, Mapping[Partition, int], Mapping[Partition, str]], Awaitable[Mapping[Partition, str]]
@@ -70,7 +73,7 @@ class FleetMode:
         self._found: dict[Partition, Head] = {}  # in the group's offsets, before the epoch
         self._heads: dict[Partition, Head] = {}  # of the epoch
         self._number = 0
-        self._confirms = ""
+        self._confirmed: deque[str] = deque(maxlen=CONFIRMS)
         self._unclear_epoch = 0  # whose last commit had no clear answer
         self._idle_at = 0.0
         self._caught_up: tuple[bool, ...] = ()
@@ -164,8 +167,8 @@ class FleetMode:
         for at in chunk.ranges:
             at.prev = self._heads[at.partition].chunk_id
         name = chunk_id(chunk.run_id, chunk.number)
-        confirms, n_shards = self._confirms, self._topic.shards
-        records = await asyncio.to_thread(_records, chunk, n_shards, confirms)
+        confirms = tuple(self._confirmed)
+        records = await asyncio.to_thread(_records, chunk, self._topic.shards, confirms)
         try:
             await self._writer.write(name, records, ended=ended)
         except FencedError as error:
@@ -173,7 +176,7 @@ class FleetMode:
             return None
         if not await self._commit_chunk(chunk, ended):
             return None
-        self._confirms = name
+        self._confirmed.append(name)
         if chunk.epoch == self._epoch:
             self._heads |= heads_of(chunk)
         return Outcome(Effects(spans=list(chunk.spans)), {})
@@ -243,7 +246,7 @@ class FleetMode:
             "topic": self._topic.name,
             "shards": self._topic.shards,
             "run_id": self.run_id,
-            "confirmed": self._confirms or None,
+            "confirmed": self._confirmed[-1] if self._confirmed else None,
             "producers_replaced": self._writer.n_restarts,
             "trouble": self._trouble or None,
         }
@@ -261,7 +264,7 @@ def heads_of(chunk: Chunk) -> dict[Partition, Head]:
     }
 
 
-def _records(chunk: Chunk, n_shards: int, confirms: str) -> list[list[bytes]]:
+def _records(chunk: Chunk, n_shards: int, confirms: tuple[str, ...]) -> list[list[bytes]]:
     """Off the loop: a large chunk takes milliseconds to write out."""
     return [
         records_of(part, shard, n_shards, confirms)

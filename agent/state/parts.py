@@ -3,7 +3,7 @@
 Both are frames as in `state.chunk` (magic, version, lengths, header, body, checksum), little-endian.
 
     part      "IFCP"  header: chunk, shard, index;  body: a slice of the body's bytes
-    manifest  "IFCM"  header: chunk, shard, shards, parts, length and digest of the body, and the id
+    manifest  "IFCM"  header: chunk, shard, shards, parts, length and digest of the body, and the ids
                       that it confirms;  body: the chunk without groups: ranges and tally
 
 The body, all parts joined, is the chunk without ranges and tally (`chunk.to_bytes`); there is none,
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -50,7 +50,7 @@ class _ManifestHeader(msgspec.Struct, array_like=True, forbid_unknown_fields=Tru
     n_parts: int
     body_bytes: int
     body_digest: bytes
-    confirms: str
+    confirms: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ class Part:
 class Manifest:
     """What a shard must have before it may fold its part of a chunk.
 
-    `confirms`: the last chunk of the same run whose commit was accepted, "" when there was none. It
-    tells what counted also where no later chunk of the lineage does.
+    `confirms`: the last chunks of the same run whose commits were accepted. They tell what counted
+    also where no later chunk of the lineage does, because there is none or its manifest is lost.
     """
 
     run_id: str
@@ -78,7 +78,7 @@ class Manifest:
     n_parts: int
     body_bytes: int
     body_digest: bytes
-    confirms: str
+    confirms: tuple[str, ...]
     bare: Chunk  # ranges and tally, nothing else
 
     @property
@@ -90,7 +90,7 @@ class Manifest:
         return self.bare.ranges
 
 
-def records_of(chunk: Chunk, shard: int, n_shards: int, confirms: str) -> list[bytes]:
+def records_of(chunk: Chunk, shard: int, n_shards: int, confirms: Iterable[str]) -> list[bytes]:
     """Values of the records of one shard's part of a chunk, each at most `MAX_RECORD_BYTES`.
 
     `chunk` is what `shards.split` made of it. Raises StateError when its ranges do not fit into a
@@ -117,7 +117,7 @@ def records_of(chunk: Chunk, shard: int, n_shards: int, confirms: str) -> list[b
         len(slices),
         len(body),
         _digest(body),
-        confirms,
+        list(confirms),
     )
     manifest = seal_frame(
         MANIFEST_MAGIC, VERSION, msgspec.msgpack.encode(header), to_bytes(_without_rows(chunk))
@@ -173,7 +173,7 @@ def _read_manifest(value: bytes) -> Manifest:
         h.n_parts,
         h.body_bytes,
         h.body_digest,
-        h.confirms,
+        tuple(h.confirms),
         bare,
     )
 

@@ -36,7 +36,7 @@ def topic(embedded_kafka: FaultyBroker) -> ChunkTopic:
 
 def records(number: int) -> list[list[bytes]]:
     chunk = bare_chunk("ab" * 8, number, [range_at(Partition("events", 0), "l", 0, number, "")])
-    return [records_of(chunk, shard, SHARDS, "") for shard in range(SHARDS)]
+    return [records_of(chunk, shard, SHARDS, ()) for shard in range(SHARDS)]
 
 
 def stored(broker: FaultyBroker, shard: int) -> list[bytes]:

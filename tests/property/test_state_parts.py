@@ -108,10 +108,14 @@ def content(chunk: Chunk) -> list[Any]:
 
 
 def through_the_topic(part: Chunk, shard: int, n_shards: int) -> Chunk:
-    read = [read_record(value) for value in records_of(part, shard, n_shards, "run;6")]
+    read = [read_record(value) for value in records_of(part, shard, n_shards, ["run;5", "run;6"])]
     manifest = read.pop()
     assert isinstance(manifest, Manifest)
-    assert (manifest.shard, manifest.n_shards, manifest.confirms) == (shard, n_shards, "run;6")
+    assert (manifest.shard, manifest.n_shards, manifest.confirms) == (
+        shard,
+        n_shards,
+        ("run;5", "run;6"),
+    )
     assert manifest.n_parts == len(read)
     slices = []
     for index, one in enumerate(read):
@@ -184,7 +188,7 @@ def large_chunk() -> Chunk:
 
 def test_a_large_chunk_is_cut_into_records_that_a_broker_takes() -> None:
     chunk = large_chunk()
-    records = records_of(split(chunk, 1)[0], 0, 1, "")
+    records = records_of(split(chunk, 1)[0], 0, 1, ())
     assert len(records) > 3
     assert max(map(len, records)) <= MAX_RECORD_BYTES
     assert content(through_the_topic(chunk, 0, 1)) == content(chunk)
@@ -198,14 +202,14 @@ def test_too_many_partitions_for_one_manifest_are_refused_with_advice() -> None:
     with pytest.raises(
         StateError, match=r"4000 partitions has \d+ bytes; at most 921600 .*run more agents"
     ):
-        records_of(chunk_of([[[]]], digest="d", ranges=at), 0, 1, "")
+        records_of(chunk_of([[[]]], digest="d", ranges=at), 0, 1, ())
 
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_changed_records_are_refused(data: st.DataObject) -> None:
     chunk = chunk_with([Row(KEYS[0], T0_MS, {feature("x"): 1.0})])
-    value = bytearray(data.draw(st.sampled_from(records_of(split(chunk, 1)[0], 0, 1, ""))))
+    value = bytearray(data.draw(st.sampled_from(records_of(split(chunk, 1)[0], 0, 1, ()))))
     if data.draw(st.booleans()):
         value[data.draw(st.integers(0, len(value) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     else:
@@ -223,8 +227,8 @@ def test_foreign_records_are_refused(value: bytes | None) -> None:
 def test_parts_that_are_not_the_manifests_are_refused() -> None:
     first = chunk_with([Row(KEYS[0], T0_MS, {feature("x"): 1.0})])
     second = chunk_with([Row(KEYS[0], T0_MS, {feature("x"): 2.0})])
-    part = read_record(records_of(first, 0, 1, "")[0])
-    manifest = read_record(records_of(second, 0, 1, "")[-1])
+    part = read_record(records_of(first, 0, 1, ())[0])
+    manifest = read_record(records_of(second, 0, 1, ())[-1])
     assert isinstance(part, Part)
     assert isinstance(manifest, Manifest)
     for parts in ([part.data], [], [part.data, part.data]):

@@ -103,7 +103,7 @@ class Agent:
     generation: int = 0
     is_paused: bool = False
     number: int = 0
-    confirms: str = ""
+    confirms: list[str] = field(default_factory=list)
     owned: dict[Partition, Head] = field(default_factory=dict)
     read_to: dict[Partition, int] = field(default_factory=dict)
     chunk: Chunk | None = None
@@ -134,5 +134,5 @@ class Agent:
         assert chunk is not None
         for at in chunk.ranges:
             self.owned[at.partition] = Head(at.lineage, at.to_offset, chunk.run_id, chunk.number)
-        self.confirms = chunk_id(chunk.run_id, chunk.number)
+        self.confirms = [*self.confirms[-3:], chunk_id(chunk.run_id, chunk.number)]
         self.chunk, self.records = None, []

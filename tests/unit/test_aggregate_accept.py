@@ -1,0 +1,211 @@
+"""Which chunks count: one case for each rule, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.aggregate.accept import UNKNOWN, Fate, Gap, Verdict
+from agent.aggregate.decided import MAX_INTERVALS, MAX_RUNS, Decided
+from agent.aggregate.intake import Fold, Intake
+from agent.errors import DecodeError
+from agent.state.heads import Head
+from agent.state.parts import records_of
+from agent.types import Chunk, Partition
+from tests.support.fleet import bare_chunk, range_at
+
+P0, P1 = Partition("events", 0), Partition("events", 1)
+A, B = "a" * 16, "b" * 16
+LINE, OTHER_LINE = "1" * 16, "2" * 16
+TIMEOUT_S = 30.0
+
+
+class Topic:
+    """A shard's records, and an aggregator that has read them."""
+
+    def __init__(self, intake: Intake | None = None) -> None:
+        self.intake = intake or Intake(0, 1, max_bytes=1 << 20, missing_timeout_s=TIMEOUT_S)
+        self.end = 0
+        self.now_s = 0.0
+
+    def put(
+        self, chunk: Chunk, confirms: tuple[str, ...] = (), *, without: int | None = None
+    ) -> None:
+        """All records of a chunk, but for one."""
+        for index, value in enumerate(records_of(chunk, 0, 1, confirms)):
+            self.intake.record(self.end, None if index == without else value, self.now_s)
+            self.end += 1
+
+    def heads(self, **heads: Head) -> None:
+        named = {Partition("events", int(name[1:])): head for name, head in heads.items()}
+        self.intake.heads(named, self.end, self.now_s)
+
+    def outcomes(self) -> list[tuple[Fate, str]]:
+        """Everything that is to be done now, done."""
+        done = []
+        while (what := self.intake.next(self.now_s)) is not None:
+            assert isinstance(what, Fold | Verdict)
+            verdict = what.verdict if isinstance(what, Fold) else what
+            done.append((verdict.fate, verdict.chunk_id))
+            self.intake.settle(what)
+        return done
+
+
+def chunk(run: str, number: int, start: int, end: int, prev: str, line: str = LINE) -> Chunk:
+    return bare_chunk(run, number, [range_at(P0, line, start, end, prev)])
+
+
+def head(run: str, number: int, offset: int, line: str = LINE) -> Head:
+    return Head(line, offset, run, number)
+
+
+def test_nothing_is_folded_before_it_is_known_to_count() -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    assert topic.outcomes() == []
+    topic.heads(p0=head(A, 0, 0))
+    assert topic.outcomes() == []
+    topic.heads(p0=head(A, 1, 5))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
+
+
+def test_a_successor_confirms_what_it_follows_even_an_orphan() -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    topic.put(chunk(A, 2, 5, 9, f"{A};1"))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
+    topic.put(chunk(B, 1, 5, 7, f"{A};1"))
+    topic.heads(p0=head(B, 1, 7))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{B};1"), (Fate.ORPHANED, f"{A};2")]
+
+
+def test_a_later_chunk_of_the_run_confirms_where_no_successor_does() -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    topic.put(bare_chunk(A, 2, [range_at(P1, LINE, 0, 3, "")]), confirms=(f"{A};1",))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
+
+
+def test_order_follows_prev_over_all_partitions() -> None:
+    topic = Topic()
+    both = bare_chunk(
+        B, 1, [range_at(P0, LINE, 5, 6, f"{A};1"), range_at(P1, LINE, 3, 4, f"{A};2")]
+    )
+    topic.put(both)
+    topic.put(bare_chunk(A, 2, [range_at(P1, LINE, 0, 3, "")]))
+    topic.heads(p0=head(B, 1, 6), p1=head(B, 1, 4))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};2")]
+    topic.put(chunk(A, 1, 0, 5, ""))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1"), (Fate.FOLDED, f"{B};1")]
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["a part", "the manifest"])
+def test_a_missing_chunk_is_announced_with_its_offsets_and_the_chain_goes_on(lost: int) -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    topic.put(chunk(A, 2, 5, 9, f"{A};1"), without=lost)
+    topic.put(chunk(A, 3, 9, 12, f"{A};2"), confirms=(f"{A};1", f"{A};2"))
+    topic.heads(p0=head(A, 3, 12))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
+    topic.now_s += TIMEOUT_S
+    missing = topic.intake.next(topic.now_s)
+    assert missing == Verdict(Fate.MISSING, f"{A};2", (Gap(P0, 5, 9),))
+    assert topic.outcomes() == [(Fate.MISSING, f"{A};2"), (Fate.FOLDED, f"{A};3")]
+
+
+def test_nothing_is_missing_that_may_not_have_been_read_yet() -> None:
+    topic = Topic()
+    topic.intake.heads({P0: head(A, 1, 5)}, 100, topic.now_s)
+    topic.now_s += 10 * TIMEOUT_S
+    assert topic.outcomes() == []
+    topic.intake.read_to(100)
+    assert topic.intake.next(topic.now_s) == Verdict(Fate.MISSING, f"{A};1", (Gap(P0, UNKNOWN, 5),))
+
+
+def test_what_a_reset_left_without_a_word_is_uncertain_not_orphaned() -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    topic.heads(p0=head(B, 0, 0, OTHER_LINE))
+    topic.heads(p0=head(B, 0, 0, OTHER_LINE))
+    assert topic.outcomes() == []
+    topic.now_s += TIMEOUT_S
+    topic.heads(p0=head(B, 0, 0, OTHER_LINE))
+    assert topic.intake.next(topic.now_s) == Verdict(Fate.UNCERTAIN, f"{A};1", (Gap(P0, 0, 5),))
+
+
+def test_a_chunk_of_a_lineage_that_the_heads_do_not_show_yet_is_waited_for() -> None:
+    topic = Topic()
+    topic.heads(p0=head(A, 0, 0))
+    topic.put(chunk(B, 1, 3, 5, "", OTHER_LINE))  # its genesis came after those heads were read
+    topic.heads(p0=head(A, 0, 0))
+    topic.now_s += 10 * TIMEOUT_S
+    assert topic.outcomes() == []
+    topic.heads(p0=head(B, 1, 5, OTHER_LINE))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{B};1")]
+
+
+def test_records_that_come_again_change_nothing_also_after_a_restart() -> None:
+    topic = Topic()
+    one, two = chunk(A, 1, 0, 5, ""), chunk(A, 2, 5, 9, f"{A};1")
+    for each in (one, one, two):
+        topic.put(each)
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
+    position, state = topic.intake.snapshot()
+    again = Topic(
+        Intake(
+            0,
+            1,
+            max_bytes=1 << 20,
+            missing_timeout_s=TIMEOUT_S,
+            state=state,
+            position=position,
+        )
+    )
+    again.end = position
+    for each in (two, one, one):
+        again.put(each)
+    again.heads(p0=head(A, 2, 9))
+    assert again.outcomes() == [(Fate.FOLDED, f"{A};2")]
+
+
+def test_the_oldest_position_still_needed_is_that_of_the_oldest_undecided_record() -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    first_end = topic.end
+    topic.put(chunk(A, 2, 5, 9, f"{A};1"))
+    assert topic.intake.oldest == 0
+    topic.outcomes()
+    assert topic.intake.oldest == first_end
+    topic.heads(p0=head(A, 2, 9))
+    topic.outcomes()
+    assert topic.intake.oldest == topic.end
+
+
+@pytest.mark.parametrize("state", [b"x", b"\x93\x07\x90\x90", b"\x93\x01\x90"])
+def test_state_that_is_not_ours_is_refused(state: bytes) -> None:
+    with pytest.raises(DecodeError, match="state of the aggregator"):
+        Intake(0, 1, max_bytes=1, missing_timeout_s=1.0, state=state)
+
+
+def test_decided_ids_are_remembered_exactly_over_gaps() -> None:
+    decided = Decided()
+    numbers = [5, 1, 2, 9, 4, 8, 7]
+    for number in numbers:
+        decided.add(f"{A};{number}")
+        decided.add(f"{A};{number}")
+    assert [n for n in range(12) if f"{A};{n}" in decided] == sorted(numbers)
+    assert f"{B};1" not in decided
+    assert decided.runs() == [(A, [[1, 2], [4, 5], [7, 9]])]
+    assert Decided(decided.runs()).runs() == decided.runs()
+
+
+def test_memory_of_decided_ids_is_bounded() -> None:
+    decided = Decided()
+    for number in range(0, 10 * MAX_INTERVALS, 2):
+        decided.add(f"{A};{number}")
+    ((_, intervals),) = decided.runs()
+    assert len(intervals) == MAX_INTERVALS
+    assert f"{A};{10 * MAX_INTERVALS - 3}" not in decided
+    for run in range(MAX_RUNS):
+        decided.add(f"{run:x};1")
+    assert len(decided.runs()) == MAX_RUNS
+    assert f"{A};0" not in decided

@@ -339,7 +339,7 @@ def _demo(options: argparse.Namespace) -> int:
 def _health(options: argparse.Namespace) -> int:
     from agent.web.health import ask
 
-    base = options.url
+    base, tls = options.url, None
     if base is None:
         from agent.web.health import local_url
 
@@ -348,8 +348,9 @@ def _health(options: argparse.Namespace) -> int:
             raise ConfigError(
                 "web.enabled is false or web.port is 0: there is no known page to ask; give --url"
             )
-        base = local_url(web.host, web.port)
-    healthy, answer = ask(base, "/readyz" if options.ready else "/livez")
+        tls = web.tls
+        base = local_url(web.host, web.port, secure=tls is not None)
+    healthy, answer = ask(base, "/readyz" if options.ready else "/livez", tls)
     print(answer, file=sys.stderr)
     return 0 if healthy else 1
 

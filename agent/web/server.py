@@ -1,7 +1,7 @@
 """`/livez`, `/readyz`, `/metrics`, `/v1/state`: read-only pages, made by callables that the pipeline gives.
 
 Invariants
-1. GET and HEAD only; nothing here changes the agent.
+1. GET and HEAD only; nothing here changes the agent. Who may ask, and how much: `guard`.
 2. A page that cannot be made in `PAGE_TIMEOUT_S` is a 503 that says so; it never hangs a probe.
 3. Large pages are encoded and compressed off the event loop, and sent piece by piece (`pieces`).
 """
@@ -14,14 +14,16 @@ import html
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from agent import __version__
 from agent.config import Web
 from agent.errors import ConfigError
 from agent.types import Json
+from agent.web.guard import MAX_FIELD_BYTES, Limits, Token, server_context
 from agent.web.health import local_url
 from agent.web.pieces import encoded, gzipped, json_pieces, taken
 
@@ -74,16 +76,18 @@ class WebServer:
         self._pages = pages
         self._prometheus = prometheus
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._limits = Limits(config.max_connections, config.client_timeout_s, PAGE_TIMEOUT_S)
         self.port = 0
 
     @property
     def url(self) -> str:
-        """`http://host:port` to reach the server on this machine; valid after `start`."""
-        return local_url(self._config.host, self.port)
+        """`http://host:port` (https with TLS) to reach the server on this machine; valid after `start`."""
+        return local_url(self._config.host, self.port, secure=self._config.tls is not None)
 
     async def start(self) -> None:
         """Listen; returns when requests are answered."""
-        app = web.Application()
+        app = web.Application(middlewares=self._middlewares())
         app.router.add_get("/", self._index)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -92,25 +96,52 @@ class WebServer:
             app.router.add_get("/metrics", self._metrics)
         app.on_response_prepare.append(_harden)
         # A scrape or probe is short: a client that stays connected must not hold up the drain.
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            keepalive_timeout=self._config.client_timeout_s,
+            max_line_size=MAX_FIELD_BYTES,
+            max_field_size=MAX_FIELD_BYTES,
+        )
+        context = server_context(self._config.tls) if self._config.tls else None
         await runner.setup()
+        assert runner.server is not None
         host, port = self._config.host, self._config.port
         try:
-            await web.TCPSite(runner, host, port).start()
+            listener = await asyncio.get_running_loop().create_server(
+                self._limits.around(cast(Callable[[], asyncio.Protocol], runner.server)),
+                host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=self._config.client_timeout_s if context else None,
+            )
         except (OSError, OverflowError) as error:
             await runner.cleanup()
             raise ConfigError(_bind_failure(host, port, error)) from None
-        self._runner = runner
-        self.port = int(runner.addresses[0][1])
+        self._runner, self._listener = runner, listener
+        self.port = int(listener.sockets[0].getsockname()[1])
         log.info("pages on %s", self.url)
         if host not in ("127.0.0.1", "::1", "localhost"):
             log.info("pages are open to the network (web.host is %s)", host)
+            if self._config.token_file and context is None:
+                log.warning("web.token_file is sent in the clear; set web.tls")
+
+    def _middlewares(self) -> list[Middleware]:
+        """The outermost first. Raises ConfigError."""
+        token = self._config.token_file
+        return [
+            self._limits.middleware,
+            *([Token(token).middleware] if token else []),
+        ]
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """Close the socket and open connections; never raises because of a slow client."""
         runner, self._runner = self._runner, None
-        if runner is None:
+        if runner is None or self._listener is None:
             return
+        self._listener.close()
         try:
             async with asyncio.timeout(timeout_s):
                 await runner.cleanup()
@@ -182,6 +213,7 @@ async def _sent(pieces: list[bytes], content_type: str, request: web.Request) ->
 
 
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "inferometer"  # no versions of what it is made of
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Content-Security-Policy"] = "default-src 'none'"

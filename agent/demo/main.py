@@ -43,6 +43,7 @@ MIN_DAYS: Final = 24  # a fortnight to learn what is quiet, before and after the
 REFERENCE_DAYS: Final = 28
 PARTITIONS: Final = 3
 
+#: Without any progress: on a slow machine the first start compiles for minutes.
 START_TIMEOUT_S: Final = 120.0
 SETTLE_TIMEOUT_S: Final = 20.0
 STALL_TIMEOUT_S: Final = 6.0  # longer than the agent waits before it seals an idle stream's days
@@ -179,7 +180,7 @@ class _Demo:
                 self._folder, bootstrap, topics, story.days, story.duration_s, self._seed
             )
             self._closing.callback(self._server.stop)
-            preparing, agent_ready = "model server: starting", False
+            preparing, agent_ready, said = "model server: starting", False, ""
             while not self.stop.wait(_TICK_S):
                 for message in self._server.messages():
                     preparing = message.get("what", "")
@@ -187,19 +188,16 @@ class _Demo:
                 agent_ready = agent_ready or self._agent.ready()
                 if agent_ready and not preparing:
                     break
-                say(
-                    " · ".join(
-                        filter(
-                            None,
-                            [preparing, "" if agent_ready else f"agent: {self._agent.waiting_for}"],
-                        )
-                    )
-                )
+                waiting = [preparing, "" if agent_ready else f"agent: {self._agent.waiting_for}"]
+                text = " · ".join(filter(None, waiting))
+                if text != said:
+                    said, started = text, time.monotonic()
+                say(text)
                 self._check()
                 if time.monotonic() - started > START_TIMEOUT_S:
                     slow: Child = self._server if preparing else self._agent
                     raise SourceError(
-                        f"the {slow.name} was not ready in {START_TIMEOUT_S:.0f} s; "
+                        f"the {slow.name} has made no progress for {START_TIMEOUT_S:.0f} s; "
                         f"its last lines:\n{slow.log_tail()}"
                     )
             say("")

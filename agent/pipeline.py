@@ -95,6 +95,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._warm = False
+        self._is_open = False
         self._warming = "kernels are being loaded"
         self._started = time.monotonic()
         self.telemetry = Telemetry()
@@ -239,9 +240,11 @@ class Agent:
     async def _open(self) -> None:
         """What a crash left, read before the group is joined; the kernel threads hear what is sealed."""
         await self._mode.open()
-        sealed_until, slow_above_s = await self._fold.call(
-            lambda fold: (fold.sealed_until, dict(fold.slow_above_s))
+        sealed_until, slow_above_s, irregular = await self._fold.call(
+            lambda fold: (fold.sealed_until, dict(fold.slow_above_s), dict(fold.tally.irregular))
         )
+        self._deliver.irregular_before = irregular
+        self._is_open = True
         for kernel in self._kernels:
             kernel.hint(sealed_until, slow_above_s)
 
@@ -416,6 +419,8 @@ class Agent:
 
     async def _snapshot(self) -> Snapshot:
         now_ns = time.time_ns()
+        if not self._is_open:  # zeros would read as a reset of what a crash left
+            return Snapshot(now_ns, self.telemetry.metrics(now_ns), {})
         snapshot = await self._fold.call(lambda fold: fold.snapshot(now_ns))
         snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
         return snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.config import Config
@@ -76,6 +76,7 @@ class Cutter:
         self._on_ahead = on_ahead
         self._requests: asyncio.Queue[asyncio.Future[None] | None] = asyncio.Queue()
         self._number = 0
+        self.irregular_before: Mapping[str, int] = {}  # counted by processes before this one
         self.epoch = 0
         self.folded = Folded()
 
@@ -130,6 +131,7 @@ class Cutter:
         """Count what a cut brought about, tell the kernel threads and `on_folded`."""
         self._telemetry.add("inferometer.seals", len(outcome.effects.sealed))
         for reason, n in outcome.irregular.items():  # totals: the fold decides which rows are late
+            n -= self.irregular_before.get(reason, 0)
             self._telemetry.set("inferometer.irregular", n, reason=reason)
         self.hint(outcome.effects)
         if not outcome.is_folded:

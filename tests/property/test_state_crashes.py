@@ -39,9 +39,10 @@ class Writer:
         self.relied = self.seen()
         return found
 
-    def seen(self) -> tuple[list[Any], int | None]:
+    def seen(self) -> tuple[list[Any], str | None]:
         waiting = self.volume.state.unanswered
-        return list(self.volume.fold.seen), None if waiting is None else waiting.number
+        name = None if waiting is None else f"{waiting.run_id};{waiting.number}"
+        return list(self.volume.fold.seen), name
 
     def step(self, kind: str) -> None:
         self.now_ns += 7
@@ -84,8 +85,8 @@ def test_whatever_was_synced_before_a_crash_is_there_after_it(
     tmp_path: Path, lives: list[tuple[list[str], int, int | None]], seed: int
 ) -> None:
     disk, rnd = SimulatedDisk(), random.Random(seed)
-    relied: tuple[list[Any], int | None] = ([], None)
-    everything: tuple[list[Any], int | None] = ([], None)
+    relied: tuple[list[Any], str | None] = ([], None)
+    everything: tuple[list[Any], str | None] = ([], None)
     now_ns = 1_000
     for steps, stops_at, fails_at in lives:
         writer = Writer(tmp_path, disk, now_ns)
@@ -101,16 +102,18 @@ def test_whatever_was_synced_before_a_crash_is_there_after_it(
                     assert "No space left" in str(error)
         except (Crash, StateError):
             pass
+        finally:
+            writer.volume.close()
         if writer.volume.state.has_fold() and hasattr(writer, "relied"):
             relied, everything = writer.relied, writer.seen()
         now_ns = writer.now_ns + 100
-        disk.before = lambda operation: None
-        writer.volume.close()
         disk.crash(rnd)
     writer = Writer(tmp_path, disk, now_ns)
-    assert writer.open().exact
-    assert_between(writer.seen(), relied, everything)
-    writer.volume.close()
+    try:
+        assert writer.open().exact
+        assert_between(writer.seen(), relied, everything)
+    finally:
+        writer.volume.close()
 
 
 def trouble(stops_at: int, fails_at: int | None) -> Callable[[str], None]:
@@ -129,9 +132,9 @@ def trouble(stops_at: int, fails_at: int | None) -> Callable[[str], None]:
 
 
 def assert_between(
-    found: tuple[list[Any], int | None],
-    relied: tuple[list[Any], int | None],
-    everything: tuple[list[Any], int | None],
+    found: tuple[list[Any], str | None],
+    relied: tuple[list[Any], str | None],
+    everything: tuple[list[Any], str | None],
 ) -> None:
     """All that was synced is there, in order, and nothing that was not put there."""
     if not relied[0]:

@@ -157,9 +157,18 @@ class KernelThread:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._waiting: deque[Fetch | RawFetch] = deque()
         self._current: tuple[Fetch | RawFetch, Iterator[Decoded]] | None = None
-        table = StreamTable()
-        traces = config.traces
-        sampler = SpanSampler(traces, config.features, share=1 / of) if traces.enabled else None
+        self._share = 1 / of
+        self._own: _Owned
+        self._full_reported = False
+        self._thread = threading.Thread(target=self._run, name=f"kernel-{index}", daemon=True)
+
+    # -- called by the loop
+
+    def start(self) -> None:
+        """When kernels are ready: a decoder calls them as soon as it is made."""
+        config, table, sampler = self._config, StreamTable(), None
+        if config.traces.enabled:
+            sampler = SpanSampler(config.traces, config.features, share=self._share)
         self._own = _Owned(
             table=table,
             decoder=FastDecoder(config, table, sampler),
@@ -167,12 +176,6 @@ class KernelThread:
             delta=Delta(table),
         )
         self._own.decoder.slice_values = SHORT_SLICE_VALUES
-        self._full_reported = False
-        self._thread = threading.Thread(target=self._run, name=f"kernel-{index}", daemon=True)
-
-    # -- called by the loop
-
-    def start(self) -> None:
         self._thread.start()
 
     def put(self, fetch: Fetch | RawFetch) -> None:

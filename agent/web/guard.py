@@ -85,7 +85,7 @@ class _Connection(asyncio.Protocol):
             self._end = asyncio.get_running_loop().call_later(within_s, transport.abort)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one, but is no subclass
         if len(self._limits.open) >= self._limits.max_connections:
             transport.abort()
             return

@@ -9,13 +9,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 DEMO_STAMP := $(VENV)/.stamp-demo
 BENCH_STAMP := $(VENV)/.stamp-bench
+AUDIT_VENV := .cache/audit
+AUDIT_STAMP := $(AUDIT_VENV)/.stamp
 CHECK_PYTHON = if [ -z "$(PYTHON)" ]; then \
 	echo "make: no Python 3.11 or newer with venv on the PATH;" \
 		"install python3 (on Debian also python3-venv), or give PYTHON=/path/to/python3" >&2; exit 1; fi
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint fmt docs bench lock clean
+.PHONY: help venv demo test lint fmt docs bench audit sbom lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +62,23 @@ docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metr
 bench: $(BENCH_STAMP) ## Measure; writes docs/benchmarks.md (ONLY=decode,sketch)
 	@$(BIN)/python -m benchmarks.report $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
+# Not of the development environment: auditors bring many packages that the agent must not be tested with.
+$(AUDIT_STAMP): requirements-audit.lock
+	@$(CHECK_PYTHON)
+	@$(PYTHON) -m venv $(AUDIT_VENV)
+	@$(AUDIT_VENV)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes -r requirements-audit.lock
+	@touch $@
+
+audit: $(AUDIT_STAMP) ## Look up the locked packages in the advisory database
+	@$(AUDIT_VENV)/bin/python .ci/audit.py requirements.lock requirements-dev.lock
+
+sbom: $(AUDIT_STAMP) ## Write dist/inferometer.cdx.json: what the image's packages are (CycloneDX)
+	@mkdir -p dist
+	@PYTHONWARNINGS=ignore::UserWarning $(AUDIT_VENV)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+		--output-reproducible --output-format JSON --output-file dist/inferometer.cdx.json
+	@echo "dist/inferometer.cdx.json"
+
 UV_COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-annotate --no-header
 
@@ -76,6 +95,7 @@ lock: ## Renew the lock files (needs uv on the PATH)
 		--output-file requirements-build.lock
 	$(UV_COMPILE) pyproject.toml --extra demo --group build --constraint requirements-dev.lock \
 		--output-file requirements-demo.lock
+	$(UV_COMPILE) --group audit --output-file requirements-audit.lock
 
 clean: ## Remove .venv and everything that was built
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -41,7 +41,7 @@ def names(requirements: list[str]) -> set[str]:
 def test_help_lists_every_target() -> None:
     done = make("help")
     assert done.returncode == 0
-    for target in ("demo", "test", "lint", "fmt", "docs", "bench", "lock", "clean"):
+    for target in ("demo", "test", "lint", "fmt", "docs", "bench", "audit", "sbom", "lock", "clean"):
         assert f"make {target} " in done.stdout
 
 
@@ -76,10 +76,10 @@ def test_ci_runs_the_tests_with_ci_true_from_any_folder(tmp_path: Path) -> None:
         [REPOSITORY / ".ci/run"], cwd="/", env=env | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
-    assert done.stdout == f"true {REPOSITORY} test\n"
+    assert done.stdout == f"true {REPOSITORY} audit\ntrue {REPOSITORY} test\n"
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "requirements-audit.lock"])
 def test_locks_have_hashes_and_no_address(name: str) -> None:
     text = (REPOSITORY / name).read_text()
     assert "://" not in text and "--index" not in text
@@ -92,11 +92,12 @@ def test_the_locks_agree_with_each_other_and_with_the_project() -> None:
     for part in (runtime, build, demo, development):
         for package, versions in part.items():
             assert everything.get(package) == versions, package
-    groups = PYPROJECT["dependency-groups"]
+    groups = dict(PYPROJECT["dependency-groups"])
     extras = PYPROJECT["project"]["optional-dependencies"]
     assert names(PYPROJECT["project"]["dependencies"]) <= runtime.keys()
     assert names(groups["build"]) <= build.keys()
     assert runtime.keys() | build.keys() | names(extras["demo"]) <= demo.keys()
+    assert names(groups.pop("audit")) <= locked("requirements-audit.lock").keys()
     for requirements in (*groups.values(), extras["demo"], extras["parquet"]):
         assert names(requirements) <= development.keys()
     assert names(extras["bench"]) <= everything.keys()

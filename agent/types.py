@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from agent.decode.raw_batches import RawBatches
     from agent.sketch.packed import PackedCells
 
 # ---------------------------------------------------------------- identity
@@ -195,8 +196,8 @@ class Fetch:
 class RawBatch:
     """One record batch as it lies in the log (format version 2, checksum right), not decompressed.
 
-    Batches of older formats are written again in this one, so that there is one kind. `data` keeps
-    the whole fetched buffer of its partition alive.
+    Batches of older formats are written again in this one, so that there is one kind. Such single
+    batches are made for what is odd only; a range is a table (`RawBatches`).
     """
 
     data: memoryview  # the whole batch, header included
@@ -207,18 +208,17 @@ class RawBatch:
     max_timestamp: int  # ms; of all records, when LogAppendTime is set
     n_records: int  # as the header claims
     min_offset: int  # records below it are skipped: the position lay inside the batch
-    address: int = 0  # of the first byte of `data` in memory; 0 when its maker does not know it
 
 
 @dataclass(slots=True)
 class RawFetch:
-    """Like `Fetch`, with batches instead of records."""
+    """Like `Fetch`, with batches instead of records: one table of them."""
 
     epoch: int
     partition: Partition
     from_offset: int
     to_offset: int
-    batches: list[RawBatch]
+    batches: RawBatches
     high_watermark: int
     size_bytes: int
     is_label_topic: bool = False

@@ -17,6 +17,7 @@ from agent.config import Config
 from agent.decode.events import JsonDecoder
 from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
+from agent.decode.raw_batches import table_of
 from agent.sketch.delta import Delta
 from agent.types import Fetch, Partition, RawBatch, RawFetch, Record, Tally
 from benchmarks.events import START_MS, TRACEPARENT, Batch, Shape, batches, values
@@ -82,7 +83,7 @@ def feed_of(
     for low in range(0, len(whole), per_fetch):
         part = whole[low : low + per_fetch]
         begin, end = part[0].base_offset, part[-1].base_offset + part[-1].n_records
-        raw.append(RawFetch(1, where, begin, end, [_raw(b) for b in part], -1, 0))
+        raw.append(RawFetch(1, where, begin, end, table_of(map(_raw, part)), -1, 0))
         listed = [
             Record(at, START_MS + at, None, events[at], _HEADERS if headers else ())
             for at in range(begin, end)
@@ -101,7 +102,6 @@ def _raw(batch: Batch) -> RawBatch:
         max_timestamp=batch.max_timestamp_ms,
         n_records=batch.n_records,
         min_offset=0,
-        address=np.frombuffer(batch.data, np.uint8).ctypes.data,
     )
 
 

@@ -9,9 +9,6 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from struct import Struct
-
 import numpy as np
 
 from agent.decode.decompress import BadPayload, NoRoom, open_payload
@@ -22,6 +19,7 @@ from agent.decode.kernels.batch_table import (
     BATCH_DAMAGE,
     BATCH_END,
     BATCH_FIELDS,
+    BATCH_MIN_OFFSET,
     BATCH_MOST,
     BATCH_NEXT_OFFSET,
     BATCH_REACHED,
@@ -30,12 +28,13 @@ from agent.decode.kernels.batch_table import (
     BATCH_STATE,
     BROKEN,
     DAMAGE_TEXT,
+    GIVEN_FIELDS,
     NO_ROOM,
     SMALLEST_RECORD,
 )
-from agent.decode.kernels.open_batches import NONE, open_batches
+from agent.decode.kernels.open_batches import open_batches
 from agent.decode.kernels.record_index import N_COLUMNS, index_records
-from agent.types import RawBatch
+from agent.decode.raw_batches import RawBatches
 
 #: Readable bytes before the first and behind the last record.
 PADDING = 64
@@ -48,13 +47,6 @@ MAX_BATCH_BYTES = 32 << 20
 FREE_BYTES = 64 << 10
 #: Memory for larger batches is given back after so many loads that did not need it.
 KEEP_LOADS = 64
-
-_HEADER_BYTES = 61
-_CODEC = 0x07
-_LOG_APPEND_TIME = 0x08
-#: The fields of a batch in the kernels' table that are set here.
-_GIVEN = Struct("=9q")
-_TABLE_ROW_BYTES = 8 * BATCH_FIELDS
 
 
 class RecordArena:
@@ -70,9 +62,7 @@ class RecordArena:
         self._load_bytes = load_bytes
         self._max_batch_bytes = max(max_batch_bytes, load_bytes)
         self._idle_loads = 0
-        self._expansion = 4.0  # opened by compressed bytes, of what came last
         self._table = np.zeros((LOAD_BATCHES, BATCH_FIELDS), np.int64)
-        self._table_bytes = self._table.data.cast("B")
         self._table_address = self._table.ctypes.data
         self._resize(load_bytes)
         self._resize_columns(4096)
@@ -82,14 +72,14 @@ class RecordArena:
         """Memory held."""
         return self._whole.nbytes + self._rows.nbytes + self._table.nbytes
 
-    def load(self, batches: Sequence[RawBatch], lo: int) -> Indexed:
+    def load(self, batches: RawBatches, lo: int) -> Indexed:
         """Open batches[lo:hi], as many as fit a load (at least one), and find their records.
 
         Never raises on what is in them: damage is in `unread` of the result.
         """
         self._shrink()
         unread: list[Unread] = []
-        n_batches = self._open(batches, lo, self._describe(batches, lo), unread)
+        n_batches = self._open(batches, lo, self._take(batches, lo), unread)
         end, most = PADDING, 0
         if n_batches:
             last = self._table[n_batches - 1]
@@ -104,7 +94,7 @@ class RecordArena:
         )
         self._note_damage(n_batches, unread)
         hi = lo + n_batches
-        to_offset = batches[hi - 1].next_offset if n_batches else 0
+        to_offset = int(batches.table[hi - 1, BATCH_NEXT_OFFSET]) if n_batches else 0
         offset, timestamp_ms, vpos, vlen, kpos, klen, hpos, hlen, hcount, tpos, tlen = self._rows[
             :, :n
         ]
@@ -129,37 +119,13 @@ class RecordArena:
             unread=unread,
         )
 
-    def _describe(self, batches: Sequence[RawBatch], lo: int) -> int:
-        """Fill the table with as many batches as are likely to fit a load; their number."""
-        table, expansion = self._table_bytes, self._expansion
-        n = 0
-        likely = 0.0
-        for batch in batches[lo : lo + LOAD_BATCHES] if lo else batches:
-            size = len(batch.data) - _HEADER_BYTES
-            codec = batch.attributes & _CODEC
-            likely += size * expansion if codec else size
-            if (n and likely > self._load_bytes) or n == LOAD_BATCHES:
-                break
-            append_time = batch.attributes & _LOG_APPEND_TIME
-            _GIVEN.pack_into(
-                table,
-                _TABLE_ROW_BYTES * n,
-                (batch.address or _address(batch.data)) + _HEADER_BYTES,
-                size,
-                codec,
-                batch.n_records,
-                batch.base_offset,
-                batch.next_offset,
-                batch.min_offset,
-                batch.max_timestamp if append_time else batch.first_timestamp,
-                0 if append_time else -1,
-            )
-            n += 1
-        return n
+    def _take(self, batches: RawBatches, lo: int) -> int:
+        """Put as many batches into the table as a load may have; their number."""
+        rows = batches.table[lo : lo + LOAD_BATCHES]
+        self._table[: len(rows), :GIVEN_FIELDS] = rows
+        return len(rows)
 
-    def _open(
-        self, batches: Sequence[RawBatch], lo: int, n_batches: int, unread: list[Unread]
-    ) -> int:
+    def _open(self, batches: RawBatches, lo: int, n_batches: int, unread: list[Unread]) -> int:
         """Open what the table describes, one behind the other; the number of batches done with.
 
         What cannot be opened is noted in `unread`, and has no bytes. Ends early when the arena is full.
@@ -182,7 +148,7 @@ class RecordArena:
             if done == n_batches:
                 break
             end = int(table[done - 1, BATCH_END]) if done else PADDING
-            batch, state = batches[lo + done], int(table[done, BATCH_STATE])
+            state = int(table[done, BATCH_STATE])
             size = 0
             try:
                 if state == BROKEN:
@@ -190,30 +156,30 @@ class RecordArena:
                 if state == NO_ROOM:
                     if end > PADDING:
                         break  # the first of the next load
-                    self._grow(batch)
+                    self._grow(int(table[done, BATCH_SOURCE_BYTES]))
                     continue
-                size = self._open_by_library(batch, end)
+                size = self._open_by_library(
+                    int(table[done, BATCH_CODEC]), batches.payload(lo + done), end
+                )
             except NoRoom:
                 break
             except BadPayload as error:
-                unread.append(Unread(batch.min_offset, batch.next_offset, str(error)))
+                least, next_offset = table[done, [BATCH_MIN_OFFSET, BATCH_NEXT_OFFSET]].tolist()
+                unread.append(Unread(least, next_offset, str(error)))
                 table[done, BATCH_COUNT] = 0
             self._note_opened(done, end, size)
             done += 1
-        if done:
-            self._note_expansion(table[done - 1].tolist())
         return done
 
-    def _open_by_library(self, batch: RawBatch, end: int) -> int:
-        """Open a batch to `end`; the bytes it has. Raises NoRoom behind others, BadPayload."""
-        payload, codec = batch.data[_HEADER_BYTES:], batch.attributes & _CODEC
+    def _open_by_library(self, codec: int, payload: memoryview, end: int) -> int:
+        """Open a payload to `end`; the bytes it has. Raises NoRoom behind others, BadPayload."""
         while True:
             try:
                 return open_payload(codec, payload, self._room[end:-PADDING])
             except NoRoom:
                 if end > PADDING:
                     raise
-                self._grow(batch)
+                self._grow(len(payload))
 
     def _note_opened(self, idx: int, end: int, size: int) -> None:
         row = self._table[idx]
@@ -221,21 +187,16 @@ class RecordArena:
         row[BATCH_START], row[BATCH_END] = end, end + size
         row[BATCH_MOST] = before + min(max(int(row[BATCH_COUNT]), 0), size // SMALLEST_RECORD)
 
-    def _note_expansion(self, fields: list[int]) -> None:
-        size = fields[BATCH_END] - fields[BATCH_START]
-        if fields[BATCH_CODEC] != NONE and size:
-            self._expansion = size / fields[BATCH_SOURCE_BYTES]
-
-    def _grow(self, batch: RawBatch) -> None:
+    def _grow(self, payload_bytes: int) -> None:
         """Make room for a batch that needs more than there is; the arena is empty.
 
         A batch may be as large as what came over the wire, and up to `max_batch_bytes`. Raises BadPayload.
         """
         room_bytes = len(self._text) - 2 * PADDING
-        most = max(self._max_batch_bytes, len(batch.data))
+        most = max(self._max_batch_bytes, payload_bytes)
         if room_bytes >= most:
             raise BadPayload(f"more than {most} bytes when decompressed")
-        self._resize(min(max(2 * room_bytes, len(batch.data)), most))
+        self._resize(min(max(2 * room_bytes, payload_bytes), most))
 
     def _shrink(self) -> None:
         """Give back what large batches needed, when none has come for a while."""
@@ -272,8 +233,3 @@ class RecordArena:
             reached, next_offset = fields[BATCH_REACHED], fields[BATCH_NEXT_OFFSET]
             if reached < next_offset:  # else every offset of the batch has been read
                 unread.append(Unread(reached, next_offset, DAMAGE_TEXT[fields[BATCH_DAMAGE]]))
-
-
-def _address(data: memoryview) -> int:
-    """Where `data` lies in memory."""
-    return int(np.frombuffer(data, np.uint8).ctypes.data)

@@ -16,13 +16,13 @@ from typing import Any
 
 from aiokafka.structs import TopicPartition
 
+from agent.decode.raw_batches import RawBatches
 from agent.ingest.fence import NOTHING_COMMITTED, Fence
-from agent.types import Partition, RawBatch, Record
+from agent.types import Partition, Record
 
 #: Memory of a record beside its bytes: the tuple, two bytes objects and their headers, a small int. An
-#: unopened batch takes about as much: its fields and a view.
+#: unopened batch takes less: a row of a table.
 RECORD_OVERHEAD_BYTES = 200
-_CODEC = 0x07
 _OPENED_BYTES = 1 << 20
 
 
@@ -107,29 +107,16 @@ def size_of(records: Sequence[Record]) -> tuple[int, int]:
     return values, values + rest + RECORD_OVERHEAD_BYTES * len(records)
 
 
-def size_of_batches(batches: Sequence[RawBatch]) -> tuple[int, int]:
+def size_of_batches(batches: RawBatches) -> tuple[int, int]:
     """Bytes of the batches as they lie in the log, and bytes of memory to reserve for them.
 
     To reserve is also what opening them takes. A kernel thread opens about a mebibyte at a time, into
     memory that it uses again, so a range is charged four times its compressed bytes, but no more than
     that mebibyte.
     """
-    size_bytes = compressed_bytes = 0
-    for batch in batches:
-        n_bytes = len(batch.data)
-        size_bytes += n_bytes
-        if batch.attributes & _CODEC:
-            compressed_bytes += n_bytes
+    size_bytes, compressed_bytes = batches.sizes
     opened_bytes = min(4 * compressed_bytes, _OPENED_BYTES)
     return size_bytes, size_bytes + opened_bytes + RECORD_OVERHEAD_BYTES * len(batches)
-
-
-def count_of_batches(batches: Sequence[RawBatch]) -> int:
-    """Number of the records that the batches claim, without those below a position inside a batch (a
-    guess when such a batch was compacted)."""
-    return sum(
-        [max(0, batch.n_records - (batch.min_offset - batch.base_offset)) for batch in batches]
-    )
 
 
 def describe(owned: Iterable[Owned]) -> list[dict[str, Any]]:

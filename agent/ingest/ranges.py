@@ -1,6 +1,6 @@
 """Turns what a poll returned into ranges that abut: records, damaged batches, and offsets without records.
 
-With `kafka.fetch: raw` a range is a `RawFetch` of unopened batches, else a `Fetch` of records.
+With `kafka.fetch: raw` a range is a `RawFetch`, a table of unopened batches, else a `Fetch` of records.
 
 Invariants
 1. The ranges of one partition in one epoch abut, from its start on; a record lies in one of them.
@@ -19,18 +19,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from agent.config import Kafka
+from agent.decode.raw_batches import RawBatches, joined
 from agent.ingest.assignment import (
     RECORD_OVERHEAD_BYTES,
     ByteBudget,
     Epoch,
     Owned,
-    count_of_batches,
     size_of,
     size_of_batches,
 )
 from agent.ingest.batches import CorruptRange
 from agent.telemetry import Telemetry
-from agent.types import Drop, Fetch, Partition, RawBatch, RawFetch
+from agent.types import Drop, Fetch, Partition, RawFetch
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class RangeMaker:
         self._corrupt_seen: dict[tuple[Partition, int], int] = {}
 
     def hand_on(self, consumer: Any, epoch: Epoch, owned: Owned, items: list[Any]) -> None:
-        """Records, or batches, of one partition, in offset order, with damaged ranges in their places.
+        """Records, or tables of batches, of one partition, in offset order, with damaged ranges in their
+        places.
 
         The consumer must still be assigned the partition: it may be told to seek.
         """
@@ -83,7 +84,7 @@ class RangeMaker:
         if sound:
             last = sound[-1]
             to_offset = max(
-                to_offset, last.next_offset if type(last) is RawBatch else last.offset + 1
+                to_offset, last.next_offset if type(last) is RawBatches else last.offset + 1
             )
         self._put(epoch, owned, sound, to_offset, n_corrupt)
 
@@ -141,7 +142,8 @@ class RangeMaker:
     def _put(
         self, epoch: Epoch, owned: Owned, items: list[Any], to_offset: int, n_corrupt: int
     ) -> None:
-        data_bytes, size_bytes = (size_of_batches if self._raw else size_of)(items)
+        held: Any = joined(items) if self._raw else items
+        data_bytes, size_bytes = (size_of_batches if self._raw else size_of)(held)
         size_bytes = size_bytes or RECORD_OVERHEAD_BYTES  # heartbeats that wait are bounded as well
         owned.high_watermark = self.end_of(owned)
         owned.told_watermark = owned.high_watermark >= 0
@@ -150,7 +152,7 @@ class RangeMaker:
             owned.partition,
             owned.next_offset,
             to_offset,
-            items,
+            held,
             owned.high_watermark,
             size_bytes,
             owned.is_label_topic,
@@ -165,7 +167,7 @@ class RangeMaker:
             self._telemetry.add("inferometer.fetch.bytes", data_bytes)
             self._telemetry.add(
                 "messaging.client.consumed.messages",
-                count_of_batches(items) if self._raw else len(items),
+                held.n_records if self._raw else len(items),
                 topic=topic,
                 partition=partition,
                 group=self._group,

@@ -1,9 +1,10 @@
-"""A consumer whose `getmany` yields whole record batches, checked but not opened: `kafka.fetch: raw`.
+"""A consumer whose `getmany` yields tables of record batches, checked but not opened: `kafka.fetch: raw`.
 
-What is done here, on the loop, and per batch only: framing and checksum, aborted transactions and
-control batches left out, a position inside a batch noted. Decompressing and finding the records is
-the kernel threads' work. Batches of formats before version 2 go through the stock reader and are
-written again in version 2 (`raw_legacy.py`), so that everything behind sees one kind.
+What is done here, on the loop: framing and checksum, aborted transactions and control batches left
+out, a position inside a batch noted. Plain batches, nearly all, are done by one kernel call for a run
+of them. Decompressing and finding the records is the kernel threads' work. Batches of formats before
+version 2 go through the stock reader and are written again in version 2 (`raw_legacy.py`), so that
+everything behind sees one kind.
 
 Damage is told as in `batches.py`, which also has the seam. What only shows when a batch is opened (a
 checksum that is right over content that is not) is found and counted by whoever opens it.
@@ -21,8 +22,10 @@ from aiokafka.consumer import fetcher as _stock
 from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
 from aiokafka.record.default_records import DefaultRecordBatch
 
+from agent.decode.kernels.batch_table import BATCH_SOURCE, BATCH_SOURCE_BYTES, GIVEN_FIELDS
 from agent.decode.kernels.crc import crc32c
-from agent.decode.kernels.frames import FRAME_FIELDS, find_frames
+from agent.decode.kernels.frames import find_frames
+from agent.decode.raw_batches import RawBatches, table_of
 from agent.ingest.batches import CorruptRange, Frame, FramedRecords, ToleratedRecords, with_globals
 from agent.ingest.direct import DirectClient
 from agent.ingest.raw_legacy import rewritten
@@ -48,78 +51,63 @@ class RawFrames(FramedRecords):
 
     def __init__(self, buffer: bytes) -> None:
         super().__init__(buffer)
-        self.buffer = self._buffer
-        self.address = np.frombuffer(buffer, np.uint8).ctypes.data if len(buffer) else 0
+        self._whole = np.frombuffer(buffer, np.uint8)
+        self._address = self._whole.ctypes.data if len(buffer) else 0
 
-    def plain(self, shown: int) -> list[list[int]]:
-        """Fields (`find_frames`) of the batches from here on, up to one that needs a second look.
+    def plain(self, begin: int, shown: int) -> RawBatches | None:
+        """The batches from here on, up to one that needs a second look; None when the first does.
 
-        shown  attributes with which a batch needs one
+        begin  offset to read from
+        shown  attributes with which a batch needs a second look
         """
-        if len(self._buffer) - self._at < _RECORDS_AT:
-            return []
-        found = np.empty((_FRAMES, FRAME_FIELDS), np.int64)
+        rest = len(self._buffer) - self._at
+        if rest < _RECORDS_AT:
+            return None
+        found = np.empty((min(_FRAMES, rest // _RECORDS_AT), GIVEN_FIELDS), np.int64)
         n = find_frames(
-            self.address,
-            len(self._buffer),
-            self._at,
+            self._address + self._at,
+            rest,
+            begin,
             shown,
             found.ctypes.data,
-            _FRAMES,
+            len(found),
             _FRAMED_BYTES,
         )
-        rows: list[list[int]] = found[:n].tolist()
-        return rows
-
-    def go_to(self, at: int) -> None:
-        self._at = at
+        if not n:
+            return None
+        table = found[:n].copy()  # what waits to be decoded is no larger than it has to be
+        last = table[-1]
+        self._at = int(last[BATCH_SOURCE] + last[BATCH_SOURCE_BYTES]) - self._address
+        return RawBatches(table, (self._whole,))
 
     def address_of(self, frame: Frame) -> int:
         """Where the frame lies in memory; it must be the last one taken."""
-        return self.address + self._at - len(frame.data)
+        return self._address + self._at - len(frame.data)
 
 
 class RawRecords(ToleratedRecords):
-    """Iterates `RawBatch`es and, in the place of a damaged batch, one `CorruptRange`.
+    """Iterates `RawBatches` and, in the place of a damaged batch, one `CorruptRange`.
 
     Checksums are verified whatever `check_crcs` says: kernels that trust a length follow.
     """
 
     def __iter__(self) -> Iterator[Any]:
-        return self._records_iterator  # type: ignore[no-any-return]  # one call less for each batch
+        return self._records_iterator  # type: ignore[no-any-return]  # one call less for each item
 
     def _unpack_records(self) -> Iterator[Any]:
         frames = self._frames = self._records
-        buffer, address = frames.buffer, frames.address
         shown = _CONTROL
         if self._isolation_level == _stock.READ_COMMITTED:
             shown |= _TRANSACTIONAL
         while frames.has_next():
-            rows = frames.plain(shown)
-            for at, size, base, next_offset, attributes, first_ms, max_ms, n in rows:
-                begin = self.next_fetch_offset
-                if base <= begin < next_offset:
-                    self.next_fetch_offset = next_offset
-                    yield RawBatch(
-                        buffer[at : at + size],
-                        base,
-                        next_offset,
-                        attributes,
-                        first_ms,
-                        max_ms,
-                        n,
-                        begin,
-                        address + at,
-                    )
-                else:
-                    frames.go_to(at)
-                    yield from self._take(frames.next_frame())
-            if rows:
-                frames.go_to(rows[-1][0] + rows[-1][1])
-            if frames.has_next() and len(rows) < _FRAMES:
+            plain = frames.plain(self.next_fetch_offset, shown)
+            if plain is None:
                 yield from self._take(frames.next_frame())
+            else:
+                self.next_fetch_offset = plain.next_offset
+                yield plain
 
-    def _read(self, frame: Frame) -> Iterator[RawBatch | CorruptRange]:
+    def _read(self, frame: Frame) -> Iterator[RawBatches | CorruptRange]:
         if frame.magic < 2:
             yield from self._legacy(frame)
             return
@@ -135,7 +123,7 @@ class RawRecords(ToleratedRecords):
             if n or len(frame.data) > _RECORDS_AT:
                 begin = self.next_fetch_offset
                 self.next_fetch_offset = frame.next_offset
-                yield RawBatch(
+                one = RawBatch(
                     frame.data,
                     frame.base_offset,
                     frame.next_offset,
@@ -144,8 +132,8 @@ class RawRecords(ToleratedRecords):
                     max_ms,
                     n,
                     max(begin, frame.base_offset),
-                    address,
                 )
+                yield table_of([one])
         self.next_fetch_offset = frame.next_offset
 
     def _left_out(self, frame: Frame, attributes: int, producer: int) -> bool:
@@ -162,7 +150,7 @@ class RawRecords(ToleratedRecords):
                 return True
         return is_control
 
-    def _legacy(self, frame: Frame) -> Iterator[RawBatch | CorruptRange]:
+    def _legacy(self, frame: Frame) -> Iterator[RawBatches | CorruptRange]:
         """Records of an old format as one batch; what of it cannot be read behind them."""
         records: list[Record] = []
         damage: Exception | None = None
@@ -171,7 +159,7 @@ class RawRecords(ToleratedRecords):
         except Exception as error:
             damage = error
         if records:
-            yield rewritten(records)
+            yield table_of([rewritten(records)])
         if damage is not None:
             raise damage
 
@@ -185,7 +173,7 @@ class RawFetcher(_stock.Fetcher):  # type: ignore[misc]
 
 
 class RawConsumer(AIOKafkaConsumer):  # type: ignore[misc]
-    """An AIOKafkaConsumer whose `getmany` yields `RawBatch` and `CorruptRange`."""
+    """An AIOKafkaConsumer whose `getmany` yields `RawBatches` and `CorruptRange`."""
 
     __init__ = with_globals(AIOKafkaConsumer.__init__, AIOKafkaClient=DirectClient)
     start = with_globals(AIOKafkaConsumer.start, Fetcher=RawFetcher)

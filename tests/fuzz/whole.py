@@ -17,6 +17,7 @@ from agent.config import Config, Traces
 from agent.decode.events import Decoded, JsonDecoder
 from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
+from agent.decode.raw_batches import table_of
 from agent.decode.spans import SpanSampler
 from agent.types import Fetch, Irregular, Partition, RawBatch, RawFetch, Record, StreamKey
 from tests.fuzz.configurations import ALL
@@ -124,7 +125,7 @@ class WholeSubject:
         fetch: Fetch | RawFetch | None = None
         if self._rng.random() < self.raw_share:
             batches, records = self._batches(records)
-            fetch = RawFetch(1, PARTITION, begin, end, batches, -1, 0, is_label_topic)
+            fetch = RawFetch(1, PARTITION, begin, end, table_of(batches), -1, 0, is_label_topic)
         stock = Fetch(1, PARTITION, begin, end, records, -1, 0, is_label_topic)
         fetch = fetch or stock
         return self._expected.outcome(stock), self._found.outcome(fetch)

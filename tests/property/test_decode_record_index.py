@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent.decode.arena import RecordArena
 from agent.decode.kernels.batch_table import DAMAGE_TEXT
+from agent.decode.raw_batches import table_of
 from agent.decode.scalars import header_text
 from agent.types import RawBatch, Record
 from tests.reference.record_batch import read_section
@@ -63,7 +64,7 @@ def test_traceparent_is_the_one_that_the_orjson_tier_would_take(
     lists: list[tuple[tuple[str, bytes | None], ...]],
 ) -> None:
     records = [Record(i, 0, None, b"v", one) for i, one in enumerate(lists)]
-    index = ARENA.load([_batch(b"".join(map(body_of, records)), len(records))], 0)
+    index = ARENA.load(table_of([_batch(b"".join(map(body_of, records)), len(records))]), 0)
     for row, one in enumerate(records):
         start, length = int(index.tpos[row]), int(index.tlen[row])
         found = index.text[start : start + length].tobytes().decode("ascii", "replace")
@@ -151,7 +152,7 @@ def test_any_bytes_are_read_up_to_the_first_damage(
         max_timestamp=append_time or 0,
         min_offset=min_offset,
     )
-    index = ARENA.load([neighbour, one, neighbour], 0)
+    index = ARENA.load(table_of([neighbour, one, neighbour]), 0)
     assert index.hi == 3
     assert [index.record(row) for row in range(1, index.n - 1)] == expected.records
     for row in (0, index.n - 1):

@@ -22,14 +22,17 @@ from agent.decode.kernels.batch_table import (
     BATCH_END,
     BATCH_FIELDS,
     BATCH_NEXT_OFFSET,
+    BATCH_OFFSET,
     BATCH_SOURCE,
     BATCH_SOURCE_BYTES,
     BATCH_START,
     BATCH_STATE,
+    GIVEN_FIELDS,
+    HEADER_BYTES,
     NO_ROOM,
     OPENED,
 )
-from agent.decode.kernels.frames import FRAME_FIELDS, find_frames
+from agent.decode.kernels.frames import find_frames
 from agent.decode.kernels.open_batches import LZ4, NONE, SNAPPY, open_batches
 from agent.decode.kernels.record_index import N_COLUMNS, VALUE, VALUE_LENGTH, index_records
 from agent.types import Record
@@ -163,13 +166,20 @@ class Bench:
         return int(row[BATCH_STATE]), target[begin : begin + written].tobytes()
 
     def find(self, data: bytes) -> list[list[int]]:
-        """The batches found in a buffer that ends before the page."""
+        """The batches found in a buffer that ends before the page: position, size, offsets."""
         start = self._source.put_at_end(data, 0)
-        found = np.zeros((8, FRAME_FIELDS), np.int64)
+        found = np.zeros((8, GIVEN_FIELDS), np.int64)
         address = self._source.bytes.ctypes.data + start
         n = find_frames(address, len(data), 0, 0x20, found.ctypes.data, len(found), 1 << 20)
-        rows: list[list[int]] = found[:n].tolist()
-        return rows
+        return [
+            [
+                row[BATCH_SOURCE] - HEADER_BYTES - address,
+                row[BATCH_SOURCE_BYTES] + HEADER_BYTES,
+                row[BATCH_OFFSET],
+                row[BATCH_NEXT_OFFSET],
+            ]
+            for row in found[:n].tolist()
+        ]
 
     def index(self, body: bytes, count: int) -> tuple[int, int]:
         """Rows and damage of a section that ends 64 bytes before the page; its values lie inside."""
@@ -239,7 +249,7 @@ def run(cases: int, seed: int) -> Counter[str]:
     first = bytes(built([Record(0, 0, None, b"x" * 90, ())]))
     second = bytes(built([Record(1, 0, b"k", b"y", ())]))
     for end in range(len(first + second) + 1):
-        found = [row[:4] for row in bench.find((first + second)[:end])]
+        found = bench.find((first + second)[:end])
         both = [[0, len(first), 0, 1], [len(first), len(second), 1, 2]]
         assert found == both[: (end >= len(first)) + (end >= len(first + second))], end
     for _ in range(1000):

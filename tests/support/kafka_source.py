@@ -119,7 +119,7 @@ class Member:
     def _on_fetch(self, given: Fetch | RawFetch) -> None:
         if isinstance(given, RawFetch):
             self.n_raw += 1
-            self.raw_bytes += sum(len(batch.data) for batch in given.batches)
+            self.raw_bytes += given.batches.sizes[0]
         fetch = opened_fetch(given, self._arena)
         assert fetch.epoch == self.source.epoch == self.assigned[-1][0]
         assert fetch.epoch not in self.revoked

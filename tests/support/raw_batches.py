@@ -4,6 +4,7 @@ Batches are built by aiokafka's builder, or byte by byte from the format's defin
 the builder would refuse.
 """
 
+import ctypes
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,13 @@ from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
 
 from agent.decode.arena import RecordArena
+from agent.decode.kernels.batch_table import (
+    BATCH_MIN_OFFSET,
+    BATCH_NEXT_OFFSET,
+    BATCH_SOURCE,
+    BATCH_SOURCE_BYTES,
+)
+from agent.decode.raw_batches import RawBatches, table_of
 from agent.ingest.batches import CorruptRange, FramedRecords, ToleratedRecords
 from agent.ingest.raw import RawFrames, RawRecords
 from agent.types import Fetch, RawBatch, RawFetch, Record
@@ -159,11 +167,44 @@ def batches_of(
     committed_only: bool = False,
     aborted: Iterable[tuple[int, int]] = (),
 ) -> tuple[list[RawBatch | CorruptRange], int]:
-    """What the raw consumer hands over; and the offset to fetch next."""
+    """What the raw consumer hands over, its tables taken apart; and the offset to fetch next."""
+    items, next_offset = tables_of(buffer, offset, committed_only=committed_only, aborted=aborted)
+    apart: list[RawBatch | CorruptRange] = []
+    for item in items:
+        apart += [item] if isinstance(item, CorruptRange) else taken_apart(item)
+    return apart, next_offset
+
+
+def tables_of(
+    buffer: bytes,
+    offset: int = 0,
+    *,
+    committed_only: bool = False,
+    aborted: Iterable[tuple[int, int]] = (),
+) -> tuple[list[RawBatches | CorruptRange], int]:
+    """What the raw consumer hands over, as it is; and the offset to fetch next."""
     reader = RawRecords(
         _TP, RawFrames(bytes(buffer)), list(aborted), offset, None, None, True, int(committed_only)
     )
     return list(reader), reader.next_fetch_offset
+
+
+def taken_apart(batches: RawBatches) -> list[RawBatch]:
+    """Each batch as its header in memory says, with the least offset that its table gives."""
+    apart = []
+    for row in batches.table.tolist():
+        size = HEADER_BYTES + row[BATCH_SOURCE_BYTES]
+        data = ctypes.string_at(row[BATCH_SOURCE] - HEADER_BYTES, size)
+        base, _, _, _, _, attributes, delta, first_ms, max_ms, _, _, _, n = struct.unpack_from(
+            ">qiibIhiqqqhii", data
+        )
+        least = row[BATCH_MIN_OFFSET]
+        one = RawBatch(
+            memoryview(data), base, base + delta + 1, attributes, first_ms, max_ms, n, least
+        )
+        assert table_of([one]).table[0, 1:].tolist() == row[1:], "as the header says"
+        apart.append(one)
+    return apart
 
 
 def raw(
@@ -175,25 +216,26 @@ def raw(
     arena: RecordArena | None = None,
 ) -> tuple[list[Seen], int]:
     """The same as `stock`, by the raw path: batches, opened in an arena."""
-    items, next_offset = batches_of(buffer, offset, committed_only=committed_only, aborted=aborted)
+    items, next_offset = tables_of(buffer, offset, committed_only=committed_only, aborted=aborted)
     arena = arena or RecordArena()
     seen: list[Seen] = []
     for item in items:
         if isinstance(item, CorruptRange):
             seen.append((item.offset, item.to_offset))
         else:
-            seen += opened(arena, [item])
+            seen += opened(arena, item)
     return seen, next_offset
 
 
-def opened(arena: RecordArena, batches: Sequence[RawBatch]) -> list[Seen]:
+def opened(arena: RecordArena, given: Sequence[RawBatch] | RawBatches) -> list[Seen]:
     """All records of the batches, and behind those of each load what of it could not be read."""
+    batches = given if isinstance(given, RawBatches) else table_of(given)
     seen: list[Seen] = []
     lo = 0
     while lo < len(batches):
         index = arena.load(batches, lo)
         assert lo < index.hi <= len(batches)
-        assert index.to_offset == batches[index.hi - 1].next_offset
+        assert index.to_offset == batches.table[index.hi - 1, BATCH_NEXT_OFFSET]
         lo = index.hi
         seen += [index.record(row) for row in range(index.n)]
         seen += [(one.offset, one.to_offset) for one in index.unread]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from agent.config import Config, Decode, Feature, Traces, Windows
 from agent.decode.events import Decoded, JsonDecoder
 from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
+from agent.decode.raw_batches import table_of
 from agent.decode.spans import SpanSampler
 from agent.sketch.delta import Delta
 from agent.types import Exemplar, Fetch, RawFetch, Record, RequestSpan, Tally, Tier
@@ -218,14 +219,22 @@ def test_trace_contexts_of_headers_and_bodies_are_read_alike() -> None:
     assert sorted(fast.spans, key=lambda s: s.offset) == slow.spans
 
 
-def raw_fetch(records: list[Record], codec: str = "none", per_batch: int = 100) -> RawFetch:
+def raw_fetch(
+    records: list[Record],
+    codec: str = "none",
+    per_batch: int = 100,
+    broken: Callable[[bytes], bytes] | None = None,
+) -> RawFetch:
+    """`broken`: what the second batch is made of, once its checksum has been checked."""
     buffer = b"".join(
         bytes(built(records[low : low + per_batch], codec=CODECS[codec]))
         for low in range(0, len(records), per_batch)
     )
     batches: list[Any] = batches_of(buffer)[0]
     end = records[-1].offset + 1
-    return RawFetch(1, PARTITION, 0, end, batches, -1, len(buffer))
+    if broken is not None:
+        batches[1].data = memoryview(broken(bytes(batches[1].data)))
+    return RawFetch(1, PARTITION, 0, end, table_of(batches), -1, len(buffer))
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -244,11 +253,9 @@ def test_raw_batches_come_out_as_their_records(codec: str) -> None:
 
 def test_a_batch_that_cannot_be_opened_is_counted_and_passed_over() -> None:
     values = [orjson.dumps({"model": "m", "ts": MS, "features": {"x": i}}) for i in range(300)]
-    fetch = raw_fetch(records_of(values), "lz4")
-    broken = bytearray(fetch.batches[1].data)
-    broken[100:] = bytes(len(broken) - 100)
-    fetch.batches[1].data = memoryview(bytes(broken))
-    fetch.batches[1].address = 0
+    fetch = raw_fetch(
+        records_of(values), "lz4", broken=lambda data: data[:100] + bytes(len(data) - 100)
+    )
     side = Side(FastDecoder, Config())
     found = side.decode(fetch)
     assert found.tally["rows"] == 200

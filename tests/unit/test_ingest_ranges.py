@@ -7,13 +7,13 @@ import pytest
 from aiokafka.structs import TopicPartition
 
 from agent.config import Kafka
+from agent.decode.raw_batches import RawBatches, joined, table_of
 from agent.ingest import ranges
 from agent.ingest.assignment import (
     RECORD_OVERHEAD_BYTES,
     ByteBudget,
     Epoch,
     Owned,
-    count_of_batches,
     size_of_batches,
 )
 from agent.ingest.batches import CorruptRange
@@ -116,31 +116,36 @@ async def test_heartbeats_that_nobody_reads_fill_the_budget(idle: Idle) -> None:
     assert idle.budget.used == 0
 
 
-def raw_batch(base: int, n: int, size_bytes: int, *, codec: int = 0, begin: int = 0) -> RawBatch:
-    return RawBatch(memoryview(bytes(size_bytes)), base, base + n, codec, 0, 0, n, max(base, begin))
+def raw_batch(
+    base: int, n: int, size_bytes: int, *, codec: int = 0, begin: int = 0, holds: int | None = None
+) -> RawBatches:
+    data = memoryview(bytes(size_bytes))
+    one = RawBatch(
+        data, base, base + n, codec, 0, 0, n if holds is None else holds, max(base, begin)
+    )
+    return table_of([one])
 
 
 async def test_raw_range_is_charged_its_bytes_and_what_opening_it_takes(idle: Idle) -> None:
-    plain = [raw_batch(5, 10, 1000), raw_batch(15, 10, 2000)]
+    plain = joined([raw_batch(5, 10, 1000), raw_batch(15, 10, 2000)])
     assert size_of_batches(plain) == (3000, 3000 + 2 * RECORD_OVERHEAD_BYTES)
-    packed = [raw_batch(25, 5, 700, codec=3)]
+    packed = raw_batch(25, 5, 700, codec=3)
     assert size_of_batches(packed) == (700, 5 * 700 + RECORD_OVERHEAD_BYTES)
-    large = [raw_batch(30, 1, 3 << 20, codec=4)]
+    large = raw_batch(30, 1, 3 << 20, codec=4)
     assert size_of_batches(large)[1] == (4 << 20) + RECORD_OVERHEAD_BYTES, "a mebibyte at a time"
     idle.state.position = 31
-    idle.maker.hand_on(None, idle.epoch, idle.owned, plain + packed + large)
+    idle.maker.hand_on(None, idle.epoch, idle.owned, [plain, packed, large])
     (fetch,) = idle.fetches
     assert isinstance(fetch, RawFetch)
     assert (fetch.from_offset, fetch.to_offset, fetch.n_corrupt) == (5, 31, 0)
-    assert fetch.batches == plain + packed + large
+    assert (fetch.batches.table == joined([plain, packed, large]).table).all()
+    assert len(fetch.batches) == len(fetch.batches.held) == 4
     assert fetch.size_bytes == idle.budget.used == size_of_batches(fetch.batches)[1]
 
 
 async def test_records_below_a_position_inside_a_batch_do_not_count_as_delivered() -> None:
-    assert count_of_batches([raw_batch(0, 10, 99, begin=4), raw_batch(10, 3, 99)]) == 9
-    thinned = raw_batch(0, 10, 99, begin=8)
-    thinned.n_records = 2
-    assert count_of_batches([thinned]) == 0
+    assert joined([raw_batch(0, 10, 99, begin=4), raw_batch(10, 3, 99)]).n_records == 9
+    assert raw_batch(0, 10, 99, begin=8, holds=2).n_records == 0
 
 
 async def test_damaged_batch_is_read_again_with_what_lies_behind_it_and_then_given_up(
@@ -158,4 +163,7 @@ async def test_damaged_batch_is_read_again_with_what_lies_behind_it_and_then_giv
     assert sought == [10, 10]
     ranges_told = [(one.from_offset, one.to_offset, one.n_corrupt) for one in idle.fetches]
     assert ranges_told == [(5, 10, 0), (10, 10, 0), (10, 15, 3)]
-    assert [one.batches for one in idle.fetches] == [[before], [], [behind]]
+    told = [one.batches for one in idle.fetches]
+    assert told[0] is before
+    assert len(told[1]) == 0
+    assert told[2] is behind

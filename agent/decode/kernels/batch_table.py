@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-# Set by the owner of the arena.
+# Set by whoever found the batch, for ranges of batches as for the arena.
 BATCH_SOURCE, BATCH_SOURCE_BYTES, BATCH_CODEC = 0, 1, 2  # address of the payload; as it arrived
 BATCH_COUNT = 3  # of records, as the header claims
 BATCH_OFFSET, BATCH_NEXT_OFFSET, BATCH_MIN_OFFSET = 4, 5, 6
 BATCH_TIME, BATCH_TIME_MASK = 7, 8  # base of the timestamps; -1, or 0 when deltas do not count
+GIVEN_FIELDS = 9
 # Written by `open_batches`.
 BATCH_STATE = 9  # OPENED, or why not
 BATCH_START, BATCH_END = 10, 11  # of its records section, from the arena's start
@@ -16,6 +17,9 @@ BATCH_ROWS = 13  # rows written up to and with this batch
 BATCH_REACHED = 14  # offset behind the last record that was read
 BATCH_DAMAGE = 15  # a DAMAGE_...
 BATCH_FIELDS = 16
+
+#: Bytes of a batch before its payload.
+HEADER_BYTES = 61
 
 #: What becomes of a payload: opened, more room is needed, it is broken, or the library has to do it.
 OPENED, NO_ROOM, BROKEN, OTHER = 0, -1, -2, -3

@@ -40,18 +40,23 @@ def open_batches(arena, batches, first, n_batches, end, room_end, max_records):
     room_end     position up to which there is room; 64 bytes behind it belong to the arena, too
     max_records  NO_ROOM for a batch that would exceed it behind others
 
+    Behind others, a batch is not begun when it would not fit if it opened to as many times its size
+    as the last one did: to open a part of it would be for nothing.
     Writes inside of [end, room_end + 64) only; reads only the payloads.
     """
     most = 0
     if first > 0:
         most = load_i64(batches + 8 * (BATCH_FIELDS * (first - 1) + BATCH_MOST))
+    size_before, opened_before = 1, 0
     for b in range(first, n_batches):
         batch = batches + 8 * BATCH_FIELDS * b
         source = load_i64(batch + 8 * BATCH_SOURCE)
         size = load_i64(batch + 8 * BATCH_SOURCE_BYTES)
         codec = load_i64(batch + 8 * BATCH_CODEC)
         room = room_end - end
-        if codec == NONE:
+        if codec != NONE and size * opened_before > room * size_before:
+            written = NO_ROOM
+        elif codec == NONE:
             written = NO_ROOM
             if size <= room:
                 copy_exact(arena + end, source, size)
@@ -74,6 +79,7 @@ def open_batches(arena, batches, first, n_batches, end, room_end, max_records):
         store_i64(batch + 8 * BATCH_STATE, OPENED)
         store_i64(batch + 8 * BATCH_START, end)
         end += written
+        size_before, opened_before = max(size, 1), written
         store_i64(batch + 8 * BATCH_END, end)
         store_i64(batch + 8 * BATCH_MOST, most)
     return n_batches

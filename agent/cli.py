@@ -119,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     _add_json(warmup)
     _add_demo(add("demo", _demo, "A whole pipeline on this machine, with real data.", _DEMO))
+    _add_aggregate(
+        add("aggregate", _aggregate, "Fold what a fleet of agents wrote, one shard.", _AGGREGATE)
+    )
     health = add("health", _health, "Ask a running agent whether it lives.", _HEALTH)
     health.add_argument("--ready", action="store_true", help="ask for readiness instead")
     health.add_argument("--url", help="address of the agent; default: from the configuration")
@@ -129,6 +132,12 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document on stdout, and nothing else"
     )
+
+
+def _add_aggregate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--chunk-topic", required=True, metavar="NAME", help="what agents write to")
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="its partitions")
+    parser.add_argument("--shard", type=int, default=0, metavar="I", help="which one, from 0")
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -175,6 +184,13 @@ example:
 
 SIGTERM and Ctrl-C drain in order: stop fetching, export what is folded, commit, leave the group.
 A second signal exits at once. Pages: /livez, /readyz, /metrics and /v1/state on web.port.
+"""
+_AGGREGATE = """\
+example:
+  inferometer aggregate -c inferometer.yaml --chunk-topic inferometer-chunks --shards 4 --shard 0
+
+Takes the agents' own configuration: their brokers, group, topics, windows and budget. What is folded
+lives in memory: a start folds anew what the topic still holds, under new start times.
 """
 _CHECK = """\
 examples:
@@ -237,6 +253,22 @@ def _run(options: argparse.Namespace) -> int:
     from agent import pipeline
 
     return pipeline.run(config, environment())
+
+
+def _aggregate(options: argparse.Namespace) -> int:
+    from agent.config_source import environment
+
+    config = _config(options)
+    if not options.chunk_topic or options.shards < 1:
+        raise ConfigError("aggregate needs --chunk-topic, and --shards of at least 1")
+    if not 0 <= options.shard < options.shards:
+        raise ConfigError(f"--shard is {options.shard}; must be 0 to {options.shards - 1}")
+    _logs(config)
+    from agent.aggregate.run import run
+    from agent.fleet.chunk_topic import ChunkTopic
+
+    topic = ChunkTopic(options.chunk_topic, options.shards)
+    return run(config, topic, options.shard, environment())
 
 
 def _check(options: argparse.Namespace) -> int:

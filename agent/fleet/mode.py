@@ -17,7 +17,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.delivery.cut import Outcome, Position
 from agent.errors import FencedError, SourceError, UnsentError
@@ -31,6 +31,13 @@ from agent.state.parts import records_of
 from agent.state.shards import split
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Json, Partition, Snapshot
+
+if TYPE_CHECKING:
+    from agent.delivery.mode import Mode
+
+    def _is_a_mode(mode: FleetMode) -> Mode:
+        return mode
+
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.config import Config
 from agent.errors import DecodeError, StateError
+from agent.fold.base import Fold
+from agent.state.chunk import merge_digest
 from agent.state.parts import MAX_RECORD_BYTES, Manifest, Part, join, read_record, records_of
 from agent.state.shards import home_shard, shard_of, split
 from agent.types import (
@@ -153,6 +156,32 @@ def test_shards_together_are_the_chunk(rows: list[Row], n_shards: int) -> None:
     assert Counter(map(repr, found)) == Counter(map(repr, chunk.exemplars))
     with_rows = [shard for shard, part in enumerate(shards) if part.tally.records]
     assert with_rows == ([home_shard(Partition("events", 3), n_shards)] if rows else [])
+
+
+@given(chunks=st.lists(ROWS, min_size=1, max_size=3), n_shards=st.integers(2, 4))
+@settings(max_examples=15, deadline=None)
+def test_aggregators_together_hold_what_one_fold_of_everything_holds(
+    chunks: list[list[Row]], n_shards: int
+) -> None:
+    single = Fold(Config(), start_ns=1)
+    folds = [Fold(Config(), start_ns=1) for _ in range(n_shards)]
+    for rows in chunks:
+        chunk = replace(chunk_with(rows), digest=merge_digest(Config()))
+        single.apply(chunk, 2)
+        for shard, part in enumerate(split(chunk, n_shards)):
+            folds[shard].apply(through_the_topic(part, shard, n_shards), 2)
+    expected = single.report()
+    found = [fold.report() for fold in folds]
+    streams = [stream for report in found for stream in report["streams"] if stream["rows"]]
+    assert sorted(map(repr, streams)) == sorted(
+        repr(stream) for stream in expected["streams"] if stream["rows"]
+    )
+    for name in ("rows", "events"):
+        assert sum(report[name] for report in found) == expected[name]
+    tally = Tally()
+    for fold in folds:
+        tally.add(fold.tally)
+    assert tally == single.tally
 
 
 def test_the_shard_of_a_stream_never_changes() -> None:

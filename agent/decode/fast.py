@@ -14,7 +14,7 @@ import numpy as np
 from agent.config import Config
 from agent.decode.arena import MAX_BATCH_BYTES, RecordArena
 from agent.decode.events import Decoded, JsonDecoder
-from agent.decode.indexed import Indexed
+from agent.decode.indexed import Indexed, Unread
 from agent.decode.kept import Sampler
 from agent.decode.laid import lay_out
 from agent.decode.lanes import StreamTable
@@ -111,27 +111,32 @@ class FastDecoder:
             at = index.hi
             if at == len(fetch.batches):
                 index.to_offset = fetch.to_offset
-            if index.unread:
-                lost = self._json.begin(int(index.offset[0]) if index.n else index.to_offset)
-                lost.tally.records = index.n_corrupt
-                lost.tally.dropped[Drop.CORRUPT_BATCH] = index.n_corrupt
-                for one in index.unread:
-                    log.warning(
-                        "%s/%d: offsets %d to %d cannot be read (%s): at most %d records dropped as %s",
-                        *fetch.partition,
-                        one.offset,
-                        one.to_offset - 1,
-                        one.why,
-                        one.to_offset - one.offset,
-                        Drop.CORRUPT_BATCH,
-                    )
-                yield lost
+            self._report(index.unread, fetch)
+            unread = sorted(index.unread, reverse=True)
             is_last = at == len(fetch.batches)
-            yield from self._decode(index, index.record, fetch, lineage, is_last=is_last)
+            for part in self._decode(index, index.record, fetch, lineage, is_last=is_last):
+                _count_unread(unread, part)
+                yield part
+            if unread:  # there were no records
+                part = self._json.begin(index.to_offset)
+                _count_unread(unread, part)
+                yield part
         if self._slices.has_labels:  # the last batches had no records
             rest = self._json.begin(fetch.to_offset)
             self._slices.take_labels(rest.tally)
             yield rest
+
+    def _report(self, unread: list[Unread], fetch: RawFetch) -> None:
+        for one in unread:
+            log.warning(
+                "%s/%d: offsets %d to %d cannot be read (%s): at most %d records dropped as %s",
+                *fetch.partition,
+                one.offset,
+                one.to_offset - 1,
+                one.why,
+                one.to_offset - one.offset,
+                Drop.CORRUPT_BATCH,
+            )
 
     def _decode(
         self,
@@ -149,3 +154,15 @@ class FastDecoder:
             if is_last and load.at == index.n:
                 self._slices.take_labels(part.tally)
             yield part
+
+
+def _count_unread(unread: list[Unread], part: Decoded) -> None:
+    """Count what could not be read with the slice that covers it: a cut between slices repeats neither.
+
+    `unread`: the first one last; those that are counted are taken out.
+    """
+    while unread and unread[-1].to_offset <= part.to_offset:
+        one = unread.pop()
+        n = one.to_offset - one.offset
+        part.tally.records += n
+        part.tally.dropped[Drop.CORRUPT_BATCH] += n

@@ -1,6 +1,7 @@
 """TLS and SASL against a real Apache Kafka: what works, and what a wrong setting says."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,39 @@ async def test_strange_authority_and_expired_certificate_are_named(
     known = {"ca_file": str(real_kafka.ca_path)}
     message = await refused(over(real_kafka.expired_bootstrap, topic, "SSL", tls=known))
     assert "certificate has expired" in message
+
+
+async def test_a_broker_under_another_host_name_is_named_and_gets_no_password(
+    real_kafka: RealKafka, topic: str
+) -> None:
+    """127.0.0.2 leads to the broker, and stands not in its certificate."""
+    sasl = {"mechanism": "PLAIN", "username": USER, "password": Secret(PASSWORD)}
+    seen = bytearray()
+
+    async def pass_on(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(1 << 16):
+                to.write(data)
+                seen.extend(data)
+                await to.drain()
+        to.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = real_kafka.sasl_bootstrap.split(":")
+        onward = await asyncio.open_connection(host, int(port))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pass_on(reader, onward[1]))
+            group.create_task(pass_on(onward[0], writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.2", 0)
+    address = f"127.0.0.2:{server.sockets[0].getsockname()[1]}"
+    tls = {"ca_file": str(real_kafka.ca_path)}
+    message = await refused(over(address, topic, "SASL_SSL", tls=tls, sasl=sasl))
+    server.close()
+    assert "IP address mismatch" in message
+    assert "kafka.tls.check_hostname for another host name" in message
+    assert seen and PASSWORD.encode() not in seen
+    assert PASSWORD not in message and "\n" not in message
 
 
 async def test_protocol_that_the_listener_does_not_speak_is_named(

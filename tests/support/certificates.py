@@ -26,6 +26,20 @@ class KeyPair:
     def key_pem(self) -> str:
         return self.key_path.read_text()
 
+    def locked_key(self, password: str) -> Path:
+        """The key once more, in a file that `password` opens."""
+        key = serialization.load_pem_private_key(self.key_path.read_bytes(), None)
+        path = self.key_path.with_suffix(".locked.key")
+        path.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(password.encode()),
+            )
+        )
+        path.chmod(0o600)
+        return path
+
 
 class Authority:
     """A certificate authority that lives as long as the test that made it."""

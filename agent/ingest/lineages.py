@@ -8,9 +8,10 @@ genesis is committed, and committed before anything is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -114,34 +115,47 @@ class Wholeness:
         self.reason = ""
 
     async def wait(
-        self, missing: int, link: CoordinatorLink, ended: asyncio.Event, poll_s: float
+        self,
+        missing: int,
+        link: CoordinatorLink,
+        ended: asyncio.Event,
+        *,
+        poll_s: float,
+        rejoin: Callable[[], None],
     ) -> None:
-        """Return when the epoch has ended. Raises SourceError behind the time limit."""
+        """Return when the epoch has ended. Raises SourceError behind the time limit.
+
+        A static member that comes back is given what it had before, and no more; when there is nobody
+        else, `rejoin` makes it ask for all.
+        """
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        announced = 0.0
-        others = ""
+        due = 0.0
         while not ended.is_set():
             now = time.monotonic()
-            if now - announced >= ANNOUNCE_EVERY_S:
-                announced = now
-                others = await _members(link, self._group_id, ended)
-                self.reason = (
-                    f"{missing} partitions of the topics belong to other members of group "
-                    f"{self._group_id}: {others}; delivery.mode: volume needs all of them"
-                )
-                log.warning("paused: %s", self.reason)
+            if now >= due:
+                due = now + ANNOUNCE_EVERY_S
+                members = await _members(link, self._group_id, ended)
+                self._say(missing, members)
+                if len(members) == 1:
+                    rejoin()
             if now - self._since >= self._timeout_s:
                 raise SourceError(
                     f"{self.reason}; not alone within delivery.sole_member_timeout_s "
                     f"({self._timeout_s:g} s): stop the others, or give this agent its own "
                     "kafka.group_id"
                 )
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(poll_s):
                     await ended.wait()
-            except TimeoutError:
-                continue
+
+    def _say(self, missing: int, members: list[str]) -> None:
+        self.reason = (
+            f"{missing} partitions of the topics are not ours; members of group "
+            f"{self._group_id}: {', '.join(members) or 'unknown'}; delivery.mode: volume needs all "
+            "partitions"
+        )
+        log.warning("paused: %s", self.reason)
 
     def is_whole(self) -> None:
         """The whole topic is ours."""
@@ -149,15 +163,16 @@ class Wholeness:
         self.reason = ""
 
 
-async def _members(link: CoordinatorLink, group_id: str, ended: asyncio.Event) -> str:
-    """Client ids and hosts of the group's members, as the coordinator knows them."""
+async def _members(link: CoordinatorLink, group_id: str, ended: asyncio.Event) -> list[str]:
+    """Client ids and hosts of the group's members, as the coordinator knows them; or nothing."""
     try:
         answer = await until_ended(ended, link.send(DescribeGroupsRequest([group_id])), "describe")
-        return ", ".join(_names(answer)) or "unknown"
+        return _names(answer)
     except FencedError:
         raise
     except Exception as error:  # only words of a message are lost
-        return f"unknown ({error})"
+        log.debug("the members of %s are not known: %s", group_id, error)
+        return []
 
 
 def _names(answer: Any) -> list[str]:

@@ -225,7 +225,13 @@ class Membership:
             if self._wholeness is not None:
                 if missing := len(finder.known_partitions() - wanted):
                     link = CoordinatorLink(consumer._coordinator)
-                    await self._wholeness.wait(missing, link, epoch.ended, self._pace.poll_s)
+                    await self._wholeness.wait(
+                        missing,
+                        link,
+                        epoch.ended,
+                        poll_s=self._pace.poll_s,
+                        rejoin=consumer._coordinator.request_rejoin,
+                    )
                     return
                 self._wholeness.is_whole()
             starts = await finder.find(wanted, self._out_of_range)

@@ -13,8 +13,17 @@ Every length is checked against what is there. Source: the format's two public d
 
 from __future__ import annotations
 
+import numpy as np
+
 from agent.decode.kernels.batch_table import BROKEN, NO_ROOM, OTHER
-from agent.decode.kernels.copies import copy_exact, copy_generous, copy_match, load_u16
+from agent.decode.kernels.copies import (
+    copy16,
+    copy32,
+    copy_exact,
+    copy_generous,
+    copy_match,
+    load_u16,
+)
 from agent.sketch.kernels.compile import inlined, outlined
 from agent.sketch.kernels.memory import load_u8, load_u32
 
@@ -27,6 +36,10 @@ _STORED = 1 << 31
 _MIN_MATCH = 4
 #: Literals that end this close to the end of their block are copied exactly.
 _MARGIN = 32
+#: A plain sequence (see `_open_block`) has at most 18 bytes, of which 19 are looked at when it turns out
+#: not to be plain, and opens to at most 14 literals and a
+#: match of 15 + 4 + 254.
+_PLAIN_READS, _PLAIN_WRITES = 19, 287
 
 
 @inlined
@@ -51,8 +64,30 @@ def _open_block(p, end, first, start, limit):
     [p, end) and [first, limit + 31].
     """
     near_end = end - _MARGIN
+    plain_end, plain_limit = end - _PLAIN_READS, limit - _PLAIN_WRITES
     to = start
     while True:
+        # Plain sequences, nearly all: at most one more byte of length, that of the match, and a distance
+        # of at least 32. Two checks of the bounds cover all of one. Whether the byte of length is
+        # there is not branched on, because no CPU can foretell it.
+        while p <= plain_end and to <= plain_limit:
+            token = load_u8(p)
+            n_literals = token >> 4
+            is_longer = np.int64(token & 15 == 15)
+            behind = p + n_literals + 3
+            distance = load_u16(behind - 2)
+            more = load_u8(behind) & -is_longer
+            match = to + n_literals
+            if n_literals == 15 or more == 255 or distance < 32 or distance > match - first:
+                break
+            copy16(to, p + 1)
+            p = behind + is_longer
+            to = match + _MIN_MATCH + (token & 15) + more
+            copy32(match, match - distance)
+            match += 32
+            while match < to:
+                copy32(match, match - distance)
+                match += 32
         if p >= end:
             return BROKEN
         token = load_u8(p)

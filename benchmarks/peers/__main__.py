@@ -50,7 +50,16 @@ class Peer:
 
 
 PEERS = (
-    Peer("whylogs, rows", "whylogs_rows", "whylogs", 20_000, "one profile, a dict at a time"),
+    Peer(
+        "whylogs, rows", "whylogs_rows", "whylogs", 20_000, "one profile, `profile.track` of a dict"
+    ),
+    Peer(
+        "whylogs, documented row call",
+        "whylogs_log",
+        "whylogs",
+        400,
+        "`why.log(row)` of each dict, its profiles merged",
+    ),
     Peer("whylogs, batches", "whylogs_batches", "whylogs", 300_000, "pandas frames of 5,000 rows"),
     Peer(
         "plain loop",

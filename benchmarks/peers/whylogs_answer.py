@@ -7,16 +7,20 @@ import os
 # Read at import: nothing is to leave the machine.
 os.environ["WHYLOGS_NO_ANALYTICS"] = "True"
 
-from whylogs.core import DatasetProfile
+import whylogs as why
+from whylogs.core import DatasetProfile, DatasetProfileView
 
 from benchmarks.peers.meter import Answer
 from benchmarks.peers.rows import NUMBERS, TEXTS
 
-__all__ = ["DatasetProfile", "answer_of"]
+__all__ = ["DatasetProfile", "answer_of", "answer_of_view", "why"]
 
 
 def answer_of(profile: DatasetProfile) -> Answer:
-    view = profile.view()
+    return answer_of_view(profile.view())
+
+
+def answer_of_view(view: DatasetProfileView) -> Answer:
     summaries = {name: view.get_column(name).to_summary_dict() for name in (*NUMBERS, *TEXTS)}
     frequent = view.get_column("model").get_metric("frequent_items").to_summary_dict()
     models = {item.value: int(item.est) for item in frequent["frequent_strings"]}

@@ -43,9 +43,8 @@ RETRY_S = 1.0
 SAY_EVERY_S = 10.0
 #: A cut without a row is committed this often, for its word that partitions are caught up.
 IDLE_EVERY_S = 5.0
-#: A snapshot is taken sooner when a restart would have to work this long (processor time), or read so much.
+#: A snapshot is taken sooner when a restart would have to work this long (processor time).
 REPLAY_S = 0.8
-REPLAY_BYTES = 128 << 20
 
 T = TypeVar("T")
 Commit = Callable[
@@ -302,8 +301,7 @@ class VolumeMode:
     # -- snapshots
 
     async def _snapshot_if_due(self) -> None:
-        volume = self._volume
-        is_long = volume.replay_s >= REPLAY_S or volume.bytes_since_snapshot >= REPLAY_BYTES
+        is_long = self._volume.replay_s >= REPLAY_S
         if is_long or time.monotonic() >= self._snapshot_at:
             await self._snapshot()
 

@@ -46,8 +46,8 @@ log = logging.getLogger(__name__)
 DAMAGED = ".damaged"
 #: Numbers of entries jump by this much when some may be lost: no file then knows of one like it.
 JUMP = 1_000_000_000
-#: To read a chunk and take it again costs about as much as taking it twice.
-REPLAY_FACTOR = 2.0
+#: A restart reads chunks about this fast, cell by cell, before it takes them again (measured: 27 MB/s).
+READ_BYTES_PER_S = 25e6
 #: Ids of processes remembered: heads of older ones read as another's.
 MAX_RUNS = 1000
 
@@ -156,7 +156,7 @@ class Volume:
         self._pending.append(entry_to_bytes(entry))
         began = time.thread_time()
         result = self.state.take(entry, chunk)
-        self._replay_s += REPLAY_FACTOR * (time.thread_time() - began)
+        self._replay_s += time.thread_time() - began + len(self._pending[-1]) / READ_BYTES_PER_S
         if sync:
             self.sync()
         return result

@@ -350,3 +350,15 @@ async def test_snapshots_are_taken_on_the_timer_and_at_the_end(
 
 def n_snapshots(folder: Path) -> int:
     return len(list(folder.glob("snapshot-*")))
+
+
+async def test_a_snapshot_is_taken_before_a_restart_would_take_long(
+    tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.state.volume.READ_BYTES_PER_S", 1000.0)
+    process = await Process(tmp_path, group).start()
+    for _ in range(20):
+        await process.deliver(1)
+        assert process.volume.replay_s < 0.8 + 0.5
+    assert n_snapshots(tmp_path) == 2
+    await process.die()

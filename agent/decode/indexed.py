@@ -62,11 +62,6 @@ class Indexed:
     at: Columns
     unread: list[Unread] = field(default_factory=list)
 
-    @property
-    def n_corrupt(self) -> int:
-        """Offsets that could not be read."""
-        return sum(one.to_offset - one.offset for one in self.unread)
-
     def record(self, row: int) -> Record:
         """A copy of one record; a header name that is not UTF-8 has U+FFFD in its place."""
         text = self.text

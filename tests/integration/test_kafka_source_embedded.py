@@ -193,7 +193,9 @@ async def test_batch_that_was_damaged_on_the_wire_is_read_again(
             buffer = buffer[:-1] + bytes([buffer[-1] ^ 1])
         intact(self, buffer)
 
-    agent = Member(config_of(embedded_kafka, fetch=fetch))  # it makes frames itself, to warm kernels
+    agent = Member(
+        config_of(embedded_kafka, fetch=fetch)
+    )  # it makes frames itself, to warm kernels
     monkeypatch.setattr(frames, "__init__", receive)
     async with agent.running() as member:
         await eventually(lambda: member.offsets(P0) == list(range(30)))

@@ -41,7 +41,18 @@ def names(requirements: list[str]) -> set[str]:
 def test_help_lists_every_target() -> None:
     done = make("help")
     assert done.returncode == 0
-    for target in ("demo", "test", "lint", "fmt", "docs", "bench", "audit", "sbom", "lock", "clean"):
+    for target in (
+        "demo",
+        "test",
+        "lint",
+        "fmt",
+        "docs",
+        "bench",
+        "audit",
+        "sbom",
+        "lock",
+        "clean",
+    ):
         assert f"make {target} " in done.stdout
 
 

@@ -66,13 +66,13 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. As the program itself, it loads kernels from files."""
-    if arguments is None:
-        from agent.compiled import mode
-
-        mode.use_files()
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
+        if arguments is None:
+            from agent.compiled import mode
+
+            mode.use_files()
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
         status = command(options)
         sys.stdout.flush()
         return status
@@ -219,7 +219,8 @@ example:
   INFEROMETER_KERNEL_CACHE=/var/cache/inferometer inferometer warmup
 
 `run` warms up by itself; a container image does it once, when it is built. NUMBA_CPU_NAME and
-NUMBA_CPU_FEATURES fix the CPU that the kernels are made for.
+NUMBA_CPU_FEATURES fix the CPU that the kernels are made for, which need not be this one. Exit status 1 when
+they cannot be compiled or kept.
 """
 _DEMO = """\
 examples:
@@ -337,19 +338,21 @@ def _warmup(options: argparse.Namespace) -> int:
         if not options.quiet and tty:
             print(f"\r\x1b[Kcompiling {done + 1}/{total} {name}", end="", file=sys.stderr)
 
-    from agent.sketch.kernels.warm import kernel_store, warm
+    from agent.sketch.kernels.warm import fill_cache, kernel_store
 
-    took = warm(progress)
+    took, unkept = fill_cache(progress)
     elapsed = time.monotonic() - began
-    folder = kernel_store().folder
+    folder = None if unkept else kernel_store().folder
     if not options.quiet:
         end = "\r\x1b[K" if tty else ""
-        where = f" in {folder}" if folder else "; no folder to keep them in"
+        where = f" in {folder}" if folder else ", and not kept"
         print(f"{end}{len(took)} kernels ready after {elapsed:.1f} s{where}", file=sys.stderr)
     if options.json:
         _print_json(
             {"kernels": took, "seconds": elapsed, "folder": str(folder) if folder else None}
         )
+    if unkept:
+        raise InferometerError(f"kernels are compiled but not kept: {unkept}")
     return 0
 
 

@@ -68,11 +68,13 @@ def build(
     rank = {name: i for i, name in enumerate(_HEAVIEST)}
     waiting = deque(sorted(names, key=lambda name: rank.get(name, len(rank))))
     told: _Told = SimpleQueue()
-    compilers: list[_Compiler] = []
+    compilers: list[
+        _Compiler
+    ] = []  # one by one, so that those there are end when the next cannot start
     n_built = 0
     try:
         for _ in range(min(len(waiting), n_children or _allowed())):
-            compilers.append(_Compiler(waiting, told))
+            compilers.append(_Compiler(waiting, told))  # noqa: PERF401
         while n_built < len(names):
             event = told.get()
             if isinstance(event, str):

@@ -30,28 +30,35 @@ def sources() -> list[Path]:
     A changed callee changes its callers, and a constant is part of the code that was compiled with it.
     """
     found: set[Path] = set()
+    modules: set[str] = set()
     waiting = [*_AGENT.glob("*/kernels/*.py"), *_AGENT.glob("compiled/*.py")]
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += _imported(path.read_text())
+            more = _imported(path.read_text()) - modules
+            modules |= more
+            waiting += [file for name in more for file in _files_of(name)]
     return sorted(found)
 
 
-def _imported(text: str) -> list[Path]:
-    """Files of the agent's modules that a source imports, and of the packages that they are in."""
+def _imported(text: str) -> set[str]:
+    """The agent's modules that a source imports; of a package, what is imported from it may be one too."""
     modules: set[str] = set()
     for package, names, module in _IMPORT.findall(_FOR_TYPES_ALONE.sub("", text)):
         modules.add(package or module)
-        modules.update(f"{package}.{name}" for name in re.findall(r"\w+", names) if package)
-    found = []
-    for dotted in modules:
-        parts = dotted.split(".")[1:]
-        packages = (_AGENT.joinpath(*parts[:n], "__init__.py") for n in range(len(parts) + 1))
-        file = _AGENT.joinpath(*parts).with_suffix(".py") if parts else _AGENT / "__init__.py"
-        found += [path for path in (*packages, file) if path.is_file()]
-    return found
+        if package and package.count(".") < 3:  # no package is deeper
+            modules.update(f"{package}.{name}" for name in re.findall(r"\w+", names))
+    return modules
+
+
+def _files_of(module: str) -> list[Path]:
+    """Of the module, if there is one, and of the packages that it is in."""
+    parts = module.split(".")[1:]
+    found = [_AGENT.joinpath(*parts[:n], "__init__.py") for n in range(len(parts) + 1)]
+    if parts:
+        found.append(_AGENT.joinpath(*parts).with_suffix(".py"))
+    return [path for path in found if path.is_file()]
 
 
 def cache_key() -> str:

@@ -80,9 +80,14 @@ def _give_back_linker() -> None:
             advise(low, high - low, mmap.MADV_DONTNEED)
 
 
+#: What a mapping has when a page of it was changed: by this process, by one that it was forked from, or either
+#: before the page went to swap. Each of them is there and 0, or the mapping is left alone.
+_CHANGED = ("Private_Dirty:", "Shared_Dirty:", "Anonymous:", "Swap:")
+
+
 def _unchanged(smaps: str) -> list[tuple[int, int]]:
     """Addresses of the linker's file that cannot be written, and of which nothing ever was."""
-    found = []
+    found: dict[tuple[int, int], set[str]] = {}
     here: tuple[int, int] | None = None
     for line in smaps.splitlines():
         first, *rest = line.split()
@@ -90,6 +95,6 @@ def _unchanged(smaps: str) -> list[tuple[int, int]]:
             low, high = (int(part, 16) for part in first.split("-"))
             is_linker = _LINKER in rest[-1].rpartition("/")[2]
             here = (low, high) if is_linker and "w" not in rest[0] else None
-        elif first == "Private_Dirty:" and here is not None and rest[0] == "0":
-            found.append(here)
-    return found
+        elif here is not None and first in _CHANGED and rest[0] == "0":
+            found.setdefault(here, set()).add(first)
+    return [addresses for addresses, zeros in found.items() if len(zeros) == len(_CHANGED)]

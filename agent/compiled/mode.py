@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Any
 
+from agent.errors import ConfigError
+
 VARIABLE = "INFEROMETER_KERNELS"
 _COMPILE = "agent.sketch.kernels.compile"
 
@@ -19,9 +21,17 @@ _caches = True
 
 
 def use_files() -> None:
-    """Load kernels from files, in this whole process; without effect once a kernel was imported."""
+    """Load kernels from files, in this whole process; without effect once a kernel was imported.
+
+    Raises ConfigError when the variable has a value that is not known.
+    """
     global _from_files
-    if _COMPILE not in sys.modules and os.environ.get(VARIABLE, "") != "numba":
+    asked = os.environ.get(VARIABLE, "")
+    if asked not in ("", "files", "numba"):
+        raise ConfigError(
+            f"{VARIABLE} is {asked!r}, but must be files (the default) or numba: unset it, or correct it"
+        )
+    if _COMPILE not in sys.modules and asked != "numba":
         _from_files = True
 
 

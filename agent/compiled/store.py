@@ -8,22 +8,36 @@ Invariants
  3. What another user could have written is not read: folders and files must belong to this user or to
     root, and nobody else may write them. Then too a kernel is compiled again, at every start.
 
+Every upgrade and every CPU has a key of its own: `tidy` removes those that nobody has used for long, and what
+writers that were killed have left.
+
 The digest finds damage, not malice: who can write the folder can run code, as with any program's folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import re
+import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "INFEROMETER_KERNEL_CACHE"
 _FORMAT = "inferometer kernel 1"
+_KEY = re.compile("[0-9a-f]{20}")
+#: Keys that stay however old they are, and the days since its last use that any key stays.
+_KEEP_KEYS = 4
+_KEEP_DAYS = 7
+_DAY_S = 86_400.0
+#: A writer takes milliseconds for a file.
+_WRITERS_S = 3600.0
 
 
 def base_folder() -> Path | None:
@@ -38,6 +52,12 @@ def base_folder() -> Path | None:
         return None
 
 
+def mark_used(folder: Path) -> None:
+    """So that `tidy` leaves the folder of this key; without effect where it cannot be written."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+
+
 class Store:
     """Kernels of one key in one folder; without a folder it keeps nothing."""
 
@@ -45,6 +65,8 @@ class Store:
         self.folder = None if base is None else base / key
         self._key = key
         self._refused = False
+        #: Why something could not be kept.
+        self.failure = "there is no home folder" if base is None else ""
 
     def read(self, name: str, signature: str) -> bytes | None:
         """The kernel's object code; None when there is none that is whole and meant."""
@@ -68,6 +90,7 @@ class Store:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
             if not self._is_ours(None):
+                self.failure = f"others may write {self.folder}"
                 return False
             with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
                 new = Path(file.name)
@@ -79,9 +102,29 @@ class Store:
                 except OSError:
                     new.unlink(missing_ok=True)
                     raise
-        except OSError:
+        except OSError as error:
+            self.failure = f"cannot write {self.folder} ({error.strerror or error})"
             return False
         return True
+
+    def tidy(self) -> None:
+        """Remove keys of this user that were not used for long, and files of writers that were killed."""
+        if self.folder is None:
+            return
+        now = time.time()
+        with contextlib.suppress(OSError):
+            if not self._is_ours(None):
+                return
+            for path in self.folder.glob("tmp*"):
+                at = path.lstat()
+                if at.st_uid == os.geteuid() and now - at.st_mtime > _WRITERS_S:
+                    path.unlink(missing_ok=True)
+            found = [path for path in self.folder.parent.iterdir() if _KEY.fullmatch(path.name)]
+            used = {path: path.lstat().st_mtime for path in found if path != self.folder}
+            newest_first = sorted(used, key=lambda path: used[path], reverse=True)
+            for path in newest_first[_KEEP_KEYS - 1 :]:
+                if now - used[path] > _KEEP_DAYS * _DAY_S and _is_all_mine(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _is_ours(self, file: os.stat_result | None) -> bool:
         """Whether nobody but this user and root can have written the file, or put it there."""
@@ -104,3 +147,9 @@ class Store:
     def _head(self, name: str, signature: str, code: bytes) -> bytes:
         digest = hashlib.sha256(code).hexdigest()
         return f"{_FORMAT} {self._key} {name} {signature} {digest}".encode()
+
+
+def _is_all_mine(folder: Path) -> bool:
+    """Whether this is a folder, and it and all in it belong to this user."""
+    paths = [folder, *folder.rglob("*")]
+    return folder.is_dir() and all(path.lstat().st_uid == os.geteuid() for path in paths)

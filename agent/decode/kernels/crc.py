@@ -1,4 +1,4 @@
-"""CRC-32C of record batches: with the CPU's instruction where host and target have it, else by tables.
+"""CRC-32C of record batches: with the CPU's instruction where the target has it, else by tables.
 
 The checksum of a batch (Castagnoli's polynomial, reflected, inverted at both ends) covers all bytes
 behind it. With the instruction (x86 with SSE 4.2), three streams of 1 KiB run side by side, because it
@@ -6,8 +6,8 @@ takes three cycles and one can begin every cycle; their states are joined by tab
 the state after 1024 zero bytes is the exclusive or of what each of its bytes becomes. Without it, eight
 bytes at a time go through eight tables, about a tenth as fast.
 
-LLVM ends the process when it meets an instruction that its target lacks, so both the host and the
-target that numba compiles for are asked first.
+LLVM ends the process when it meets an instruction that its target lacks, so the target that numba compiles
+for is asked first: the building machine only where it is the target.
 """
 
 from __future__ import annotations
@@ -33,21 +33,18 @@ _LEVELS = frozenset(("x86-64-v2", "x86-64-v3", "x86-64-v4"))
 
 
 def target_has_instruction(cpu_name: str | None, cpu_features: str | None) -> bool:
-    """Whether host and target have the instruction; the arguments are numba's CPU_NAME and CPU_FEATURES.
+    """Whether the target has the instruction; the arguments are numba's CPU_NAME and CPU_FEATURES.
 
     LLVM cannot be asked what a CPU's name implies, so a name that is not one of the levels counts as
     lacking it, unless the features name it.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
         return False
-    try:
-        host = binding.get_host_cpu_features()
-    except RuntimeError:
-        return False
-    if not host.get("sse4.2", False):
-        return False
     if cpu_name is None and cpu_features is None:
-        return True
+        try:
+            return bool(binding.get_host_cpu_features().get("sse4.2", False))
+        except RuntimeError:
+            return False
     asked = (cpu_features or "").split(",")
     if "-sse4.2" in asked or "-crc32" in asked:
         return False

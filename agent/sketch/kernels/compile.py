@@ -20,7 +20,8 @@ from typing import Any
 
 from agent.compiled.key import cache_key
 from agent.compiled.mode import from_files, numba_caches
-from agent.compiled.store import CACHE_VARIABLE, base_folder
+from agent.compiled.store import CACHE_VARIABLE, base_folder, mark_used
+from agent.compiled.target import tell_numba
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def _numba_folder() -> Path | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
+                mark_used(folder.parent)
                 return folder
         except OSError:
             pass
@@ -81,6 +83,7 @@ if from_files():
         return Handle(name, function)
 
 else:
+    tell_numba()
     from numba import njit
     from numba.core import config
 

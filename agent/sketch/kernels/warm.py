@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable
 
 from agent.compiled.mode import from_files
-from agent.compiled.store import CACHE_VARIABLE, Store, base_folder
+from agent.compiled.store import CACHE_VARIABLE, Store, base_folder, mark_used
+from agent.compiled.target import check_cpu
+from agent.errors import InferometerError
 from agent.sketch.kernels.compile import KERNELS, WARMING
 
 log = logging.getLogger(__name__)
@@ -31,11 +33,37 @@ def import_all() -> None:
 def warm(progress: Progress | None = None) -> dict[str, float]:
     """Make every kernel ready to run; returns its name -> seconds taken. Safe to call at any time.
 
-    Raises InferometerError when kernels cannot be compiled.
+    Raises InferometerError when kernels cannot be compiled, or this CPU cannot run them.
+    """
+    check_cpu()
+    import_all()
+    with WARMING:
+        if not from_files():
+            return _compile(progress)
+        codes, took, unkept = _from_files(progress)
+        if unkept:
+            log.warning("kernels are compiled at every start: %s", unkept)
+        _link(codes)
+        return took
+
+
+def fill_cache(progress: Progress | None = None) -> tuple[dict[str, float], str]:
+    """Keep every kernel for later starts, of another CPU too: each name -> seconds taken, and why they could
+    not be kept ("" when they are). Otherwise as `warm`.
     """
     import_all()
     with WARMING:
-        return _load(progress) if from_files() else _compile(progress)
+        if not from_files():
+            from agent.sketch.kernels import compile as compiling
+
+            return _compile(progress), "" if compiling.folder else _no_folder("")
+        codes, took, unkept = _from_files(progress)
+        try:
+            check_cpu()
+        except InferometerError:
+            return took, unkept
+        _link(codes)
+        return took, unkept
 
 
 def kernel_store() -> Store:
@@ -45,10 +73,10 @@ def kernel_store() -> Store:
     return Store(base_folder(), cache_key())
 
 
-def _load(progress: Progress | None) -> dict[str, float]:
-    """From files; what has none is compiled in a child process first, and kept."""
-    from agent.compiled.load import load
-
+def _from_files(
+    progress: Progress | None,
+) -> tuple[dict[str, bytes], dict[str, float], str]:
+    """Object code, seconds taken, why some was not kept. What has no file is compiled in children first."""
     store = kernel_store()
     codes: dict[str, bytes] = {}
     took = dict.fromkeys(sorted(KERNELS), 0.0)
@@ -56,24 +84,31 @@ def _load(progress: Progress | None) -> dict[str, float]:
         code = store.read(name, KERNELS[name][1])
         if code is not None:
             codes[name] = code
+    if store.folder is not None:
+        mark_used(store.folder)
     missing = [name for name in took if name not in codes]
-    if missing:
-        from agent.compiled.build import build
+    if not missing:
+        return codes, took, ""
+    from agent.compiled.build import build
 
-        kept = True
-        began = (lambda name: progress(name, len(codes), len(took))) if progress else _ignore
-        for built in build(missing, began):
-            codes[built.name], took[built.name] = built.code, built.seconds
-            kept = store.write(built.name, KERNELS[built.name][1], built.code) and kept
-        if not kept:
-            log.warning(
-                "kernels are compiled at every start: cannot write %s; set %s to a writable folder",
-                store.folder or "to a home folder",
-                CACHE_VARIABLE,
-            )
+    kept = True
+    began = (lambda name: progress(name, len(codes), len(took))) if progress else _ignore
+    for built in build(missing, began):
+        codes[built.name], took[built.name] = built.code, built.seconds
+        kept = store.write(built.name, KERNELS[built.name][1], built.code) and kept
+    store.tidy()
+    return codes, took, "" if kept else _no_folder(store.failure)
+
+
+def _no_folder(why: str) -> str:
+    return f"{why or 'no folder can be written'}; set {CACHE_VARIABLE} to a writable folder"
+
+
+def _link(codes: dict[str, bytes]) -> None:
+    from agent.compiled.load import load
+
     for name, call in load(codes).items():
         KERNELS[name][0].call = call
-    return took
 
 
 def _compile(progress: Progress | None) -> dict[str, float]:

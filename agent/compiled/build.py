@@ -27,15 +27,16 @@ from agent.errors import InferometerError
 _ROOT = Path(__file__).resolve().parents[2]
 #: For a compiler that has failed to say why.
 _LAST_WORDS_S = 10.0
-#: Each takes some 200 MB, and imports numba and compiles shared pieces again: more do not pay.
+#: Each takes up to 330 MB, imports numba and compiles shared pieces again: more do not pay.
 MAX_CHILDREN = 2
 #: Begun first, so that no child is left alone with a long one at the end.
 _HEAVIEST = (
-    "scan.scan",
     "template.decode_templates",
-    "freeze.pack_numbers",
-    "freeze.flush_groups",
+    "scan.scan",
     "route.add_rows",
+    "freeze.flush_groups",
+    "freeze.pack_numbers",
+    "open_batches.open_batches",
     "merge_cells.merge_numeric",
 )
 

@@ -31,7 +31,9 @@ def sources() -> list[Path]:
     """
     found: set[Path] = set()
     modules: set[str] = set()
-    waiting = [*_AGENT.glob("*/kernels/*.py"), *_AGENT.glob("compiled/*.py")]
+    kernels = list(_AGENT.glob("*/kernels/*.py"))
+    waiting = [*kernels, *{path.parents[1] / "__init__.py" for path in kernels}]
+    waiting += _AGENT.glob("compiled/*.py")
     while waiting:
         path = waiting.pop()
         if path not in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import shutil
 import sys
 import threading
@@ -19,8 +20,10 @@ from agent.decode.kernels.path_slots import hash_text
 from agent.errors import InferometerError
 from agent.sketch.kernels.pages import clear_cells
 
-NAMES = ["pages.clear_cells", "path_slots.hash_text"]
+NAMES = ["pages.clear_cells", "path_slots.hash_text", "finish.sum_sizes", "crc.crc32c"]
 CODE = bytes(range(256)) * 10
+#: Private memory that is only read is one page of zeros, however long it is.
+UNWRITTEN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 # ---------------------------------------------------------------- store
@@ -138,6 +141,35 @@ def test_kernels_from_files_run_on_several_threads(loaded: dict[str, Any]) -> No
     for thread in threads:
         thread.join(60)
     assert found == [True] * 4
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("name", "gives_gil"), [("finish.sum_sizes", True), ("crc.crc32c", False)])
+def test_other_threads_run_during_a_kernel_unless_it_keeps_the_gil(
+    loaded: dict[str, Any], name: str, gives_gil: bool
+) -> None:
+    """No thread is made to give the GIL up: this one runs again when the kernel gives it, or has ended."""
+    call = loaded[name]
+    ended: list[int] = []
+    seen: list[bool] = []
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(100.0)
+    try:
+        for mib in (64, 512, 4096):  # until this one gets a processor while the kernel runs
+            with mmap.mmap(-1, mib << 20, flags=UNWRITTEN) as zeros:
+                address = np.frombuffer(zeros, np.uint8).ctypes.data
+                size = (mib << 20) // (8 if gives_gil else 1)
+                ended.clear()
+                thread = threading.Thread(target=lambda: ended.append(call(address, size)))  # noqa: B023
+                thread.start()
+                seen.append(not ended)
+                thread.join(100)
+                assert len(ended) == 1
+            if gives_gil and seen[-1]:
+                break
+    finally:
+        sys.setswitchinterval(before)
+    assert seen[-1] if gives_gil else not any(seen)
 
 
 @pytest.mark.timeout(180)

@@ -27,7 +27,7 @@ from agent.errors import InferometerError
 _ROOT = Path(__file__).resolve().parents[2]
 #: For a compiler that has failed to say why.
 _LAST_WORDS_S = 10.0
-#: Each takes up to 330 MB, imports numba and compiles shared pieces again: more do not pay.
+#: Each takes 300-400 MiB, imports numba and compiles shared pieces again: more do not pay.
 MAX_CHILDREN = 2
 #: Begun first, so that no child is left alone with a long one at the end.
 _HEAVIEST = (
@@ -117,7 +117,7 @@ class _Compiler:
         self._thread.start()
 
     def _serve(self, waiting: deque[str], told: _Told) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        try:
             while True:
                 try:
                     name = waiting.popleft()
@@ -128,6 +128,10 @@ class _Compiler:
                 if built is None:
                     break
                 told.put(built)
+        except BrokenPipeError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError):  # its answer is not one of ours
+            self._child.kill()
         # Its stream has ended by itself, so it is about to: with its words on stderr.
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_LAST_WORDS_S)

@@ -105,6 +105,18 @@ def test_one_child_that_fails_ends_the_other(capfd: pytest.CaptureFixture[str]) 
     assert children_of(os.getpid()) == before
 
 
+@pytest.mark.timeout(100)
+def test_an_answer_that_is_none_is_an_error_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    before = children_of(os.getpid())
+    with pytest.raises(InferometerError, match="could not be compiled"):
+        list(build(["pages.clear_cells"], lambda name: None, n_children=1))
+    assert children_of(os.getpid()) == before
+
+
 PARENT = """
 import sys
 from agent.compiled.build import build

@@ -17,7 +17,7 @@ CHECK_PYTHON = if [ -z "$(PYTHON)" ]; then \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint fmt docs bench audit sbom lock clean
+.PHONY: help venv demo test chaos lint fmt docs bench audit sbom lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo: $(DEMO_STAMP) ## A whole pipeline on this machine, with a live view (ARGS=
 
 test: lint ## Lint, types and all tests (ARGS="tests/unit -k config")
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP) ## Random faults on a running pipeline, all rows held to account (ARGS="--rounds 200 --seed 1")
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(STAMP) ## Lint, format check and types
 	@$(BIN)/ruff check

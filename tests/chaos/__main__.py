@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _say(done: Round) -> None:
-    line = f"{done.number:4} {done.mode:7} {done.fault:28} {done.detail:28} {done.seconds:5.1f} s"
+    line = f"{done.number:4} {done.mode:7} {done.fault:36} {done.detail:28} {done.seconds:5.1f} s"
     line += f"  quiet after {done.quiet_s:4.1f} s"
     line += f"  repeated {done.repeated}" if done.repeated else ""
     print(line if done.good else line + "  FAILED", file=sys.stderr, flush=True)
@@ -66,12 +66,12 @@ def _say(done: Round) -> None:
 def _table(outcome: Outcome) -> str:
     rounds = Counter((r.mode, r.fault) for r in outcome.rounds)
     failed = Counter((r.mode, r.fault) for r in outcome.rounds if not r.good)
-    lines = [f"{'mode':8} {'fault':30} {'rounds':>6} {'failed':>6} {'lost':>6} {'double':>6}"]
+    lines = [f"{'mode':8} {'fault':38} {'rounds':>6} {'failed':>6} {'lost':>6} {'double':>6}"]
     for mode, fault in sorted(rounds):
         of = [r for r in outcome.rounds if (r.mode, r.fault) == (mode, fault)]
         lost, double = sum(r.lost for r in of), sum(r.double for r in of)
         n = rounds[mode, fault]
-        lines.append(f"{mode:8} {fault:30} {n:6} {failed[mode, fault]:6} {lost:6} {double:6}")
+        lines.append(f"{mode:8} {fault:38} {n:6} {failed[mode, fault]:6} {lost:6} {double:6}")
     document = outcome.document()
     lines.append(
         f"seed {outcome.seed}: {document['rounds']} rounds, {document['produced']} rows produced, "

@@ -1,7 +1,8 @@
 """The table of faults. Each is a function of a life that is producing; it returns when the fault is over.
 
-A fault leaves agents to be revived by the wait for quiet, or starts them itself. What memory mode may
-repeat it says in the table: `loses` is true when an agent crashes or an assignment may be lost.
+A fault leaves agents to be revived by the wait for quiet, or starts them itself. How often memory mode may
+repeat a row, the table says: once for each crash, and for each hand-over that finds no collector or no
+coordinator in time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Fault:
     name: str
     apply: Apply
     modes: tuple[str, ...] = ("volume", "memory")
-    loses: bool = True  # a crash, or an assignment that may be lost
+    repeats: int = 2  # crashes and assignments that may be lost
     late: bool = False  # the collector may hear things out of order
     weight: int = 2
 
@@ -73,13 +74,33 @@ def kill_at_an_arrow(life: Life, rnd: random.Random) -> str:
         agent.start()
     else:
         agent.controls.arm(point, passes)
+    died = _await_death(agent, rnd)
+    return f"{point} {passes}{'' if died else ', never passed'}"
+
+
+def _await_death(agent: Agent, rnd: random.Random) -> bool:
+    """At the point that is armed; killed when it does not come there soon."""
     deadline = time.monotonic() + 8
     while agent.running and time.monotonic() < deadline:
         time.sleep(0.02)
     died = not agent.running
     agent.controls.disarm()
     agent.kill(rnd)
-    return f"{point} {passes}{'' if died else ', never passed'}"
+    return died
+
+
+def kill_after_an_export(life: Life, rnd: random.Random) -> str:
+    """The collector has taken an export; the next life exports before it can ask the group anything."""
+    agent = _some(life, rnd)
+    agent.controls.arm("export-answered", rnd.randint(1, 3))
+    died = _await_death(agent, rnd)
+    life.kafka.pause()
+    try:
+        agent.start()
+        pause(rnd, 1.5, 2.5)
+    finally:
+        life.kafka.resume()
+    return "" if died else "never passed"
 
 
 def terminate(life: Life, rnd: random.Random) -> str:
@@ -222,7 +243,8 @@ def disk_error(life: Life, rnd: random.Random) -> str:
 
 
 def _alone(life: Life) -> dict[int, int]:
-    """Every agent stopped, the group empty; the committed offsets."""
+    """Every agent stopped, the group empty; the committed offsets: there are some."""
+    within(life.committed, 30, "offsets are committed")
     life.ledger.hold()
     for agent in life.agents:
         agent.stop()
@@ -280,6 +302,7 @@ def clock_jumps(life: Life, rnd: random.Random) -> str:
     by_s = rnd.choice([5.0, 90.0, 3600.0])
     if life.is_volume and rnd.random() < 0.5:
         by_s = -by_s
+        life.heard.clock_went_back = True
     agent = _some(life, rnd)
     agent.controls.jump(by_s)
     if rnd.random() < 0.3:
@@ -291,25 +314,26 @@ def clock_jumps(life: Life, rnd: random.Random) -> str:
 VOLUME = ("volume",)
 TABLE = [
     Fault("kill", kill, weight=4),
-    Fault("kill twice", kill_all_twice),
+    Fault("kill twice", kill_all_twice, repeats=4),
     Fault("kill at an arrow", kill_at_an_arrow, weight=8),
-    Fault("SIGTERM", terminate),
+    Fault("kill after an export, broker frozen", kill_after_an_export, repeats=3, weight=3),
+    Fault("SIGTERM", terminate, repeats=1),
     Fault("SIGSTOP", freeze),
-    Fault("broker crash", broker_crash),
-    Fault("broker crash and kill", broker_crash_and_kill),
-    Fault("broker frozen", broker_frozen),
-    Fault("collector refuses", refuses, late=True),
-    Fault("collector hangs", hangs, late=True),
-    Fault("collector black hole", black_hole, late=True),
-    Fault("collector drops connections", drops_connections, late=True),
-    Fault("collector answers late", answers_late, late=True),
+    Fault("broker crash", broker_crash, repeats=3),
+    Fault("broker crash and kill", broker_crash_and_kill, repeats=3),
+    Fault("broker frozen", broker_frozen, repeats=3),
+    Fault("collector refuses", refuses, repeats=4, late=True),
+    Fault("collector hangs", hangs, repeats=4, late=True),
+    Fault("collector black hole", black_hole, repeats=4, late=True),
+    Fault("collector drops connections", drops_connections, repeats=4, late=True),
+    Fault("collector answers late", answers_late, repeats=4, late=True),
     Fault("disk full", disk_full, VOLUME),
     Fault("disk read-only", disk_read_only, VOLUME),
     Fault("disk error", disk_error, VOLUME),
-    Fault("offsets back", offsets_back, weight=1),
-    Fault("offsets forward", offsets_forward, weight=1),
-    Fault("group deleted", group_deleted, weight=1),
-    Fault("partitions added", partitions_added, weight=1),
+    Fault("offsets back", offsets_back, repeats=1, weight=1),
+    Fault("offsets forward", offsets_forward, repeats=1, weight=1),
+    Fault("group deleted", group_deleted, repeats=1, weight=1),
+    Fault("partitions added", partitions_added, repeats=1, weight=1),
     Fault("clock jumps", clock_jumps),
 ]
 BY_NAME = {fault.name: fault for fault in TABLE}

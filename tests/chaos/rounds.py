@@ -126,9 +126,8 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
             for agent in life.agents:
                 agent.stop()
             life.heard.take(out_of_order=fault.late)
-        if not life.is_volume and fault.loses:
-            # A crash, and the assignments that others lose by it.
-            life.allow_repeats(before, 2)
+        if not life.is_volume:
+            life.allow_repeats(before, fault.repeats)
         verdict = life.check()
     except Exception as error:
         verdict.troubles.append(f"{type(error).__name__}: {error}")

@@ -146,7 +146,9 @@ def run(
         document |= asdict(result)
         if options.json:
             data = orjson.dumps(
-                document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+                document,
+                default=str,  # of options: a folder
+                option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
             )
             out.write(data.decode() + "\n")
         else:

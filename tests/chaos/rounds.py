@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import TABLE, Fault, pause
-from tests.chaos.life import Life, Verdict
+from tests.chaos.life import Life, Stuck, Verdict
 from tests.support.kafka_real import RealKafka
 
 ROUNDS_A_LIFE = 10
@@ -121,7 +121,11 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
         pause(rnd, 0.1, 0.4)
         life.ledger.hold()
         calm_at = time.monotonic()
-        life.wait_quiet(out_of_order=fault.late)
+        stuck = ""
+        try:
+            life.wait_quiet(out_of_order=fault.late)
+        except Stuck as error:  # what has not come by now is lost
+            stuck = str(error)
         if is_last:  # what a clean stop sends belongs to it
             for agent in life.agents:
                 agent.stop()
@@ -129,6 +133,8 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
         if not life.is_volume:
             life.allow_repeats(before, fault.repeats)
         verdict = life.check()
+        if stuck:
+            verdict.troubles.insert(0, stuck)
     except Exception as error:
         verdict.troubles.append(f"{type(error).__name__}: {error}")
         if not life.kafka.running:

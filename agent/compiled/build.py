@@ -109,6 +109,7 @@ class _Compiler:
             [sys.executable, "-P", "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # signals to the group are for the parent: it tells when to end
             env=environment(),
         )
         self._thread = threading.Thread(

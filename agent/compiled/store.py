@@ -53,9 +53,10 @@ def base_folder() -> Path | None:
 
 
 def mark_used(folder: Path) -> None:
-    """So that `tidy` leaves the folder of this key; without effect where it cannot be written."""
+    """So that `tidy` leaves the folder of this key, told once a day; without effect where it cannot be written."""
     with contextlib.suppress(OSError):
-        os.utime(folder)
+        if time.time() - folder.stat().st_mtime > _DAY_S:
+            os.utime(folder)
 
 
 class Store:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,10 +23,25 @@ from tests.support.otlp_receiver import OtlpReceiver
 ROW = Row(("m", "1"), 4, -8, 3, False)
 OTHER = Row(("m", "1"), 12, -8, 4, True)
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 #: Quick ones: no session has to run out, no broker has to start.
 QUICK = ["kill", "kill at an arrow", "SIGTERM", "collector drops connections", "disk full"]
 
 
+@pytest.fixture(scope="module")
+def warm_kernels() -> None:
+    """A round is no time to compile: agents find their kernels."""
+    subprocess.run(
+        [sys.executable, "-m", "agent", "warmup", "--quiet"],
+        check=True,
+        timeout=500,
+        cwd=REPOSITORY,
+    )
+
+
+@pytest.mark.timeout(700)
+@pytest.mark.usefixtures("warm_kernels")
 @pytest.mark.parametrize("mode", ["volume", "memory"])
 def test_rounds_of_random_faults_lose_nothing_and_repeat_nothing_unsaid(
     real_kafka: RealKafka, mode: str

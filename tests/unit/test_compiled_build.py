@@ -109,7 +109,7 @@ def test_one_child_that_fails_ends_the_other(capfd: pytest.CaptureFixture[str]) 
 def test_an_answer_that_is_none_is_an_error_and_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("print('hello')")
+    (tmp_path / "sitecustomize.py").write_text("print('hello', flush=True)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     before = children_of(os.getpid())
     with pytest.raises(InferometerError, match="could not be compiled"):

@@ -26,7 +26,9 @@ def batch(base_offset: int, n: int, *, codec: int = 0, size: int = 10) -> bytear
 def read(buffer: bytes, offset: int = 0) -> tuple[list[int | tuple[int, int]], int]:
     """Offsets read and ranges given up, in order; and the offset to fetch next. By both paths alike."""
     seen, next_offset = stock(buffer, offset)
-    assert raw(buffer, offset) == (seen, next_offset)
+    found, end = raw(buffer, offset)  # what was given up apart from the records
+    found = sorted(found, key=lambda item: item.offset if isinstance(item, Record) else item[0])
+    assert (found, end) == (seen, next_offset)
     return [item.offset if isinstance(item, Record) else item for item in seen], next_offset
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agent.config import Config
-from agent.config_source import check_files, require_topics
+from agent.config.source import check_files, require_topics
 from agent.emit.environment import SignalSettings, resolve
 from agent.errors import ConfigError
 

@@ -244,7 +244,7 @@ def _run(options: argparse.Namespace) -> int:
     # Until the pipeline takes the signal over: as the first process of a container it would be ignored.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from agent.check import check, warnings
-    from agent.config_source import environment
+    from agent.config.source import environment
 
     config = _config(options)
     check(config, environment(), options.config)
@@ -257,7 +257,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _aggregate(options: argparse.Namespace) -> int:
-    from agent.config_source import environment
+    from agent.config.source import environment
 
     config = _config(options)
     if not options.chunk_topic or options.shards < 1:
@@ -274,7 +274,7 @@ def _aggregate(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from agent.check import check, warnings
-    from agent.config_source import environment, masked, masked_yaml
+    from agent.config.source import environment, masked, masked_yaml
 
     try:
         config = _config(options)
@@ -394,7 +394,7 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    from agent.config_source import environment, load_config
+    from agent.config.source import environment, load_config
 
     return load_config(options.config, environment())
 

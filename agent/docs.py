@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from agent import config_schema as schema
+from agent.config import schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 _INTRODUCTION = """\
 # Configuration
 
-Generated from `agent/config.py` by `make docs`; do not edit.
+Generated from `agent/config/` by `make docs`; do not edit.
 
 `inferometer run -c inferometer.yaml` reads a YAML file. Ten lines are enough:
 

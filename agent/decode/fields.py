@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.config import Fields
-from agent.config_syntax import parse_path
+from agent.config.syntax import parse_path
 
 Parts = tuple[str, ...]
 ABSENT: Any = object()

@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from agent.config import Config
-from agent.config_syntax import parse_path
+from agent.config.syntax import parse_path
 from agent.decode.fields import FieldMap
 from agent.decode.lanes import ColumnLanes, Shape, StreamLanes, StreamTable
 from agent.decode.leaves import (

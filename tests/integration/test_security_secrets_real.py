@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import config_schema
+from agent.config import schema as config_schema
 from tests.support.agent_process import AgentProcess
 from tests.support.certificates import Authority
 from tests.support.kafka_real import PASSWORD, USER, RealKafka, unique, unsecured_token

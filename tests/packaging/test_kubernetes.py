@@ -10,7 +10,7 @@ import yaml
 
 from agent import __version__
 from agent.config import Config
-from agent.config_source import load_config, require_topics
+from agent.config.source import load_config, require_topics
 from agent.plan import predict
 from tests.support.built import REPOSITORY
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.config import Config, Secret
-from agent.config_source import (
+from agent.config.source import (
     check_files,
     environment,
     load_config,

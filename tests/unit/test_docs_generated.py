@@ -1,7 +1,7 @@
 """Generated pages say what the code says."""
 
-from agent import config_schema as schema
 from agent import docs
+from agent.config import schema
 
 
 def test_generated_pages_are_not_stale() -> None:

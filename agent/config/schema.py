@@ -1,6 +1,6 @@
 """What the option structs say about themselves: paths, types in words, units, nearest names.
 
-Used where a person meets an option: error messages (`config_source`), `docs/configuration.md`
+Used where a person meets an option: error messages (`config.source`), `docs/configuration.md`
 (`docs`). Values are judged by msgspec; this module only words what it checks.
 """
 

@@ -25,9 +25,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from agent import config_schema as schema
-from agent.config import Config, Options, Secret
-from agent.config_yaml import Place, dotted, one_line, yaml_tree
+from agent.config import Config, Options, Secret, schema
+from agent.config.yaml import Place, dotted, one_line, yaml_tree
 from agent.errors import ConfigError
 
 _SUBSTITUTION = re.compile(r"\$\$\{|\$\{([^}]*)\}")

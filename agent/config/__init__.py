@@ -1,0 +1,48 @@
+"""Every option: name, unit, default, bound and meaning. Read from files and environment by `source`.
+
+One module a section. `docs/configuration.md` is generated from these structs, so a description here is
+user documentation.
+"""
+
+from agent.config.budget import Budget
+from agent.config.connection import Sasl, Tls
+from agent.config.decoding import Decode, Fields
+from agent.config.delivery import Delivery
+from agent.config.export import Export, Otlp, Traces
+from agent.config.kafka import Kafka
+from agent.config.models import Feature, Model
+from agent.config.options import Fraction, Options, Port, Seconds, Secret, Threads
+from agent.config.privacy import Privacy, Values
+from agent.config.process import Log, Runtime, ServerTls, Service, Web
+from agent.config.root import Config
+from agent.config.windows import Windows
+
+__all__ = [
+    "Budget",
+    "Config",
+    "Decode",
+    "Delivery",
+    "Export",
+    "Feature",
+    "Fields",
+    "Fraction",
+    "Kafka",
+    "Log",
+    "Model",
+    "Options",
+    "Otlp",
+    "Port",
+    "Privacy",
+    "Runtime",
+    "Sasl",
+    "Seconds",
+    "Secret",
+    "ServerTls",
+    "Service",
+    "Threads",
+    "Tls",
+    "Traces",
+    "Values",
+    "Web",
+    "Windows",
+]

@@ -1,0 +1,89 @@
+"""The whole configuration, and what its parts ask of each other."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from agent.config.budget import Budget
+from agent.config.decoding import Decode
+from agent.config.delivery import Delivery
+from agent.config.export import Export, Traces
+from agent.config.kafka import Kafka
+from agent.config.models import Feature, Model
+from agent.config.options import Options
+from agent.config.privacy import Privacy
+from agent.config.process import Log, Runtime, Service, Web
+from agent.config.windows import Windows
+
+
+class Config(Options, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    kafka: Annotated[Kafka, Meta(description="Source.")] = Kafka()
+    decode: Annotated[Decode, Meta(description="Bytes to rows.")] = Decode()
+    features: Annotated[dict[str, Feature], Meta(description="Declarations by feature name.")] = (
+        msgspec.field(default_factory=dict)
+    )
+    models: Annotated[list[Model], Meta(description="Declared models.")] = msgspec.field(
+        default_factory=list
+    )
+    privacy: Annotated[Privacy, Meta(description="Texts by name, hashed or off.")] = Privacy()
+    windows: Annotated[Windows, Meta(description="Event-time windows.")] = Windows()
+    delivery: Annotated[Delivery, Meta(description="Cuts and commits.")] = Delivery()
+    budget: Annotated[Budget, Meta(description="Hard limits.")] = Budget()
+    export: Annotated[Export, Meta(description="Metrics out.")] = Export()
+    traces: Annotated[Traces, Meta(description="Traces out.")] = Traces()
+    web: Annotated[Web, Meta(description="Pages.")] = Web()
+    service: Annotated[Service, Meta(description="Resource.")] = Service()
+    log: Annotated[Log, Meta(description="Logging.")] = Log()
+    runtime: Annotated[Runtime, Meta(description="Threads.")] = Runtime()
+
+    def __post_init__(self) -> None:
+        if self.delivery.drain_timeout_s >= self.kafka.session_timeout_s:
+            raise ValueError(
+                f"delivery.drain_timeout_s is {self.delivery.drain_timeout_s}; must be below kafka.session_timeout_s ({self.kafka.session_timeout_s})"
+            )
+        if self.delivery.mode == "volume" and not self.delivery.volume_path:
+            raise ValueError(
+                "delivery.volume_path is not set; delivery.mode: volume needs a directory that survives the process"
+            )
+        self._require_other_dead_letter_topic()
+        self._require_key()
+        seen: set[str] = set()
+        for index, model in enumerate(self.models):
+            if model.name in seen:
+                raise ValueError(
+                    f'models[{index}].name is "{model.name}", as of a model before it; remove one'
+                )
+            seen.add(model.name)
+
+    def _require_key(self) -> None:
+        """A hash without a key is undone by a list of likely words."""
+        asked = {
+            "privacy.values": self.privacy.values,
+            "privacy.predictions": self.privacy.predictions,
+        }
+        asked |= {f"features.{name}.values": f.values for name, f in self.features.items()}
+        for option, values in asked.items():
+            if values == "hashed" and self.privacy.key_file is None:
+                raise ValueError(
+                    f"privacy.key_file is not set; {option}: hashed needs a file with a key of 16 bytes or more"
+                )
+
+    def _require_other_dead_letter_topic(self) -> None:
+        """A topic that is read and written would feed on itself."""
+        topic, kafka = self.decode.dead_letter_topic, self.kafka
+        if topic is None:
+            return
+        # topic_pattern may match it: the source leaves it out.
+        for option, names in (
+            ("kafka.topics", kafka.topics),
+            ("kafka.label_topics", kafka.label_topics),
+        ):
+            if topic in names:
+                raise ValueError(
+                    f"decode.dead_letter_topic is {topic}, which {option} reads; name another topic"
+                )

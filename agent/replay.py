@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import numpy as np
 import orjson
 
 from agent.config import Config
@@ -29,11 +30,12 @@ from agent.decode.fast import FastDecoder
 from agent.decode.lanes import StreamTable
 from agent.errors import ConfigError
 from agent.fold.base import Fold
+from agent.fold.effects import Effects
 from agent.ingest.files import EventFile, open_file
 from agent.kernel_thread import MAX_KNOWN_LANES, MAX_KNOWN_STREAMS, Part
 from agent.sketch.delta import Delta, concat
 from agent.state.chunk import merge_digest
-from agent.types import Fetch, PartitionRange, TableFetch, Tally
+from agent.types import Block, Fetch, PartitionRange, TableFetch, Tally
 
 #: Rows of one delta; `delivery.cut_max_bytes` and `cut_max_windows` may cut sooner.
 CUT_ROWS: Final = 1 << 16
@@ -87,9 +89,16 @@ def sketch_files(
     config: Config,
     *,
     on_progress: Callable[[Progress], None] | None = None,
+    on_effects: Callable[[Effects], None] | None = None,
+    rows_per_window: int | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> Fold:
-    """Everything in the files, folded and sealed. Raises as `run` does."""
+    """Everything in the files, folded and sealed. Raises as `run` does.
+
+    on_effects       told what each cut brought about, sealed profiles with it, and the end at last
+    rows_per_window  windows of so many rows, in the order of the files, whatever times they carry:
+                     window w holds the rows w * n to (w + 1) * n
+    """
     if not files:
         raise ConfigError("no file given; name at least one, or - for standard input")
     if config.privacy.values is None:  # who can run this can read the files
@@ -102,7 +111,7 @@ def sketch_files(
             if any(source.path == path for source in sources):
                 raise ConfigError(f"{path} is given twice; its rows would be counted twice")
             sources.append(open_file(path, config))
-        sketching = _Sketching(config, clock)
+        sketching = _Sketching(config, clock, on_effects, rows_per_window)
         for source in sources:
             for progress in sketching.read(source):
                 if on_progress is not None:
@@ -116,8 +125,21 @@ def sketch_files(
 class _Sketching:
     """One thread's road from batches to the fold."""
 
-    def __init__(self, config: Config, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], int],
+        on_effects: Callable[[Effects], None] | None,
+        rows_per_window: int | None,
+    ) -> None:
+        if rows_per_window is not None:  # numbered rows are never out of order
+            windows = msgspec.structs.replace(config.windows, out_of_orderness_s=0.0)
+            config = msgspec.structs.replace(config, windows=windows)
         self._clock = clock
+        self._on_effects = on_effects
+        self._rows_per_window = rows_per_window
+        self._width_ms = int(config.windows.width_s * 1000)
+        self._n_numbered = 0
         self._limits = config.delivery
         self._table = StreamTable()
         # The same files give the same report, to the last bit of a sum.
@@ -138,11 +160,13 @@ class _Sketching:
         for batch in source.batches():
             for part in self._decode(batch, lineage):
                 for block in part.blocks:
+                    if self._rows_per_window is not None:
+                        self._number(block, self._rows_per_window)
                     self._delta.add(block)
                 self._tally.add(part.tally)
                 self._rows += part.tally.rows
                 at.to_offset = part.to_offset
-                at.max_event_time_ms = max(at.max_event_time_ms, part.max_event_time_ms)
+                at.max_event_time_ms = max(at.max_event_time_ms, self._reached_ms(part))
                 if part.tally.rows:
                     at.last_row_ns = self._clock()
                 if self._is_full():
@@ -159,6 +183,19 @@ class _Sketching:
         if isinstance(batch, TableFetch):
             return self._decoder.decode_table(batch, lineage)
         return self._decoder.decode(batch, lineage)
+
+    def _number(self, block: Block, rows_per_window: int) -> None:
+        """Windows by the number of the row instead of its time, in place."""
+        rows = block.stream >= 0  # others are counted elsewhere
+        place = self._n_numbered + np.cumsum(rows)
+        block.window[rows] = (place[rows] - 1) // rows_per_window
+        self._n_numbered += int(rows.sum())
+
+    def _reached_ms(self, part: Decoded) -> int:
+        """How far the file's clock is; it seals the windows behind it."""
+        if self._rows_per_window is None:
+            return part.max_event_time_ms
+        return self._n_numbered // self._rows_per_window * self._width_ms
 
     def _progress(self, source: EventFile) -> Progress:
         return Progress(source.path, source.position_bytes, source.size_bytes, self._rows)
@@ -189,16 +226,21 @@ class _Sketching:
         chunk = concat(
             [part], run_id=self._run_id, number=self._n_chunks, epoch=1, digest=self._digest
         )
-        self._fold.apply(chunk, self._clock())
+        self._tell(self._fold.apply(chunk, self._clock()))
         at.from_offset = at.to_offset
         at.prev = f"{self._run_id}-{self._n_chunks}"
-        self._decoder.sealed_until = self._fold.sealed_until
+        if self._rows_per_window is None:
+            self._decoder.sealed_until = self._fold.sealed_until
         if self._is_table_full():
             self._table.clear()
 
     def finish(self) -> Fold:
-        self._fold.seal_all(self._clock())
+        self._tell(self._fold.seal_all(self._clock()))
         return self._fold
+
+    def _tell(self, effects: Effects) -> None:
+        if self._on_effects is not None:
+            self._on_effects(effects)
 
 
 @contextmanager

@@ -45,6 +45,9 @@ from agent.emit.resource import make_resource
 from agent.emit.spans import SpanExporter, self_tracer
 from agent.emit.transport import OtlpClient
 from agent.errors import ConfigError, InferometerError
+from agent.fleet.chunk_topic import ChunkTopic, await_chunk_topic
+from agent.fleet.chunk_writer import ChunkWriter
+from agent.fleet.mode import FleetMode
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
@@ -53,6 +56,7 @@ from agent.kernel_thread import Callbacks, KernelThread
 from agent.own_spans import OwnSpans
 from agent.owner_thread import OwnerThread
 from agent.sketch.kernels.warm import warm
+from agent.state.volume import Volume
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, RawFetch, Record, Snapshot
 from agent.web.pieces import fragment
@@ -127,11 +131,7 @@ class Agent:
         ]
         self._kernel_of: dict[Partition, KernelThread] = {}
         self._commit = Commit(lambda epoch, offsets: self._source.commit(epoch, offsets))
-        self._mode: Mode = (
-            VolumeMode(config, volume, self._fold, self._commit_chunk, self.telemetry)
-            if volume is not None
-            else MemoryMode(self._fold, self._commit)
-        )
+        self._mode = self._make_mode(volume)
         self._source = KafkaSource(
             config,
             on_assigned=self._on_assigned,
@@ -182,6 +182,20 @@ class Agent:
             prometheus=config.export.prometheus,
         )
 
+    def _make_mode(self, volume: Volume | None) -> Mode:
+        config = self._config
+        if volume is not None:
+            return VolumeMode(config, volume, self._fold, self._commit_chunk, self.telemetry)
+        if config.delivery.mode == "fleet":
+            topic = ChunkTopic.of(config.delivery)
+            return FleetMode(
+                topic,
+                ChunkWriter(config.kafka, topic),
+                self._commit_chunk,
+                prepare=lambda: await_chunk_topic(config.kafka, topic),
+            )
+        return MemoryMode(self._fold, self._commit)
+
     async def run(self) -> None:
         """Start, run until a signal or a failure, drain."""
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -190,8 +204,8 @@ class Agent:
             await self._web.start()
         try:
             await self._warm_up()
-            if not self._stop.is_set():
-                await self._open()
+            await self._unless_stopped(asyncio.ensure_future(self._open()))
+            if self._is_open:
                 await self._run_tasks()
         finally:
             await self._source.stop(2.0)  # left already after a drain; not after a failure
@@ -200,7 +214,7 @@ class Agent:
                     await part.close()
             for kernel in self._kernels:
                 kernel.stop(timeout_s=2.0)
-            self._mode.close()
+            await self._mode.close()
             self._fold.close(timeout_s=2.0)
             await self._web.stop()
 
@@ -221,16 +235,24 @@ class Agent:
 
         # A daemon thread, not the loop's pool: a stop does not wait for a compiler.
         threading.Thread(target=work, name="warm-up", daemon=True).start()
-        stop = asyncio.ensure_future(self._stop.wait())
-        waiting: set[asyncio.Future[Any]] = {done, stop}
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-        if done.done():
-            done.result()
+        if await self._unless_stopped(done):
             self._warm = True
             log.info("kernels warm after %.1f s", time.monotonic() - started)
+
+    async def _unless_stopped(self, work: asyncio.Future[None]) -> bool:
+        """True when the work is done; a stop cancels it. Raises what it raises."""
+        stop = asyncio.ensure_future(self._stop.wait())
+        waiting: set[asyncio.Future[Any]] = {work, stop}
+        try:
+            if not self._stop.is_set():
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return False
+            work.result()
+            return True
+        finally:
+            for part in waiting:
+                part.cancel()
 
     def _on_compiling(self, name: str, n_done: int, n_all: int) -> None:
         """On the thread that warms up."""

@@ -4,6 +4,7 @@ One module a section. `docs/configuration.md` is generated from these structs, s
 user documentation.
 """
 
+from agent.config.aggregate import Aggregate
 from agent.config.budget import Budget
 from agent.config.connection import Sasl, Tls
 from agent.config.decoding import Decode, Fields
@@ -18,6 +19,7 @@ from agent.config.root import Config
 from agent.config.windows import Windows
 
 __all__ = [
+    "Aggregate",
     "Budget",
     "Config",
     "Decode",

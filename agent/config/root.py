@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
+from agent.config.aggregate import Aggregate
 from agent.config.budget import Budget
 from agent.config.decoding import Decode
 from agent.config.delivery import Delivery
@@ -33,6 +35,7 @@ class Config(Options, frozen=True, kw_only=True):
     privacy: Annotated[Privacy, Meta(description="Texts by name, hashed or off.")] = Privacy()
     windows: Annotated[Windows, Meta(description="Event-time windows.")] = Windows()
     delivery: Annotated[Delivery, Meta(description="Cuts and commits.")] = Delivery()
+    aggregate: Annotated[Aggregate, Meta(description="`inferometer aggregate`.")] = Aggregate()
     budget: Annotated[Budget, Meta(description="Hard limits.")] = Budget()
     export: Annotated[Export, Meta(description="Metrics out.")] = Export()
     traces: Annotated[Traces, Meta(description="Traces out.")] = Traces()
@@ -50,6 +53,7 @@ class Config(Options, frozen=True, kw_only=True):
             raise ValueError(
                 "delivery.volume_path is not set; delivery.mode: volume needs a directory that survives the process"
             )
+        self._require_chunk_topic()
         self._require_other_dead_letter_topic()
         self._require_key()
         seen: set[str] = set()
@@ -59,6 +63,28 @@ class Config(Options, frozen=True, kw_only=True):
                     f'models[{index}].name is "{model.name}", as of a model before it; remove one'
                 )
             seen.add(model.name)
+
+    def _require_chunk_topic(self) -> None:
+        """Fleet mode has one, which no agent reads: it would feed on itself."""
+        topic, kafka = self.delivery.chunk_topic, self.kafka
+        if self.delivery.mode != "fleet":
+            return
+        if not topic:
+            raise ValueError(
+                "delivery.chunk_topic is not set; delivery.mode: fleet needs a topic of its own to write chunks to"
+            )
+        if topic in (*kafka.topics, *kafka.label_topics):
+            raise ValueError(
+                f"delivery.chunk_topic is {topic}, which is read for events, too; name another topic"
+            )
+        if kafka.topic_pattern is not None and re.fullmatch(kafka.topic_pattern, topic):
+            raise ValueError(
+                f"delivery.chunk_topic is {topic}, which kafka.topic_pattern matches; name another topic"
+            )
+        if self.aggregate.shard >= self.delivery.shards:
+            raise ValueError(
+                f"aggregate.shard is {self.aggregate.shard}; must be below delivery.shards ({self.delivery.shards})"
+            )
 
     def _require_key(self) -> None:
         """A hash without a key is undone by a list of likely words."""

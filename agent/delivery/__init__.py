@@ -4,7 +4,9 @@
     export.py   the one task that exports
     mode.py     what a mode must do
     memory.py   fold at once; offsets follow the collector's acceptance (`commit.py`)
-    volume.py   journal, commit, fold; `trouble.py` says what holds it up
+    chained.py  chunks that count by the group's offsets: volume mode, and fleet mode (`agent/fleet`)
+    kept.py     a fold on a volume: volume mode, and the aggregator (`agent/aggregate`)
+    volume.py   journal, commit, fold
     assign.py   volume mode: what the group's offsets say about the journal, and the other way round
 
 Invariants of all modes

@@ -72,7 +72,7 @@ class MemoryMode:
     def observe(self) -> None:
         pass
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass
 
 

@@ -60,5 +60,5 @@ class Mode(Protocol):
     def observe(self) -> None:
         """Set what gauges say of it; about once a second."""
 
-    def close(self) -> None:
-        """Let go of everything."""
+    async def close(self) -> None:
+        """Let go of everything; never fails."""

@@ -6,6 +6,7 @@ number. Records must not be compacted away, must fit, and must live until every 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ import aiokafka.errors as kafka_errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from agent.config import Kafka
+from agent.config import Delivery, Kafka
 from agent.errors import ConfigError, SourceError
+from agent.ingest.announcer import Announcer
 from agent.ingest.security import client_security
 from agent.state.parts import MAX_RECORD_BYTES
 
@@ -29,6 +31,8 @@ RETENTION_MS: Final = 7 * 24 * 3600 * 1000
 MIN_RETENTION_MS: Final = 3600 * 1000
 _NO_LIMIT: Final = -1
 _COPIES: Final = 3
+#: Between attempts to ask brokers that are away.
+RETRY_S: Final = 1.0
 
 _TOPIC_ALREADY_EXISTS = 36
 _UNSUPPORTED_VERSION = 35
@@ -43,6 +47,10 @@ class ChunkTopic:
     name: str
     shards: int
 
+    @classmethod
+    def of(cls, delivery: Delivery) -> ChunkTopic:
+        return cls(delivery.chunk_topic or "", delivery.shards)
+
     @property
     def settings(self) -> dict[str, str]:
         """What the topic is made with."""
@@ -54,12 +62,30 @@ class ChunkTopic:
         }
 
 
+class AwayError(SourceError):
+    """No broker says anything about the topic now."""
+
+
+async def await_chunk_topic(kafka: Kafka, topic: ChunkTopic) -> None:
+    """`ensure_chunk_topic`, however long the brokers are away."""
+    announcer = Announcer(10.0)
+    while True:
+        try:
+            await ensure_chunk_topic(kafka, topic)
+        except AwayError as error:
+            if announcer.may_say("away"):
+                log.warning("%s; trying again", error)
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
+
+
 async def ensure_chunk_topic(kafka: Kafka, topic: ChunkTopic) -> None:
     """Make the topic if it is missing, then check it.
 
     It is made with a copy on each broker, three at most, two of which must have a record before it is
-    acknowledged. Raises ConfigError when the topic is not fit for the purpose, SourceError when it cannot be made
-    or the brokers cannot be asked.
+    acknowledged. Raises ConfigError when the topic is not fit for the purpose, AwayError when the brokers cannot be
+    asked, SourceError when the topic cannot be had at all.
     """
     admin = AIOKafkaAdminClient(
         bootstrap_servers=list(kafka.bootstrap_servers),
@@ -78,7 +104,7 @@ async def ensure_chunk_topic(kafka: Kafka, topic: ChunkTopic) -> None:
         if settings is not None:
             check_settings(topic, settings)
     except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
-        raise SourceError(
+        raise AwayError(
             f"chunk topic {topic.name!r} cannot be looked at: {str(error) or type(error).__name__}"
         ) from None
     finally:
@@ -134,7 +160,13 @@ async def _partitions(admin: Any, name: str) -> int | None:
         case 0:
             return len(found["partitions"])
         case code:
-            raise SourceError(f"chunk topic {name!r}: {kafka_errors.for_code(code).__name__}")
+            raise _unanswered(name, code, kafka_errors.for_code(code).__name__)
+
+
+def _unanswered(name: str, code: int, why: str) -> SourceError:
+    """A broker that loads, or a topic on its way, is asked again."""
+    kind = AwayError if kafka_errors.for_code(code).retriable else SourceError
+    return kind(f"chunk topic {name!r}: {why}")
 
 
 async def _create(admin: Any, topic: ChunkTopic) -> None:
@@ -156,7 +188,7 @@ async def _create(admin: Any, topic: ChunkTopic) -> None:
                 f"{topic.shards} partitions and {_as_text(topic.settings)}, or grant Create"
             )
         why = next((text for text in message if text), "") or kafka_errors.for_code(code).__name__
-        raise SourceError(f"chunk topic {name!r} cannot be created: {why}")
+        raise _unanswered(name, code, f"cannot be created: {why}")
     log.info("chunk topic %r created with %d partitions", topic.name, topic.shards)
 
 
@@ -176,7 +208,7 @@ async def _settings(admin: Any, name: str) -> dict[str, str] | None:
             )
             return None
         if code != _NO_VALUE:
-            raise SourceError(f"chunk topic {name!r}: {message}")
+            raise _unanswered(name, code, message or kafka_errors.for_code(code).__name__)
         return {entry[0]: entry[1] for entry in entries}
     return None
 

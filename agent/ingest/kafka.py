@@ -64,7 +64,7 @@ class KafkaSource:
         chain: Chain | None = None,
     ) -> None:
         """
-        chain         knows which rows count; then nothing is read unless all partitions are ours
+        chain         knows which rows count. In volume mode nothing is read unless all partitions are ours
         on_assigned   epoch and start offsets; before the first record of the epoch, from `run`
         on_fetch      one range of one partition; must not block
         on_revoked    epoch and budget in seconds; the epoch admits nothing more, and may still be
@@ -77,8 +77,9 @@ class KafkaSource:
         self._announcer = Announcer(pace.announce_s)
         self._stopping = asyncio.Event()
         self._failure: InferometerError | None = None
+        is_alone = config.delivery.mode == "volume"
         timeout_s = config.delivery.sole_member_timeout_s
-        self._wholeness = Wholeness(config.kafka.group_id, timeout_s) if chain is not None else None
+        self._wholeness = Wholeness(config.kafka.group_id, timeout_s) if is_alone else None
         self._member = Membership(
             config.kafka,
             pattern=whole_pattern(config.kafka, config.decode.dead_letter_topic),

@@ -117,7 +117,6 @@ class Fleet:
             self.topic,
             writer,
             commit,
-            Telemetry(),
             prepare=lambda: ensure_chunk_topic(self.kafka, self.topic),
         )
         await mode.open()
@@ -179,8 +178,7 @@ async def fleet_on(broker: RealKafka) -> AsyncIterator[Fleet]:
         yield fleet
     finally:
         for member in fleet.members:
-            member.mode.close()
-            await member.writer.stop()
+            await member.mode.close()
             stop = asyncio.ensure_future(member.consumer.stop())
             await asyncio.wait({stop}, timeout=10)
             stop.cancel()

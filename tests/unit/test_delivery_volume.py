@@ -184,7 +184,7 @@ async def test_a_commit_that_was_never_sent_is_forgotten_at_once(
 async def test_a_group_that_may_not_be_used_is_asked_again(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.delivery.volume.RETRY_S", 0.01)
+    monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
     group.errors = [SourceError("not authorised"), SourceError("not authorised")]
     assert await agent.deliver(4)
     assert group.n == 3
@@ -213,7 +213,7 @@ async def test_a_crash_behind_the_commit_folds_the_chunk_at_the_start(
 async def test_a_full_disk_holds_up_commits_and_exports_until_there_is_room(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.delivery.volume.RETRY_S", 0.01)
+    monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
     await agent.deliver(10)
     agent.disk.full = True
     n = group.n
@@ -233,7 +233,7 @@ async def test_a_full_disk_holds_up_commits_and_exports_until_there_is_room(
 async def test_an_epoch_that_ends_while_the_disk_is_full_forgets_its_chunk(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.delivery.volume.RETRY_S", 0.01)
+    monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
     agent.disk.full = True
     work = asyncio.ensure_future(agent.deliver(5))
     await eventually(lambda: agent.mode.reasons())
@@ -336,7 +336,7 @@ async def test_snapshots_are_taken_on_the_timer_and_at_the_end(
     tmp_path: Path, group: Group
 ) -> None:
     process = await Process(tmp_path, group).start()
-    process.mode._snapshot_at = 0.0
+    process.mode._kept._snapshot_at = 0.0
     await process.deliver(3)
     assert n_snapshots(tmp_path) == 1
     await process.deliver(3)

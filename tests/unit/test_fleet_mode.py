@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from agent.errors import FencedError, SourceError, UnsentError
-from agent.fleet import mode as fleet_mode
+from agent.delivery import chained
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.fleet.mode import CONFIRMS, FleetMode
 from agent.state.heads import Head, head_of
 from agent.state.parts import Manifest, read_record
-from agent.telemetry import Telemetry
 from agent.types import Chunk, Partition
 from tests.support.fleet import bare_chunk, range_at
 
@@ -71,7 +70,6 @@ class Agent:
             TOPIC,
             self.writer,  # type: ignore[arg-type]
             self.group.commit,
-            Telemetry(),
             prepare=lambda: asyncio.sleep(0),
         )
 
@@ -202,7 +200,7 @@ async def test_offset_set_by_a_tool_begins_a_new_lineage() -> None:
 async def test_group_that_may_not_be_used_is_asked_again_and_said_in_readiness(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fleet_mode, "RETRY_S", 0.01)
+    monkeypatch.setattr(chained, "RETRY_S", 0.01)
     agent = Agent()
     await agent.begin(1, P0)
     seen: list[list[str]] = []

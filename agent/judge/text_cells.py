@@ -1,0 +1,92 @@
+"""A categorical column of the baseline, cut into cells that windows are counted in.
+
+A text whose count is exact on both sides is a cell of its own; all others are counted in the 256 hashed
+buckets, which are exact whatever the column holds. Overestimates of the table of heavy hitters never
+enter: they only name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from agent.judge.numeric_cells import MIN_EXPECTED
+from agent.judge.sketch_counts import Counts, Texts, bucket_of
+
+#: Texts that are named as new.
+MAX_NAMED: Final = 5
+
+
+@dataclass(slots=True, eq=False)
+class TextBaseline:
+    """What windows of a categorical column are compared with.
+
+    singletons  texts that were seen once: their share of rows estimates that of texts never seen (Good
+                1953). An upper bound where not every text is listed
+    """
+
+    texts: Texts
+    singletons: float
+
+    @classmethod
+    def of(cls, texts: Texts, distinct: float) -> TextBaseline:
+        """`distinct`: estimated number of different texts, used where not all are listed."""
+        repeated = sum(n > 1 for n in texts.named.values())
+        if texts.is_exact:
+            return cls(texts, float(len(texts.named) - repeated))
+        return cls(texts, max(0.0, distinct - repeated))
+
+    def partition(self, window: Texts) -> tuple[Counts, Counts]:
+        """Counts of baseline and window in the same cells, float64[k] each, thin cells pooled into one."""
+        m, n = self.texts.count, window.count
+        p, q = self.texts.hashed.copy(), window.hashed.copy()
+        own_p, own_q = [], []
+        if self.texts.is_exact and window.is_exact:
+            least = MIN_EXPECTED * m / max(1, min(m, n))
+            for key, rows in self.texts.named.items():
+                if rows >= least:
+                    own_p.append(rows)
+                    own_q.append(window.named.get(key, 0))
+                    p[bucket_of(key)] -= own_p[-1]
+                    q[bucket_of(key)] -= own_q[-1]
+        p, q = np.concatenate((own_p, p)), np.concatenate((own_q, q))
+        thick = p * (min(m, n) / m) >= MIN_EXPECTED
+        rest_p, rest_q = float(p[~thick].sum()), float(q[~thick].sum())
+        p, q = p[thick], q[thick]
+        if rest_p or rest_q:
+            if rest_p * min(m, n) / m >= MIN_EXPECTED or not len(p):
+                p, q = np.append(p, rest_p), np.append(q, rest_q)
+            else:  # too thin for a cell of its own: the smallest takes it
+                least_at = int(p.argmin())
+                p[least_at] += rest_p
+                q[least_at] += rest_q
+        return p, q
+
+    def unseen(self, window: Texts) -> tuple[int, list[tuple[str, int]]]:
+        """Rows of the window whose text the baseline certainly never held, and the texts among them that
+        are named, most frequent first.
+
+        A lower bound: rows in hashed buckets that are empty in the baseline, and rows of listed texts
+        that a baseline which lists all its texts does not list.
+        """
+        empty = self.texts.hashed == 0
+        rows = int(window.hashed[empty].sum())
+        found: list[tuple[str, int]] = []
+        for key, n in window.named.items():
+            in_empty = bool(empty[bucket_of(key)])
+            if in_empty or (self.texts.is_exact and key not in self.texts.named):
+                rows += 0 if in_empty else n
+                if n and key in window.names:
+                    found.append((window.names[key], n))
+        found.sort(key=lambda item: (-item[1], item[0]))
+        return rows, found[:MAX_NAMED]
+
+    def held_alone(self, window: Texts) -> int:
+        """Rows of a window inside the baseline whose text no other window holds: what `unseen` would have
+        found, had the window come after. 0 where counts are not exact."""
+        if not (self.texts.is_exact and window.is_exact):
+            alone = (self.texts.hashed == window.hashed) & (window.hashed > 0)
+            return int(window.hashed[alone].sum())
+        return sum(n for key, n in window.named.items() if self.texts.named.get(key) == n)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.config import Config
 from agent.config.source import check_files, require_topics
-from agent.emit.environment import SignalSettings, resolve
+from agent.emit.environment import SignalSettings, own_endpoint_of, resolve
 from agent.errors import ConfigError
 
 #: What gRPC resolves by itself, besides http and https that say whether TLS is used.
@@ -33,7 +33,7 @@ def check(config: Config, env: Mapping[str, str], source: Path | None = None) ->
 
         client_security(config.kafka)
     otlp = resolve(config.export, env)
-    for signal in (otlp.metrics, otlp.traces):
+    for signal in (otlp.metrics, otlp.traces, otlp.logs):
         _require_known_scheme(config, env, signal)
         files += check_files(signal.tls, f"OTLP {signal.signal} tls")
     return sorted(set(files))
@@ -44,7 +44,7 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
     found: list[str] = []
     export = config.export
     otlp = resolve(export, env)
-    signals = [otlp.metrics, *([otlp.traces] if config.traces.enabled else [])]
+    signals = [otlp.metrics, *([otlp.traces] if config.traces.enabled else []), otlp.logs]
     is_scraped = export.prometheus and config.web.enabled
     if not is_scraped and not export.console and not any(s.enabled for s in signals):
         found.append(
@@ -81,7 +81,7 @@ def _require_known_scheme(config: Config, env: Mapping[str, str], signal: Signal
 def _endpoint(config: Config, env: Mapping[str, str], signal: SignalSettings) -> tuple[str, str]:
     """The endpoint as it was written, and the option or variable that it comes from."""
     otlp = config.export.otlp
-    own = otlp.metrics_endpoint if signal.signal == "metrics" else otlp.traces_endpoint
+    own = own_endpoint_of(otlp, signal.signal)
     variable = f"OTEL_EXPORTER_OTLP_{signal.signal.upper()}_ENDPOINT"
     for origin, endpoint in (
         (f"export.otlp.{signal.signal}_endpoint", own),

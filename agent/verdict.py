@@ -6,6 +6,7 @@ A verdict is a monitor's state for a window of a stream. Times are epoch millise
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field
 
 import msgspec
@@ -133,3 +134,23 @@ def stream_json(stream: StreamKey) -> Json:
         "version": stream.version,
         "segment": dict(stream.segment),
     }
+
+
+def identity(verdict: Verdict) -> str:
+    """32 hex digits that stand for this verdict wherever it is told: the same again after a crash.
+
+    Of what makes it another verdict, not of numbers that say how it came about.
+    """
+    words = (
+        verdict.monitor,
+        verdict.stream,
+        verdict.window_start_ms,
+        verdict.window_end_ms,
+        verdict.previous.value,
+        verdict.state.value,
+        verdict.source,
+        verdict.alarm,
+        verdict.feature if not verdict.alarm else None,
+    )
+    text = msgspec.msgpack.encode(words)  # lengths are in it: no two verdicts have the same text
+    return hashlib.blake2b(text, digest_size=16, person=b"inferometer-v1").hexdigest()

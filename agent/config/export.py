@@ -29,6 +29,9 @@ class Otlp(Options, frozen=True, kw_only=True):
     traces_endpoint: Annotated[str | None, Meta(description="For traces alone; used as it is.")] = (
         None
     )
+    logs_endpoint: Annotated[
+        str | None, Meta(description="For verdicts and actions as log events alone; used as it is.")
+    ] = None
     protocol: Annotated[
         Literal["grpc", "http/protobuf"] | None, Meta(description="Default: grpc.")
     ] = None

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from agent.config import Export, Otlp, Secret, Tls
 from agent.errors import ConfigError
 
-Signal = Literal["metrics", "traces"]
+Signal = Literal["metrics", "traces", "logs"]
 Protocol = Literal["grpc", "http/protobuf"]
 Compression = Literal["none", "gzip"]
 Temporality = Literal["cumulative", "delta"]
@@ -56,6 +56,7 @@ class ExportSettings:
 
     metrics: SignalSettings
     traces: SignalSettings
+    logs: SignalSettings
     interval_s: float
     temporality: Temporality
 
@@ -65,6 +66,7 @@ def resolve(export: Export, env: Mapping[str, str]) -> ExportSettings:
     return ExportSettings(
         metrics=resolve_signal(export.otlp, env, "metrics"),
         traces=resolve_signal(export.otlp, env, "traces"),
+        logs=resolve_signal(export.otlp, env, "logs"),
         interval_s=export_interval_s(export, env),
         temporality=temporality(export, env),
     )
@@ -97,7 +99,7 @@ def temporality(export: Export, env: Mapping[str, str]) -> Temporality:
 def resolve_signal(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> SignalSettings:
     """Settings of one signal; of a disabled one nothing but that is looked at."""
     found = _Variables(env, signal)
-    configured = otlp.metrics_endpoint if signal == "metrics" else otlp.traces_endpoint
+    configured = own_endpoint_of(otlp, signal)
     own_endpoint = configured or ""
     base_endpoint = "" if own_endpoint else otlp.endpoint or ""
     if not own_endpoint and not base_endpoint:
@@ -152,6 +154,15 @@ def resolve_signal(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> Signal
         retry_initial_s=otlp.retry_initial_s,
         retry_max_s=max(otlp.retry_max_s, otlp.retry_initial_s),
     )
+
+
+def own_endpoint_of(otlp: Otlp, signal: Signal) -> str | None:
+    """The endpoint that is configured for this signal alone."""
+    return {
+        "metrics": otlp.metrics_endpoint,
+        "traces": otlp.traces_endpoint,
+        "logs": otlp.logs_endpoint,
+    }[signal]
 
 
 def _is_enabled(otlp: Otlp, env: Mapping[str, str], signal: Signal, *, is_addressed: bool) -> bool:

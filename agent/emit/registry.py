@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from agent.types import HistogramPoint, Metric, NumberPoint
@@ -68,10 +68,32 @@ OUTPUT = Attribute(
 USAGE = Attribute("inference.usage.type", "type", "`input` or `output`.")
 CATEGORY = Attribute("inference.category.value", "category", "The value itself.")
 
+MONITOR = Attribute("inference.monitor.name", "monitor", "Monitor that judges.")
+VERDICT_STATE = Attribute(
+    "inference.verdict.state",
+    "state",
+    "`ok`, `learning`, `blind`, `pending`, `firing` or `resolved`.",
+)
+SEVERITY = Attribute(
+    "inference.verdict.severity", "severity", "`page`, `ticket` or `info`: who should look."
+)
+COLUMN = Attribute(
+    "inference.column.name",
+    "column",
+    "What is neither feature nor prediction: `latency`, `usage.<type>`.",
+    required=False,
+)
+BOUND = Attribute(
+    "inference.drift.bound",
+    "bound",
+    "`value`: the estimate; `low`, `high`: certified bounds of the true distance, where they differ.",
+)
+ACTION = Attribute("inferometer.action.name", "action", "Name of the action in `respond.actions`.")
+
 REASON = Attribute("inferometer.reason", "reason", "Bounded list, see `docs/events.md`.")
 TIER = Attribute("inferometer.tier", "tier", "Decoder: `orjson` or `table`.")
 STATE = Attribute("inferometer.budget.state", "state", "`used` or `limit`.")
-SIGNAL = Attribute("inferometer.signal", "signal", "`metrics` or `traces`.")
+SIGNAL = Attribute("inferometer.signal", "signal", "`metrics`, `traces` or `logs`.")
 OUTCOME = Attribute("inferometer.outcome", "outcome", "What became of it.")
 WHY = Attribute(
     "inferometer.why", "why", "`error`, `slow`, `out_of_range`, `base_rate`, or `self`."
@@ -184,6 +206,74 @@ def _inference() -> list[MetricSpec]:
             STREAM,
         ),
     ]
+    return specs + _verdicts()
+
+
+#: Distances as `verdict.Drift.metric` names them: unit and meaning. What is measured in nats has no
+#: unit of its own in UCUM; an annotation keeps consumers from appending `_ratio`.
+DRIFTS: Final = {
+    "psi": ("{nat}", "Population stability index over the baseline's cells."),
+    "js": ("{nat}", "Jensen-Shannon divergence over the baseline's cells."),
+    "hellinger": ("1", "Hellinger distance over the baseline's cells."),
+    "ks": ("1", "Largest difference of the cumulative distributions (Kolmogorov-Smirnov)."),
+    "wasserstein": ("{value}", "Wasserstein-1 distance, in the column's own unit."),
+    "auc": ("1", "P(a value of the window is above one of the baseline), ties half."),
+    "chi2": ("{chi2}", "Pearson's chi-square of categories, divided by the rows."),
+    "unseen": ("1", "Share of rows with a category that the baseline does not know."),
+    "missing": ("1", "Share of rows without a value."),
+    "true_rate": ("1", "Share of true values of a boolean."),
+    "violations": ("1", "Share of values of another type than the column has."),
+}
+
+
+def _verdicts() -> list[MetricSpec]:
+    """What judging says of windows. Written with the fold, so as exact as its counts.
+
+    The status is an updowncounter, as semantic conventions make state sets: summed over monitors it is
+    the number of verdicts in a state. Names are of the observed models (`inference.*`), not the agent.
+    """
+    what = (MONITOR, *STREAM)
+    specs = [
+        MetricSpec(
+            "inference.verdict.status",
+            _U,
+            "{verdict}",
+            "1 for the state that a monitor is in for a stream, 0 for the states it has left.",
+            (*what, VERDICT_STATE, SEVERITY),
+        ),
+        MetricSpec(
+            "inference.verdict.transitions",
+            _C,
+            "{transition}",
+            "Verdicts whose state is not the one before, by the new state.",
+            (MODEL, MONITOR, VERDICT_STATE, SEVERITY),
+        ),
+        MetricSpec(
+            "inference.verdict.value",
+            _G,
+            "{value}",
+            "What the monitor's rule compares, in the last judged window; unit as in the verdict's event.",
+            what,
+        ),
+        MetricSpec(
+            "inference.verdict.threshold",
+            _G,
+            "{value}",
+            "What the rule compares it with.",
+            what,
+        ),
+    ]
+    where = (
+        *STREAM,
+        replace(FEATURE, required=False),
+        replace(OUTPUT, required=False),
+        COLUMN,
+        BOUND,
+    )
+    specs += [
+        MetricSpec(f"inference.drift.{name}", _G, unit, f"{meaning} Last judged window.", where)
+        for name, (unit, meaning) in DRIFTS.items()
+    ]
     return specs
 
 
@@ -213,6 +303,18 @@ def _own() -> list[MetricSpec]:
             "{row}",
             "Rows counted in spite of something odd.",
             (REASON,),
+        ),
+        MetricSpec(
+            "inferometer.overload.ratio",
+            _G,
+            "1",
+            "Share of the records that are decoded now: below 1 while load is shed. No count is scaled by it.",
+        ),
+        MetricSpec(
+            "inferometer.overload.behind",
+            _G,
+            "s",
+            "Time to read what waits in the log at the present rate, with `overload.mode: shed`.",
         ),
         MetricSpec("inferometer.cuts", _C, "{cut}", "Deltas frozen into chunks."),
         MetricSpec("inferometer.chunks", _C, "{chunk}", "Chunks folded."),
@@ -292,6 +394,37 @@ def _own() -> list[MetricSpec]:
             "{span}",
             "Spans: `kept` to be sent, `over_budget` of `traces.max_per_s`, or `queue_full`.",
             (OUTCOME, WHY),
+        ),
+        MetricSpec(
+            "inferometer.budget.drift",
+            _G,
+            "{series}",
+            "Series of `inference.drift.*` against `export.max_drift_series`.",
+            (STATE,),
+        ),
+        MetricSpec("inferometer.judge.duration", _H, "s", "Processor time of judging what sealed."),
+        MetricSpec(
+            "inferometer.verdicts.dropped",
+            _C,
+            "{verdict}",
+            "Transitions that no event and no action told of: too many at once.",
+        ),
+        MetricSpec(
+            "inferometer.actions",
+            _C,
+            "{action}",
+            "Actions: `delivered`, `refused` for good, `failed` after all tries, `dropped` (queue full), `held_back` (resolved before `hold_s`), `repeated` (delivered before a restart), or `dry_run`.",
+            (ACTION, OUTCOME),
+        ),
+        MetricSpec(
+            "inferometer.actions.waiting", _G, "{action}", "Actions in the queue.", (ACTION,)
+        ),
+        MetricSpec(
+            "inferometer.actions.duration",
+            _H,
+            "s",
+            "Time of one try: `delivered`, `transient` or `permanent`.",
+            (ACTION, OUTCOME),
         ),
         MetricSpec("inferometer.rebalances", _C, "{rebalance}", "Assignments of partitions."),
         MetricSpec(

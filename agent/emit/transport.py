@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
@@ -114,6 +115,9 @@ def read_answer(
         if settings.signal == "metrics":
             points = ExportMetricsServiceResponse.FromString(data).partial_success
             n_rejected, message = points.rejected_data_points, points.error_message
+        elif settings.signal == "logs":
+            records = ExportLogsServiceResponse.FromString(data).partial_success
+            n_rejected, message = records.rejected_log_records, records.error_message
         else:
             spans = ExportTraceServiceResponse.FromString(data).partial_success
             n_rejected, message = spans.rejected_spans, spans.error_message

@@ -32,6 +32,7 @@ from agent.errors import PermanentExportError, TransientExportError
 METHODS: Final = {
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
 }
 
 _Code = grpc.StatusCode
@@ -171,7 +172,7 @@ class GrpcClient:
             ("grpc.max_send_message_length", -1),
             ("grpc.enable_retries", 0),  # retries are the exporter's, so that they are counted
             ("grpc.enable_http_proxy", 0),  # it would read the process environment
-            ("grpc.use_local_subchannel_pool", 1),  # metrics and traces do not share a backoff
+            ("grpc.use_local_subchannel_pool", 1),  # signals do not share a backoff
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.min_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 5000),

@@ -124,6 +124,7 @@ class Callbacks:
     on_full: Callable[[], None]  # the delta is at its limit: cut soon
     on_dead: Callable[[Partition, list[tuple[Record, Drop]]], None]
     on_failure: Callable[[BaseException], None]
+    make_decoder: Callable[[Config, StreamTable, SpanSampler | None], FastDecoder] = FastDecoder
 
 
 _Message = Fetch | RawFetch | _Open | _Close | _Cut | _Hints | _Stop
@@ -171,7 +172,7 @@ class KernelThread:
             sampler = SpanSampler(config.traces, config.features, share=self._share)
         self._own = _Owned(
             table=table,
-            decoder=FastDecoder(config, table, sampler),
+            decoder=self._callbacks.make_decoder(config, table, sampler),
             sampler=sampler,
             delta=Delta(table),
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -30,11 +31,14 @@ import uvloop
 
 from agent import __version__, start_up
 from agent.config import Config
+from agent.decode.fast import FastDecoder
+from agent.decode.shed import SheddingDecoder
 from agent.delivery.commit import Commit
 from agent.delivery.cut import Cutter
 from agent.delivery.export import Export
 from agent.delivery.memory import MemoryMode
 from agent.delivery.mode import Mode
+from agent.delivery.overload import Shedding
 from agent.delivery.volume import VolumeMode, open_volume
 from agent.emit.console import Console
 from agent.emit.environment import resolve
@@ -124,6 +128,7 @@ class Agent:
         for odd in Irregular:
             self.telemetry.add("inferometer.irregular", 0, reason=odd.value)
         self._fold = OwnerThread("fold", Fold(config, start_ns=self.telemetry.start_ns))
+        self._shedding = Shedding(config.overload, self.telemetry)
         n_threads = kernel_threads(config)
         self._kernels = [
             KernelThread(index, n_threads, config, self._kernel_callbacks())
@@ -166,6 +171,7 @@ class Agent:
             may_cut=self._mode.may_cut,
             on_folded=self._on_folded,
             on_ahead=self._source.set_ahead,
+            turn=self._shedding.turn,
         )
         self._export = Export(
             settings.interval_s,
@@ -393,11 +399,14 @@ class Agent:
 
     def _kernel_callbacks(self) -> Callbacks:
         soon = self._loop.call_soon_threadsafe
+        shedding = self._shedding
+        make = functools.partial(SheddingDecoder, level=shedding.level)
         return Callbacks(
             on_sketched=lambda size_bytes: _ignore(soon(self._source.release, size_bytes)),
             on_full=lambda: _ignore(soon(self._deliver.cut_soon)),
             on_dead=self._on_dead,
             on_failure=lambda error: _ignore(soon(self._fail, error)),
+            make_decoder=make if shedding.is_enabled else FastDecoder,
         )
 
     def _on_dead(self, partition: Partition, dead: list[tuple[Record, Drop]]) -> None:
@@ -466,7 +475,12 @@ class Agent:
         elif self._source.waits_for:
             reasons.append(self._source.waits_for)
         reasons += self._mode.reasons()
-        return Readiness(not reasons, standby=self._source.standby, reasons=reasons)
+        return Readiness(
+            not reasons,
+            standby=self._source.standby,
+            reasons=reasons,
+            notes=self._shedding.notes(),
+        )
 
     async def _dead_threads(self) -> list[str]:
         """Reasons to be restarted: a thread that should run and does not."""
@@ -493,6 +507,7 @@ class Agent:
                 "partitions": positions,
             },
             "lag": {"records": sum(lags), "freshness_s": self._freshness_s()},
+            "overload": self._shedding.describe(),
             **self._mode.describe(),
             **state,
         }
@@ -525,7 +540,14 @@ class Agent:
         freshness = self._freshness_s()
         if freshness is not None:
             gauge("inferometer.freshness", freshness)
-        for at in self._source.positions():
+        positions = self._source.positions()
+        self._shedding.look(
+            time.monotonic(),
+            self._deliver.n_records,
+            sum(at["lag"] or 0 for at in positions),
+            any(at["paused"] == "buffer" for at in positions),
+        )
+        for at in positions:
             if at["lag"] is not None:
                 gauge(
                     "messaging.kafka.consumer.lag",

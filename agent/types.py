@@ -90,6 +90,7 @@ class Drop(enum.StrEnum):
     )
     TOO_WIDE = "too_wide"  # more values than decode.max_features
     CORRUPT_BATCH = "corrupt_batch"  # checksum or framing of a Kafka batch
+    SHED = "shed"  # left out under overload (`overload.mode: shed`): never opened
 
 
 class Irregular(enum.StrEnum):
@@ -388,6 +389,7 @@ class Chunk:
     """A frozen delta: the unit of delivery. Id = run id and number. Read-only once made.
 
     numeric, strings   packed cells (`sketch.packed`)
+    shed_bits          of 2^shed_bits records of events one was decoded (`decode.shed`); counts are raw
     """
 
     run_id: str
@@ -401,6 +403,7 @@ class Chunk:
     tally: Tally
     spans: list[RequestSpan]
     exemplars: list[Exemplar]
+    shed_bits: int = 0
 
 
 # ---------------------------------------------------------------- fold -> emit

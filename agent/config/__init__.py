@@ -13,6 +13,7 @@ from agent.config.export import Export, Otlp, Traces
 from agent.config.kafka import Kafka
 from agent.config.models import Feature, Model
 from agent.config.options import Fraction, Options, Port, Seconds, Secret, Threads
+from agent.config.overload import Overload
 from agent.config.privacy import Privacy, Values
 from agent.config.process import Log, Runtime, ServerTls, Service, Web
 from agent.config.root import Config
@@ -33,6 +34,7 @@ __all__ = [
     "Model",
     "Options",
     "Otlp",
+    "Overload",
     "Port",
     "Privacy",
     "Runtime",

@@ -16,6 +16,7 @@ from agent.config.export import Export, Traces
 from agent.config.kafka import Kafka
 from agent.config.models import Feature, Model
 from agent.config.options import Options
+from agent.config.overload import Overload
 from agent.config.privacy import Privacy
 from agent.config.process import Log, Runtime, Service, Web
 from agent.config.windows import Windows
@@ -35,6 +36,7 @@ class Config(Options, frozen=True, kw_only=True):
     privacy: Annotated[Privacy, Meta(description="Texts by name, hashed or off.")] = Privacy()
     windows: Annotated[Windows, Meta(description="Event-time windows.")] = Windows()
     delivery: Annotated[Delivery, Meta(description="Cuts and commits.")] = Delivery()
+    overload: Annotated[Overload, Meta(description="Load shedding.")] = Overload()
     aggregate: Annotated[Aggregate, Meta(description="`inferometer aggregate`.")] = Aggregate()
     budget: Annotated[Budget, Meta(description="Hard limits.")] = Budget()
     export: Annotated[Export, Meta(description="Metrics out.")] = Export()

@@ -51,6 +51,7 @@ class Cutter:
     `on_folded` gets each chunk that counts, the time of its cut (epoch ns) and what folding it brought
     about; `on_ahead` the partitions that are further ahead of the slowest than `windows.align_span_s`.
     `may_cut`: false while a chunk waits for its answer; the delta then grows in place.
+    `turn`: asked right before kernel threads are cut; the shed bits of what they hold until then.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Cutter:
         may_cut: Callable[[], bool],
         on_folded: Callable[[Chunk, int, Effects], None],
         on_ahead: Callable[[set[Partition]], None],
+        turn: Callable[[], int] = lambda: 0,
     ) -> None:
         self._config = config
         self._kernels = kernels
@@ -74,8 +76,10 @@ class Cutter:
         self._may_cut = may_cut
         self._on_folded = on_folded
         self._on_ahead = on_ahead
+        self._turn = turn
         self._requests: asyncio.Queue[asyncio.Future[None] | None] = asyncio.Queue()
         self._number = 0
+        self.n_records = 0  # cut so far, those left out under overload included
         self.irregular_before: Mapping[str, int] = {}  # counted by processes before this one
         self.epoch = 0
         self.folded = Folded()
@@ -115,6 +119,7 @@ class Cutter:
 
     async def _cut(self) -> None:
         epoch, cut_ns = self.epoch, time.time_ns()
+        shed_bits = self._turn()
         futures = [kernel.cut() for kernel in self._kernels]
         parts = [await future for future in futures]
         if epoch != self.epoch:
@@ -123,6 +128,8 @@ class Cutter:
             count_unsampled(self._telemetry, part.unsampled)
         self._on_ahead(self._ahead(parts))
         chunk = self._chunk(epoch, parts)
+        chunk.shed_bits = shed_bits
+        self.n_records += chunk.tally.records
         outcome = await self._deliver(chunk)
         if outcome is not None:
             self.take(chunk, cut_ns, outcome)

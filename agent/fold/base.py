@@ -92,6 +92,7 @@ class Fold:
         self._labels: dict[str, Series] = {}
         self._ended: deque[Ended] = deque(maxlen=MAX_ENDED)
         self._sealed: list[Profile] = []  # since the caller was last told
+        self._unseen_a_row = 0  # of the chunk in hand: rows left out for each one counted
 
     @property
     def sealed_until(self) -> int:
@@ -120,6 +121,7 @@ class Fold:
             self.covers[at.partition] = at.to_offset
             self.newest_event_ms = max(self.newest_event_ms, at.max_event_time_ms)
         self._add_tally(chunk.tally)
+        self._unseen_a_row = (1 << chunk.shed_bits) - 1
         foreign = 0 if chunk.digest == self._digest else 1
         self.n_foreign += foreign
         if foreign and chunk.digest.partition(";")[2] != self._digest.partition(";")[2]:
@@ -236,6 +238,7 @@ class Fold:
             for group in arrival.groups:
                 arrival.stream.rows += group.rows
                 arrival.stream.errors += group.errors
+                arrival.stream.unseen += group.rows * self._unseen_a_row
                 arrival.stream.saw_events(group.min_event_time_ms, group.max_event_time_ms)
 
     def _fold_groups(self, chunk: Chunk, now: int, *, into_windows: bool) -> None:
@@ -283,6 +286,7 @@ class Fold:
         for group, counts in zip(arrival.groups, arrival.present, strict=True):
             stream.rows += group.rows
             stream.errors += group.errors
+            stream.unseen += group.rows * self._unseen_a_row
             if group.window != WINDOW_FUTURE:
                 stream.saw_events(group.min_event_time_ms, group.max_event_time_ms)
             for ref, n in zip(group.cells, counts, strict=True):
@@ -307,6 +311,7 @@ class Fold:
                 streams.append(stream)
             into.rows += group.rows
             into.errors += group.errors
+            into.unseen += group.rows * self._unseen_a_row
             for ref, n in zip(group.cells, counts, strict=True):
                 total = stream.columns.get(ref.column)
                 if total is None:

@@ -53,6 +53,7 @@ class WindowRecord(_Record):
     rows: int
     errors: int
     columns: list[WindowColumnRecord]
+    unseen: int = 0
 
 
 class ProfileColumnRecord(_Record):
@@ -69,6 +70,7 @@ class ProfileRecord(_Record):
     errors: int
     coverage: float
     columns: list[ProfileColumnRecord]
+    unseen: int = 0
 
 
 class StreamRecord(_Record):
@@ -87,6 +89,7 @@ class StreamRecord(_Record):
     columns: list[ColumnRecord]
     open: list[WindowRecord]
     sealed: list[ProfileRecord]
+    unseen: int = 0
 
 
 stream_decoder = msgspec.msgpack.Decoder(StreamRecord)

@@ -136,6 +136,7 @@ def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
                     WindowColumnRecord(column, seen.present, lengths.pop() if seen.cell >= 0 else 0)
                     for column, seen in window.columns.items()
                 ],
+                window.unseen,
             )
             for number, window in stream.open.items()
         ],
@@ -149,9 +150,11 @@ def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
                     ProfileColumnRecord(column, at.kind, at.present, len(at.sketch), at.facts)
                     for column, at in profile.columns.items()
                 ],
+                profile.unseen,
             )
             for profile in stream.sealed
         ],
+        unseen=stream.unseen,
     )
 
 
@@ -171,6 +174,7 @@ def read_stream(body: Body, store: Store, lives: Lives, costs: Costs, width_ms: 
     stream = Stream(record.key, stream_attributes(record.key), record.seen_ns, costs.stream)
     stream.rows, stream.errors = record.rows, record.errors
     stream.late, stream.future = record.late, record.future
+    stream.unseen = record.unseen
     stream.first_event_ms, stream.last_event_ms = record.first_event_ms, record.last_event_ms
     stream.unsketched = set(record.unsketched)
     stream.unsketched_values = record.unsketched_values
@@ -223,7 +227,7 @@ def _read_column(
 
 
 def _read_window(state: WindowRecord, stream: Stream, body: Body, store: Store) -> StreamWindow:
-    window = StreamWindow(state.rows, state.errors)
+    window = StreamWindow(state.rows, state.errors, state.unseen)
     for seen in state.columns:
         total = stream.columns.get(seen.column)
         if total is None or seen.column in window.columns:
@@ -238,7 +242,9 @@ def _read_window(state: WindowRecord, stream: Stream, body: Body, store: Store) 
 
 
 def _read_profile(state: ProfileRecord, key: StreamKey, body: Body, width_ms: int) -> Profile:
-    profile = Profile(key, state.window, width_ms, state.rows, state.errors, state.coverage)
+    profile = Profile(
+        key, state.window, width_ms, state.rows, state.errors, state.coverage, unseen=state.unseen
+    )
     for at in state.columns:
         column = ProfileColumn(at.kind, _present(at.present), bytes(body.take(at.length)))
         column.remember(at.facts)

@@ -7,7 +7,7 @@ compact cells. `merge(a, b)` equals one profile of both inputs' rows, within the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -108,7 +108,11 @@ def violations(kind: Kind | None, present: list[int]) -> int:
 
 @dataclass(slots=True, eq=False)
 class Profile:
-    """Window [window, window + 1) * width_ms of a stream. `coverage` below 1: sealed before all had arrived."""
+    """Window [window, window + 1) * width_ms of a stream. `coverage` below 1: sealed before all had arrived.
+
+    `unseen`: rows left out under overload, by estimate. No count here is scaled by it: whoever shows one as
+    a rate divides it by `sampling_ratio`, and says so.
+    """
 
     stream: StreamKey
     window: int
@@ -117,6 +121,12 @@ class Profile:
     errors: int
     coverage: float
     columns: dict[Column, ProfileColumn] = field(default_factory=dict)
+    unseen: int = 0
+
+    @property
+    def sampling_ratio(self) -> float:
+        """Rows counted, of those that arrived; 1 when none was left out."""
+        return self.rows / (self.rows + self.unseen) if self.unseen else 1.0
 
     @property
     def is_partial(self) -> bool:
@@ -147,6 +157,7 @@ class Profile:
                 _Column(column, c.kind, c.present, len(c.sketch))
                 for column, c in self.columns.items()
             ],
+            unseen=self.unseen,
         )
         body = b"".join(c.sketch for c in self.columns.values())
         return seal_frame(MAGIC, VERSION, msgspec.msgpack.encode(head), body)
@@ -181,6 +192,7 @@ class Profile:
             head.errors,
             head.coverage,
             columns,
+            head.unseen,
         )
 
 
@@ -199,6 +211,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     errors: int
     coverage: float
     columns: list[_Column]
+    unseen: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -225,6 +238,7 @@ def merge(a: Profile, b: Profile) -> Profile:
         a.errors + b.errors,
         weight * a.coverage + (1 - weight) * b.coverage if a.coverage != b.coverage else a.coverage,
         columns,
+        a.unseen + b.unseen,
     )
 
 

@@ -56,16 +56,20 @@ class WindowColumn:
 
 @dataclass(slots=True)
 class StreamWindow:
-    """One stream in one open window."""
+    """One stream in one open window. `unseen`: see `Stream`."""
 
     rows: int = 0
     errors: int = 0
+    unseen: int = 0
     columns: dict[Column, WindowColumn] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Stream:
-    """One admitted or overflow stream. Times of events in ms, -1 none; wall times in ns."""
+    """One admitted or overflow stream. Times of events in ms, -1 none; wall times in ns.
+
+    `unseen`: rows that load shedding left out, by estimate: 2^bits - 1 for each row counted at a level.
+    """
 
     key: StreamKey
     attributes: Attributes
@@ -75,6 +79,7 @@ class Stream:
     errors: int = 0
     late: int = 0
     future: int = 0
+    unseen: int = 0
     first_event_ms: int = -1
     last_event_ms: int = -1
     columns: dict[Column, ColumnTotals] = field(default_factory=dict)

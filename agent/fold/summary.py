@@ -217,12 +217,20 @@ def _unsketched(stream: Stream) -> Json:
     return {"columns": len(stream.unsketched), "values": stream.unsketched_values}
 
 
+def _sampling(rows: int, unseen: int) -> Json:
+    """Only where load was shed: what to divide counts by, and the rows there would be by estimate."""
+    if not unseen:
+        return {}
+    return {"sampling": {"ratio": rows / (rows + unseen), "rows": rows + unseen}}
+
+
 def stream_state(stream: Stream, store: Store, distinct: Distinct, shown: Shown) -> Json:
     """One entry of `streams` on the state page."""
     return {
         **_identity(stream.key),
         "rows": stream.rows,
         "errors": stream.errors,
+        **_sampling(stream.rows, stream.unseen),
         "late": stream.late,
         "future": stream.future,
         "first_seen_ms": stream.first_event_ms if stream.first_event_ms >= 0 else None,
@@ -235,6 +243,7 @@ def stream_state(stream: Stream, store: Store, distinct: Distinct, shown: Shown)
                 "end_ms": profile.end_ms,
                 "rows": profile.rows,
                 "errors": profile.errors,
+                **_sampling(profile.rows, profile.unseen),
                 "partial": profile.is_partial,
                 "coverage": profile.coverage,
                 **_by_role(_profile_columns(profile, shown)),

@@ -18,6 +18,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 
@@ -45,6 +46,8 @@ from agent.types import (
 
 MAGIC = b"IFCH"
 VERSION = 1
+#: As many as `overload.max_halvings` may be: a row stands for 65,536 at most.
+ShedBits = Annotated[int, msgspec.Meta(ge=0, le=16)]
 _FRAME = struct.Struct("<4sHHIQ")
 _CRC = struct.Struct("<I")
 
@@ -81,6 +84,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     exemplars: list[Exemplar]
     numeric_lengths: list[int]
     string_lengths: list[int]
+    shed_bits: ShedBits = 0
 
 
 def to_bytes(chunk: Chunk) -> bytes:
@@ -111,6 +115,7 @@ def to_bytes(chunk: Chunk) -> bytes:
             chunk.exemplars,
             [len(b) for b in numeric],
             [len(b) for b in strings],
+            chunk.shed_bits,
         )
     )
     return seal_frame(MAGIC, VERSION, header, b"".join(numeric + strings))
@@ -155,6 +160,7 @@ def from_bytes(data: bytes) -> Chunk:
         ),
         spans=header.spans,
         exemplars=header.exemplars,
+        shed_bits=header.shed_bits,
     )
 
 

@@ -41,11 +41,15 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Ready to work, and if not, why. `standby`: member of the group without partitions, ready to take over."""
+    """Ready to work, and if not, why. `standby`: member of the group without partitions, ready to take over.
+
+    `notes`: what is not as usual, though it works.
+    """
 
     ready: bool
     standby: bool = False
     reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 async def _alive() -> list[str]:
@@ -166,6 +170,8 @@ class WebServer:
     async def _readyz(self, request: web.Request) -> web.Response:
         answer = await _bounded(self._pages.ready(), "readiness")
         body = {"ready": answer.ready, "standby": answer.standby, "reasons": answer.reasons}
+        if answer.notes:
+            body["notes"] = answer.notes
         return _json(body, 200 if answer.ready else 503)
 
     async def _state(self, request: web.Request) -> web.StreamResponse:

@@ -316,18 +316,6 @@ def _own() -> list[MetricSpec]:
             "s",
             "Time to read what waits in the log at the present rate, with `overload.mode: shed`.",
         ),
-        MetricSpec(
-            "inferometer.overload.ratio",
-            _G,
-            "1",
-            "Share of the records that are decoded now: below 1 while load is shed. No count is scaled by it.",
-        ),
-        MetricSpec(
-            "inferometer.overload.behind",
-            _G,
-            "s",
-            "Time to read what waits in the log at the present rate, with `overload.mode: shed`.",
-        ),
         MetricSpec("inferometer.cuts", _C, "{cut}", "Deltas frozen into chunks."),
         MetricSpec("inferometer.chunks", _C, "{chunk}", "Chunks folded."),
         MetricSpec(

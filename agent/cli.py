@@ -98,13 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: Callable[[argparse.Namespace], int], help: str, text: str) -> _Parser:
         command: _Parser = commands.add_parser(name, help=help, description=help, epilog=text)
         command.set_defaults(command=run)
-        command.add_argument(
-            "-c",
-            "--config",
-            type=Path,
-            metavar="FILE",
-            help="YAML configuration; without it, defaults and INFEROMETER__... variables",
-        )
+        _add_config(command)
         return command
 
     add("run", _run, "Consume, sketch and export until SIGTERM.", _RUN)
@@ -115,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--sample", type=Path, metavar="FILE", help="count exactly, from real events")
     _add_json(plan)
     _add_replay(add("replay", _replay, "Sketch files instead of a topic.", _REPLAY))
+    _add_profile(commands)
     warmup = add("warmup", _warmup, "Compile all kernels into their cache.", _WARMUP)
     warmup.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     _add_json(warmup)
@@ -126,6 +121,61 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("--ready", action="store_true", help="ask for readiness instead")
     health.add_argument("--url", help="address of the agent; default: from the configuration")
     return parser
+
+
+def _add_config(parser: _Parser) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML configuration; without it, defaults and INFEROMETER__... variables",
+    )
+
+
+def _add_profile(commands: Any) -> None:
+    """`profile`, whose subcommands take the same options as commands do."""
+    help = "References: the known good that windows are judged against."
+    profile: _Parser = commands.add_parser("profile", help=help, description=help, epilog=_PROFILE)
+    parts = profile.add_subparsers(metavar="WHAT", required=True, title="what")
+
+    def add(name: str, help: str) -> _Parser:
+        part: _Parser = parts.add_parser(name, help=help, description=help)
+        part.set_defaults(command=_profile, what=name)
+        _add_config(part)
+        _add_json(part)
+        return part
+
+    build = add("build", "Sketch files into a reference.")
+    build.add_argument("files", nargs="+", type=Path, metavar="FILE", help="events, oldest first")
+    _add_output(build)
+    build.add_argument("--model", metavar="NAME", help="model of events that name none")
+    build.add_argument(
+        "--window", type=float, metavar="S", help="window, seconds (windows.width_s)"
+    )
+    build.add_argument("--rows", type=_count, metavar="N", help="windows of N rows instead of time")
+    build.add_argument("-q", "--quiet", action="store_true", help="nothing on stderr")
+    show = add("show", "Print a reference: columns, small histograms, windows.")
+    show.add_argument("file", type=Path, metavar="FILE")
+    merge = add("merge", "Several references as one.")
+    merge.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_output(merge)
+    diff = add("diff", "Distances of one reference from another, with their bounds.")
+    diff.add_argument("baseline", type=Path, metavar="BASELINE")
+    diff.add_argument("compared", type=Path, metavar="FILE")
+    contract = add("contract", "The data-quality contract that a reference implies, as YAML.")
+    contract.add_argument("file", type=Path, metavar="FILE")
+
+
+def _add_output(parser: _Parser) -> None:
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="written")
+
+
+def _count(text: str) -> int:
+    """A number of rows: at least 20, which any rule asks for."""
+    if not text.isascii() or not text.isdigit() or not 20 <= int(text) <= 1_000_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 20 to 1,000,000,000")
+    return int(text)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -213,6 +263,18 @@ examples:
 The same decode, window and sketch code as `run`. By name, .csv, .tsv and .parquet are tables; everything
 else is JSON, one event a line, or a .json file with an array of events. JSON, CSV and TSV may be packed
 with gzip or zstd. A file that cannot be read to its end is an error: nothing is printed on stdout then.
+"""
+_PROFILE = """\
+examples:
+  inferometer profile build january.jsonl -o ref.profile
+  inferometer profile build scores.parquet --model churn -o ref.profile
+  inferometer profile show ref.profile
+  inferometer profile diff ref.profile february.profile
+  inferometer profile contract ref.profile > contract.yaml
+
+A reference holds sketches, never rows: the distributions, the volume and worst windows, and the calibration
+of the change detector. Files are read as `replay` reads them, twice. Without times in the rows, or out of
+their order, windows are blocks of rows in the order of the files.
 """
 _WARMUP = """\
 example:
@@ -325,6 +387,15 @@ def _replay(options: argparse.Namespace) -> int:
         quiet=options.quiet,
         model=options.model,
     )
+
+
+def _profile(options: argparse.Namespace) -> int:
+    config = _config(options)
+    _logs(config)
+    from agent import profile_command
+
+    command: Callable[[argparse.Namespace, Config], int] = getattr(profile_command, options.what)
+    return command(options, config)
 
 
 def _warmup(options: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def run(
         decode = msgspec.structs.replace(config.decode, default_model=model)
         config = msgspec.structs.replace(config, decode=decode)
     began = time.monotonic()
-    with _progress_bar(quiet=quiet or not sys.stderr.isatty()) as show:
+    with progress_bar(quiet=quiet or not sys.stderr.isatty()) as show:
         fold = sketch_files(files, config, on_progress=show)
     took_s = time.monotonic() - began
     if json:
@@ -244,7 +244,7 @@ class _Sketching:
 
 
 @contextmanager
-def _progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def progress_bar(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     """A bar on stderr that follows the bytes read."""
     if quiet:
         yield None

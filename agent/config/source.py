@@ -52,6 +52,15 @@ def load_config(path: Path | None, env: Mapping[str, str]) -> Config:
     return built
 
 
+def load_group(path: Path, env: Mapping[str, str], group: type[Options]) -> Options:
+    """Read another file of options, whose top is `group`, as a configuration is read: with `${env:NAME}`, and
+    mistakes named by file and line. Variables do not override it. Raises ConfigError."""
+    sources = _Sources(path, env)
+    built = sources.build(sources.read_file(path), group, ())
+    assert isinstance(built, group)
+    return built
+
+
 def check_files(group: Options, place: str = "") -> list[Path]:
     """Open every file that the options in `group` name (`*_file`) and return them.
 

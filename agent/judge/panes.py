@@ -1,0 +1,180 @@
+"""Panes: a model's windows one after another in bounded memory, and what they say of single windows.
+
+A pane is a Profile. Two keepers: `Panes` joins neighbours while they are too small or too many, so that
+any number of rows becomes a few hundred panes of similar size, in order; `WindowFacts` adds up what
+single windows show and keeps numbers only.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.fold.kinds import is_string_kind
+from agent.fold.profile import Profile
+from agent.judge.reference import ColumnFacts
+from agent.judge.union import united
+from agent.types import Column, StreamKey
+
+#: Windows with fewer rows say nothing about rates.
+MIN_ROWS: Final = 20
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 86_400_000
+
+
+class Panes:
+    """Consecutive profiles of a model, at most `most`, each of `target_rows` or more (but the last).
+
+    Past `most` neighbours are joined in pairs and the target doubles.
+    """
+
+    def __init__(self, stream: StreamKey, target_rows: int, most: int) -> None:
+        self._stream = stream
+        self._target = target_rows
+        self._most = most
+        self._panes: list[Profile] = []
+        self._open: list[Profile] = []
+        self._open_rows = 0
+
+    def add(self, profile: Profile) -> None:
+        """The next in order."""
+        self._open.append(profile)
+        self._open_rows += profile.rows
+        if self._open_rows >= self._target:
+            self._close()
+            if len(self._panes) >= self._most:
+                self._panes = joined(self._panes, self._stream)
+                # A pane of twice the rows from here on; windows of time vary, so some need two.
+                typical = int(statistics.median(pane.rows for pane in self._panes))
+                self._target = max(2 * self._target, 3 * typical // 4)
+
+    def _close(self) -> None:
+        self._panes.append(united(self._open, self._stream))
+        self._open, self._open_rows = [], 0
+
+    def take(self) -> list[Profile]:
+        """All panes; a rest of less than half the target joins the last."""
+        if self._open:
+            if self._panes and self._open_rows < self._target / 2:
+                self._open.insert(0, self._panes.pop())
+            self._close()
+        return self._panes
+
+
+def joined(panes: list[Profile], stream: StreamKey, n: int = 2) -> list[Profile]:
+    """Each `n` neighbours as one; the last may have fewer."""
+    return [united(panes[at : at + n], stream) for at in range(0, len(panes), n)]
+
+
+@dataclass(slots=True)
+class _Rates:
+    windows: int = 0
+    missing: float = 0.0
+    violations: float = 0.0
+
+
+@dataclass
+class WindowFacts:
+    """What single windows of one stream showed. Windows are told in order, each once."""
+
+    rows: list[int] = field(default_factory=list)
+    starts_ms: list[int] = field(default_factory=list)
+    end_ms: int = 0
+    _columns: dict[Column, _Rates] = field(default_factory=dict)
+
+    def add(self, profile: Profile) -> None:
+        self.rows.append(profile.rows)
+        self.starts_ms.append(profile.start_ms)
+        self.end_ms = max(self.end_ms, profile.end_ms)
+        for name, column in profile.columns.items():
+            rates = self._columns.setdefault(name, _Rates())
+            rates.windows += any(column.present)
+            if profile.rows >= MIN_ROWS:
+                rates.missing = max(rates.missing, profile.missing(column) / profile.rows)
+                rates.violations = max(rates.violations, column.violations() / profile.rows)
+
+    @property
+    def inner_rows(self) -> list[int]:
+        """Rows by window without the first and the last, which are cut by where the data begins and ends."""
+        return self.rows[1:-1] if len(self.rows) > 2 else self.rows
+
+    @property
+    def gap_s(self) -> float:
+        """Longest time between the starts of two windows with rows."""
+        pairs = zip(self.starts_ms, self.starts_ms[1:], strict=False)
+        return max((after - before for before, after in pairs), default=0) / 1000
+
+    def columns(self) -> dict[Column, ColumnFacts]:
+        return {
+            name: ColumnFacts(rates.windows, rates.missing, rates.violations)
+            for name, rates in self._columns.items()
+        }
+
+    def hour_rows(self) -> dict[int, float]:
+        """Median rows of a window by hour of the day (UTC)."""
+        hours: dict[int, list[int]] = {}
+        for start, rows in zip(self.starts_ms[1:-1], self.rows[1:-1], strict=True):
+            hours.setdefault(hour_of(start), []).append(rows)
+        return {hour: float(statistics.median(rows)) for hour, rows in sorted(hours.items())}
+
+
+def hour_of(start_ms: int) -> int:
+    """Hour of the day (UTC) in which a window starts."""
+    return start_ms // HOUR_MS % 24
+
+
+class HourShare:
+    """How much of a column's variance between windows the hour of the day explains.
+
+    Of each numeric column the window means, of each column of texts the share of the most frequent one
+    would do; numbers are enough to see a day. `matters` when over three days or more the adjusted
+    share is above a fifth for any column.
+    """
+
+    EXPLAINED: Final = 0.2
+
+    def __init__(self) -> None:
+        self._means: dict[Column, list[tuple[int, float]]] = {}
+        self._days: Counter[int] = Counter()
+
+    def add(self, profile: Profile) -> None:
+        if profile.rows < MIN_ROWS or profile.width_ms > HOUR_MS:
+            return
+        self._days[profile.start_ms // DAY_MS] += 1
+        hour = hour_of(profile.start_ms)
+        for name, column in profile.columns.items():
+            if column.kind is None or is_string_kind(column.kind):
+                continue
+            view = column.numbers
+            if view is not None and view.in_domain >= MIN_ROWS:
+                self._means.setdefault(name, []).append((hour, view.mean))
+
+    def matters(self) -> bool:
+        return len(self._days) >= 3 and any(
+            explained(pairs) > self.EXPLAINED for pairs in self._means.values()
+        )
+
+
+def explained(pairs: list[tuple[int, float]]) -> float:
+    """Share of the variance of the values that their group explains, adjusted for the number of groups.
+
+    1 - (within / (n - k)) / (total / (n - 1)); 0 where there is nothing to explain, or fewer than five
+    values a group.
+    """
+    groups: dict[int, list[float]] = {}
+    for group, value in pairs:
+        groups.setdefault(group, []).append(value)
+    n, k = len(pairs), len(groups)
+    if n < 5 * k or k < 2:  # with fewer, chance explains a fifth
+        return 0.0
+    mean = statistics.fmean(value for _, value in pairs)
+    total = sum((value - mean) ** 2 for _, value in pairs)
+    if total <= 0.0:
+        return 0.0
+    within = 0.0
+    for values in groups.values():
+        middle = statistics.fmean(values)
+        within += sum((value - middle) ** 2 for value in values)
+    return 1.0 - (within / (n - k)) / (total / (n - 1))

@@ -1,0 +1,253 @@
+"""References as tables for people: columns with small histograms, and two of them side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from agent.fold.kinds import is_string_kind
+from agent.fold.profile import Profile, ProfileColumn
+from agent.fold.shown import Shown
+from agent.fold.summary import column as column_json
+from agent.judge.drift_shown import drifts
+from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.replay_text import bars, bin_counts, number
+from agent.types import Column, Json, Role, StreamKey
+from agent.verdict import Drift, shown_name, stream_json
+
+_BINS: Final = 16
+_NAME_CHARS: Final = 40
+_TOP: Final = 10
+_ORDER: Final = list(Role)
+#: The distances that a row of the drift table shows, where the column has them.
+_METRICS: Final = ("psi", "js", "ks", "wasserstein", "auc", "unseen", "missing")
+
+Rows = list[list[str]]
+
+
+def reference_json(reference: Reference, shown: Shown) -> Json:
+    """The document of `profile show --json`."""
+    return {
+        "id": reference.id,
+        "created_ms": reference.created_ms,
+        "window_s": reference.width_ms / 1000,
+        "streams": [_stream_json(stream, shown) for stream in reference.streams()],
+    }
+
+
+def _stream_json(stream: ReferenceStream, shown: Shown) -> Json:
+    profile = stream.profile
+    return {
+        "stream": stream_json(profile.stream),
+        "rows": profile.rows,
+        "errors": profile.errors,
+        "windows": stream.windows,
+        "start_ms": stream.start_ms if stream.windows else None,
+        "end_ms": stream.end_ms if stream.windows else None,
+        "rows_per_window": {
+            "low": stream.rows_low,
+            "median": stream.rows_median,
+            "high": stream.rows_high,
+        }
+        if stream.windows
+        else None,
+        "hours": sorted(stream.hours),
+        "calibrated": bool(stream.calibration),
+        "columns": {
+            shown_name(column): _described(column, held, profile, shown)
+            for column, held in _ordered(profile)
+        },
+    }
+
+
+def _ordered(profile: Profile) -> list[tuple[Column, ProfileColumn]]:
+    return sorted(profile.columns.items(), key=lambda item: (_ORDER.index(item[0].role), item[0]))
+
+
+def _described(column: Column, held: ProfileColumn, profile: Profile, shown: Shown) -> Json:
+    texts = held.texts
+    top = shown.frequent(column, texts, _TOP) if texts is not None else []
+    return column_json(
+        held.kind,
+        profile.rows,
+        held.present,
+        held.numbers,
+        texts,
+        top=top,
+        distinct=held.facts.distinct,
+        histogram=True,
+    )
+
+
+def reference_lines(reference: Reference, shown: Shown) -> Iterator[str]:
+    """What `profile show` prints."""
+    made = datetime.fromtimestamp(reference.created_ms / 1000, UTC)
+    yield f"reference {reference.id}, made {made:%Y-%m-%d %H:%M} UTC"
+    for stream in reference.streams():
+        yield ""
+        yield _title(stream, reference.width_ms)
+        yield from table(_column_rows(stream.profile, shown), left=(0, 1, 8))
+
+
+def _title(stream: ReferenceStream, width_ms: int) -> str:
+    profile = stream.profile
+    text = f"{name_of(profile.stream)}: {profile.rows:,} rows"
+    if profile.errors:
+        text += f", {profile.errors:,} errors"
+    if stream.windows:
+        text += (
+            f", {stream.windows:,} windows of {width_ms / 1000:g} s with "
+            f"{stream.rows_low:,} to {stream.rows_high:,} rows"
+        )
+    if stream.hours:
+        text += ", by hour of the day"
+    return text
+
+
+def name_of(stream: StreamKey) -> str:
+    """A stream in words."""
+    version = f" version {stream.version}" if stream.version else ""
+    segment = "".join(f" {name}={value}" for name, value in stream.segment)
+    return f"{stream.model}{version}{segment}"
+
+
+def _column_rows(profile: Profile, shown: Shown) -> Rows:
+    rows: Rows = [
+        ["column", "kind", "missing", "min", "p1", "median", "p99", "max", "distribution"]
+    ]
+    for column, held in _ordered(profile):
+        body = _described(column, held, profile, shown)
+        quantiles = body["quantiles"] or {}
+        rows.append(
+            [
+                shown_name(column)[:_NAME_CHARS],
+                str(held.kind or "?"),
+                percent(body["missing"] / profile.rows if profile.rows else 0.0),
+                number(body["min"]),
+                number(quantiles.get("0.01")),
+                number(quantiles.get("0.5")),
+                number(quantiles.get("0.99")),
+                number(body["max"]),
+                _distribution(held, body),
+            ]
+        )
+    return rows
+
+
+def _distribution(held: ProfileColumn, body: Json) -> str:
+    quantiles = body["quantiles"]
+    if quantiles and "histogram" in body:
+        low, high = quantiles["0.01"], quantiles["0.99"]
+        if low == high:
+            low, high = body["min"], body["max"]
+        return bars(bin_counts(body["histogram"], low, high, _BINS, body["min"], body["max"]))
+    shares = [
+        f"{str(value).lower() if isinstance(value, bool) else str(value)[:16]} "
+        f"{100 * count / body['count']:.0f}%"
+        for value, count in body["top"][:4]
+    ]
+    if held.kind is not None and is_string_kind(held.kind) and (body["distinct"] or 0) > 4:
+        shares.append(f"of {body['distinct']:,}")
+    return "  ".join(shares)
+
+
+def percent(share: float) -> str:
+    """A share, "-" for none."""
+    if not share:
+        return "-"
+    return f"{share:.1%}" if share >= 0.001 else "<0.1%"
+
+
+def table(rows: Rows, left: tuple[int, ...] = (0,)) -> Iterator[str]:
+    """Rows (the first is the head) as lines; columns in `left` are aligned there, others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            text.ljust(width) if i in left else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+# ---------------------------------------------------------------- two references
+
+
+def differences(before: Reference, after: Reference) -> list[tuple[StreamKey, int, list[Drift]]]:
+    """For each stream of `after` that `before` knows: its rows, and the distances of all its columns."""
+    found = []
+    for stream in after.streams():
+        key = stream.stream
+        is_whole = any(stream is whole for whole in after.models.values())
+        known = before.whole(_model(key)) if is_whole else before.segment(key)
+        if known is not None:
+            found.append((key, stream.profile.rows, drifts(known.profile, stream.profile)))
+    return found
+
+
+def _model(key: StreamKey) -> ModelKey:
+    return ModelKey(key.model, key.version)
+
+
+def difference_json(before: Reference, after: Reference) -> Json:
+    """The document of `profile diff --json`."""
+    return {
+        "baseline": before.id,
+        "compared": after.id,
+        "drift": [
+            {
+                "stream": stream_json(drift.stream),
+                "feature": shown_name(drift.column),
+                "metric": drift.metric,
+                "value": _finite(drift.value),
+                "bound": [_finite(drift.low), _finite(drift.high)],
+                "unit": drift.unit,
+            }
+            for _, _, found in differences(before, after)
+            for drift in found
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def difference_lines(before: Reference, after: Reference) -> Iterator[str]:
+    """What `profile diff` prints: a row a column, those that differ most first."""
+    yield f"{after.id} compared with {before.id}; with each distance the bounds of the true one"
+    compared = differences(before, after)
+    if not compared:
+        yield "no model of the one is in the other"
+    for stream, rows, found in compared:
+        yield ""
+        yield f"{name_of(stream)}: {rows:,} rows"
+        columns: dict[Column, dict[str, Drift]] = {}
+        for drift in found:
+            columns.setdefault(drift.column, {})[drift.metric] = drift
+        shown = [m for m in _METRICS if any(m in metrics for metrics in columns.values())]
+        lines: Rows = [["column", *shown]]
+        for column, metrics in sorted(columns.items(), key=lambda item: -_rank(item[1])):
+            lines.append(
+                [shown_name(column)[:_NAME_CHARS], *(_cell(metrics.get(m)) for m in shown)]
+            )
+        yield from table(lines)
+
+
+def _rank(metrics: dict[str, Drift]) -> float:
+    psi = metrics["psi"].value if "psi" in metrics else 0.0
+    missing = metrics["missing"].value if "missing" in metrics else 0.0
+    return (psi if math.isfinite(psi) else 0.0) + (missing if math.isfinite(missing) else 0.0)
+
+
+def _cell(drift: Drift | None) -> str:
+    if drift is None or not math.isfinite(drift.value):
+        return "-"
+    if drift.metric in ("missing", "unseen"):
+        return percent(drift.value)
+    value = f"{drift.value:.4f}" if abs(drift.value) < 100 else number(drift.value)
+    if drift.low == drift.high:
+        return value
+    high = "" if math.isinf(drift.high) else f"{drift.high:.4g}"
+    return f"{value} [{drift.low:.4g}, {high}]" if high else f"{value} [{drift.low:.4g}, ...)"

@@ -1,0 +1,233 @@
+"""Builds a Reference from files: `inferometer profile build`.
+
+First by time: windows as they would be live, for volume, gaps, worst windows and hours of the day. The change
+detector wants a few hundred windows of history; where time gives fewer (or the rows carry no usable time),
+the files are read once more in blocks of consecutive rows. Bounded memory, whatever the size of the files.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent.config import Config
+from agent.errors import ConfigError
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.fold.profile import Profile
+from agent.ingest.files import STDIN
+from agent.judge.history import calibrated
+from agent.judge.panes import HourShare, Panes, WindowFacts, hour_of
+from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.judge.union import united
+from agent.replay import Progress, sketch_files
+from agent.types import OVERFLOW, Irregular, StreamKey
+
+#: Windows of time from which the detector is calibrated as they are.
+ENOUGH_WINDOWS: Final = 200
+#: Rows of a block, before neighbours are joined; and blocks kept.
+BLOCK_ROWS: Final = 250
+MOST_PANES: Final = 512
+#: Files with more late rows than this are not in the order of time.
+MOST_LATE: Final = 0.05
+
+Show = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A reference, and what there is to say of how it was made, a sentence each."""
+
+    reference: Reference
+    notes: list[str]
+
+
+def build(
+    files: Sequence[Path],
+    config: Config,
+    *,
+    created_ms: int,
+    rows_per_window: int | None = None,
+    on_progress: Show | None = None,
+) -> Built:
+    """Raises ConfigError for a file that cannot be opened or holds no rows, SourceError for one that breaks off.
+
+    rows_per_window  windows of so many rows in the order of the files, whatever times they carry
+    """
+    if STDIN in files:
+        raise ConfigError("profile build reads its files twice, so not from -; give a file")
+    notes: list[str] = []
+    # Times of a finished file are facts: what is a little out of order is not lost.
+    windows = msgspec.structs.replace(
+        config.windows, out_of_orderness_s=max(config.windows.out_of_orderness_s, 300.0)
+    )
+    config = msgspec.structs.replace(config, windows=windows)
+    seen = Seen()
+    by_rows = rows_per_window is not None
+    if not by_rows:
+        fold = sketch_files(files, config, on_progress=on_progress, on_effects=seen.take)
+        _require_rows(fold, files)
+        problem = _why_not_by_time(fold, seen)
+        if problem:
+            notes.append(problem)
+            by_rows, seen = True, Seen()
+    if by_rows:
+        seen.target_rows = rows_per_window or BLOCK_ROWS
+        fold = sketch_files(
+            files,
+            config,
+            on_progress=on_progress,
+            on_effects=seen.take,
+            rows_per_window=seen.target_rows,
+        )
+        _require_rows(fold, files)
+    width_ms = int(config.windows.width_s * 1000)
+    models = {key: model.reference(by_time=not by_rows) for key, model in seen.models.items()}
+    histories = seen.histories()
+    blocks: dict[ModelKey, list[Profile]] = {}
+    if not by_rows and any(len(h) < ENOUGH_WINDOWS for h in histories.values()):
+        finer = Seen(BLOCK_ROWS)
+        sketch_files(
+            files,
+            config,
+            on_progress=on_progress,
+            on_effects=finer.take,
+            rows_per_window=BLOCK_ROWS,
+        )
+        blocks = finer.histories()
+    for key, history in histories.items():
+        if by_rows:
+            found = calibrated(models[key].profile, history)
+        elif len(history) < ENOUGH_WINDOWS:
+            found = calibrated(models[key].profile, blocks.get(key, history), history)
+        else:
+            found = calibrated(models[key].profile, history, history)
+        models[key].calibration = found.to_bytes()
+    segments = {
+        stream: s.reference(by_time=not by_rows)
+        for stream, s in seen.segments.items()
+        if stream.segment
+    }
+    reference = Reference(
+        width_ms=width_ms, created_ms=created_ms, models=models, segments=segments
+    )
+    return Built(reference, notes)
+
+
+def _require_rows(fold: Fold, files: Sequence[Path]) -> None:
+    if not fold.tally.rows:
+        names = ", ".join(str(f) for f in files)
+        dropped = ", ".join(f"{why} {n:,}" for why, n in sorted(fold.tally.dropped.items()) if n)
+        raise ConfigError(
+            f"{names}: no rows in {fold.tally.records:,} records"
+            f"{f' (dropped: {dropped})' if dropped else ''}; "
+            "give events with a model, or name the model with --model"
+        )
+
+
+def _why_not_by_time(fold: Fold, seen: Seen) -> str:
+    """Why the times of the rows say nothing of windows; "" when they do."""
+    rows = fold.tally.rows
+    late = fold.tally.irregular[Irregular.LATE] + fold.tally.irregular[Irregular.FUTURE]
+    if late > MOST_LATE * rows:
+        return (
+            f"{late:,} of {rows:,} rows are not in the order of their time: "
+            "read in the order of the files instead, so volume and hours are not known"
+        )
+    if seen.last_window <= 0:
+        return (
+            "rows carry no time: read in the order of the files, so volume and hours are not known"
+        )
+    return ""
+
+
+class Seen:
+    """Profiles as they seal, gathered by model and by segment."""
+
+    def __init__(self, target_rows: int = 1) -> None:
+        self.target_rows = target_rows
+        self.models: dict[ModelKey, SeenStream] = {}
+        self.segments: dict[StreamKey, SeenStream] = {}
+        self.last_window = 0
+
+    def take(self, effects: Effects) -> None:
+        """What a cut sealed: whole windows, oldest first."""
+        windows: dict[tuple[int, ModelKey], list[Profile]] = {}
+        for profile in effects.sealed:
+            key = profile.stream
+            if key.model == OVERFLOW or key.version == OVERFLOW:
+                continue
+            windows.setdefault((profile.window, ModelKey(key.model, key.version)), []).append(
+                profile
+            )
+            if key.segment:
+                if key not in self.segments:
+                    self.segments[key] = SeenStream(key, None)
+                self.segments[key].add(profile)
+            self.last_window = max(self.last_window, profile.window)
+        for (_, model), profiles in windows.items():
+            stream = StreamKey(model.model, model.version)
+            if model not in self.models:
+                panes = Panes(stream, self.target_rows, MOST_PANES)
+                self.models[model] = SeenStream(stream, panes)
+            self.models[model].add(united(profiles, stream))
+
+    def histories(self) -> dict[ModelKey, list[Profile]]:
+        """Panes of each model, in order."""
+        return {key: seen.panes.take() for key, seen in self.models.items() if seen.panes}
+
+
+class SeenStream:
+    """One stream's windows: their facts, their union, and where asked for the panes that calibrate."""
+
+    def __init__(self, stream: StreamKey, panes: Panes | None) -> None:
+        self.facts = WindowFacts()
+        self.panes = panes
+        self._stream = stream
+        self._hour_share = HourShare()
+        self._hours: dict[int, Profile] = {}
+        self._parts: list[Profile] = []
+
+    def add(self, profile: Profile) -> None:
+        self.facts.add(profile)
+        if self.panes is not None:
+            self.panes.add(profile)
+        self._hour_share.add(profile)
+        self._parts.append(profile)
+        if len(self._parts) >= 64:
+            self._join()
+
+    def _join(self) -> None:
+        """The parts gathered so far into one for each hour of the day."""
+        hours: dict[int, list[Profile]] = {}
+        for part in self._parts:
+            hours.setdefault(hour_of(part.start_ms), []).append(part)
+        for hour, parts in hours.items():
+            known = [self._hours[hour]] if hour in self._hours else []
+            self._hours[hour] = united([*known, *parts], self._stream)
+        self._parts = []
+
+    def reference(self, *, by_time: bool) -> ReferenceStream:
+        self._join()
+        facts = self.facts
+        found = ReferenceStream(
+            profile=united([self._hours[h] for h in sorted(self._hours)], self._stream),
+            columns=facts.columns(),
+        )
+        if not by_time:
+            return found
+        inner = facts.inner_rows
+        found.windows = len(facts.rows)
+        found.start_ms, found.end_ms = facts.starts_ms[0], facts.end_ms
+        found.rows_low, found.rows_high = min(inner), max(inner)
+        found.rows_median = float(statistics.median(inner))
+        found.gap_s = facts.gap_s
+        if self._hour_share.matters():
+            found.hours = dict(sorted(self._hours.items()))
+            found.hour_rows = facts.hour_rows()
+        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,9 @@ from agent.types import (
     SpanWhy,
     StreamKey,
 )
+
+#: Columns out of range that a span names, and exemplars of them: an event may have thousands.
+MAX_ODD = 32
 
 __all__ = ["Facts", "RowView", "Sampler", "SpanKeeper", "view_of"]
 
@@ -72,7 +75,7 @@ class SpanKeeper:
         for row, why in zip(found.rows.tolist(), found.why.tolist(), strict=True):
             stream = int(block.stream[row])
             values = _values(block, row, self._table.numeric_lanes[stream])
-            columns = tuple(c for c, x in values if _is_odd(c, x, self._sampler.limits))
+            columns = _first(c for c, x in values if _is_odd(c, x, self._sampler.limits))
             span = self._sampler.span(
                 WHY[why],
                 view.facts(row),
@@ -98,6 +101,12 @@ def _values(
     numbers = block.numbers[first:end].tolist()
     # A row may be narrower than its stream.
     return [(c, x) for (c, kind), x in zip(lanes, numbers, strict=False) if kind is JsonType.NUMBER]
+
+
+def _first(columns: Iterable[Column]) -> tuple[Column, ...]:
+    """All of them, or the first ones by name."""
+    found = tuple(columns)
+    return found if len(found) <= MAX_ODD else tuple(sorted(found)[:MAX_ODD])
 
 
 def _is_odd(column: Column, value: float, limits: Limits) -> bool:

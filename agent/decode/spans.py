@@ -11,6 +11,8 @@ Invariants
    such a request becomes a trace of its own, which links to it.
 4. At most `max_per_s` spans a second; half of a second's budget is kept for errors.
 5. What the budget refuses is counted exactly, and costs no Python object.
+6. Between two cuts at most 4096 spans, or what the budget gives in ten seconds: they wait in memory,
+   and a cut waits for its commit.
 
 A row alone in its event is a child of the event's trace context. Rows of a batch cannot all be: each
 is a trace of its own that links to the context. So is a row without context, but for the link.
@@ -42,6 +44,10 @@ from agent.types import Column, Partition, RequestSpan, SpanWhy, StreamKey
 
 #: Longest status and request id of a span, in characters.
 MAX_TEXT = 200
+
+#: Spans of one sampler between two cuts, at least; and at most, in seconds of its budget. A cut comes
+#: every second as long as commits are answered.
+MAX_A_CUT, MAX_A_CUT_S = 4096, 10.0
 
 #: Part of the budget of one second that only errors may use.
 RESERVED_FOR_ERRORS = 0.5
@@ -85,6 +91,8 @@ class SpanSampler:
         self._threshold = rejection_threshold(traces.base_rate)
         self._budget = _Budget(traces.max_per_s * share, clock)
         self._lock = threading.Lock()
+        self._most = max(MAX_A_CUT, math.ceil(traces.max_per_s * share * MAX_A_CUT_S))
+        self._since_cut = 0
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seeds: dict[tuple[str, Partition], Seeds] = {}
 
@@ -102,6 +110,8 @@ class SpanSampler:
             return found
         with self._lock:
             granted = self._budget.take(found.why == ERROR)
+            granted &= np.cumsum(granted) <= self._most - self._since_cut
+            self._since_cut += int(granted.sum())
             if granted.all():
                 return found
             refused = np.bincount(found.why[~granted])
@@ -156,8 +166,9 @@ class SpanSampler:
         )
 
     def take_counts(self) -> Counter[tuple[str, str]]:
-        """Spans that the budget refused, by ("over_budget", why), since the last call."""
+        """Spans that were refused, by ("over_budget", why), since the last call: at a cut."""
         with self._lock:
+            self._since_cut = 0
             counts, self._counts = self._counts, Counter()
             return counts
 

@@ -175,8 +175,9 @@ def test_a_budget_taken_by_the_block_is_the_one_taken_row_by_row(
     floor = size / 2 if size >= 2 else 0.0
     tokens = size
     for wait_s, errors in blocks:
+        before = clock.now
         clock.now += wait_s
-        tokens = min(size, tokens + (clock.now - (clock.now - wait_s)) * per_s)
+        tokens = min(size, tokens + (clock.now - before) * per_s)
         expected = []
         for is_error in errors:
             granted = tokens >= 1 and (is_error or tokens - 1 >= floor)

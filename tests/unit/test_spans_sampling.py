@@ -415,6 +415,17 @@ def test_without_errors_the_whole_rate_serves_the_rest() -> None:
     assert 100 <= n <= 106
 
 
+def test_spans_that_wait_for_a_cut_are_bounded_however_long_it_takes() -> None:
+    clock = Clock()
+    of = sampler(clock, max_per_s=100, base_rate=1.0)
+    for i in range(10_000):  # a coordinator that is away for 100 s
+        clock.now += 0.01
+        consider(of, offset=i)
+    n_refused = of.take_counts()["over_budget", "base_rate"]
+    assert 10_000 - n_refused == 4096
+    assert consider(of, offset=0) is not None
+
+
 @pytest.mark.parametrize(("per_s", "expected"), [(0, 0), (1, 1)])
 def test_small_budgets_hold(per_s: int, expected: int) -> None:
     of = sampler(max_per_s=per_s, base_rate=1.0)

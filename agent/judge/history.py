@@ -8,23 +8,26 @@ import msgspec
 
 from agent.fold.profile import Profile
 from agent.judge.calibration import Calibration, calibrate
-from agent.judge.cells import Prepared, Statistic
-from agent.judge.counted import counted
+from agent.judge.cells import Prepared
+from agent.judge.counted import Counted, counted
 
 
 def calibrated(
-    baseline: Profile, blocks: Sequence[Profile], windows: Sequence[Profile] = ()
+    baseline: Profile | Counted,
+    blocks: Sequence[Profile | Counted],
+    window_rows: Sequence[int] = (),
 ) -> Calibration:
-    """What the blocks say of noise and, where they are given, the windows of time say of volume.
+    """What the blocks say of noise and, where they are given, the rows of windows say of volume.
 
-    blocks   the baseline's own rows in order, of about equal size
-    windows  may be the blocks
+    blocks       the baseline's own rows in order, of about equal size
+    window_rows  rows of each window of time; none where windows are blocks of rows
     """
-    known = Prepared(baseline)
-    inner = [counted(window) for window in windows[1:-1]]  # the outer ones are cut
-    if windows is blocks:
-        return calibrate(known, inner, is_windows=True)
-    found = calibrate(known, [counted(block) for block in blocks])
-    of_time = calibrate(known, inner, is_windows=True).cells if inner else []
-    volume = [cell for cell in of_time if cell.key.statistic is Statistic.VOLUME]
-    return msgspec.structs.replace(found, cells=[*found.cells, *volume])
+    found = calibrate(Prepared(baseline), [_counted(block) for block in blocks])
+    # Blocks need not be windows, so volume is learned apart: from rows without columns.
+    empty = Prepared(Counted(sum(window_rows)))
+    volume = calibrate(empty, [Counted(rows) for rows in window_rows], is_windows=True)
+    return msgspec.structs.replace(found, cells=[*found.cells, *volume.cells])
+
+
+def _counted(block: Profile | Counted) -> Counted:
+    return block if isinstance(block, Counted) else counted(block)

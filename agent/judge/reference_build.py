@@ -7,7 +7,6 @@ the files are read once more in blocks of consecutive rows. Bounded memory, what
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,9 @@ from agent.fold.effects import Effects
 from agent.fold.profile import Profile
 from agent.ingest.files import STDIN
 from agent.judge.history import calibrated
-from agent.judge.panes import HourShare, Panes, WindowFacts, hour_of
-from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.judge.panes import Panes
+from agent.judge.reference import ModelKey, Reference
+from agent.judge.seen import SeenStream
 from agent.judge.union import united
 from agent.replay import Progress, sketch_files
 from agent.types import OVERFLOW, Irregular, StreamKey
@@ -99,15 +99,15 @@ def build(
             on_effects=finer.take,
             rows_per_window=BLOCK_ROWS,
         )
-        blocks = finer.histories()
+        blocks = {
+            key: found
+            for key, found in finer.histories().items()
+            if len(histories[key]) < ENOUGH_WINDOWS
+        }
     for key, history in histories.items():
-        if by_rows:
-            found = calibrated(models[key].profile, history)
-        elif len(history) < ENOUGH_WINDOWS:
-            found = calibrated(models[key].profile, blocks.get(key, history), history)
-        else:
-            found = calibrated(models[key].profile, history, history)
-        models[key].calibration = found.to_bytes()
+        model = models[key]
+        rows = seen.models[key].facts.inner_rows if not by_rows else []
+        model.calibration = calibrated(model.profile, blocks.get(key, history), rows).to_bytes()
     segments = {
         stream: s.reference(by_time=not by_rows)
         for stream, s in seen.segments.items()
@@ -180,54 +180,3 @@ class Seen:
     def histories(self) -> dict[ModelKey, list[Profile]]:
         """Panes of each model, in order."""
         return {key: seen.panes.take() for key, seen in self.models.items() if seen.panes}
-
-
-class SeenStream:
-    """One stream's windows: their facts, their union, and where asked for the panes that calibrate."""
-
-    def __init__(self, stream: StreamKey, panes: Panes | None) -> None:
-        self.facts = WindowFacts()
-        self.panes = panes
-        self._stream = stream
-        self._hour_share = HourShare()
-        self._hours: dict[int, Profile] = {}
-        self._parts: list[Profile] = []
-
-    def add(self, profile: Profile) -> None:
-        self.facts.add(profile)
-        if self.panes is not None:
-            self.panes.add(profile)
-        self._hour_share.add(profile)
-        self._parts.append(profile)
-        if len(self._parts) >= 64:
-            self._join()
-
-    def _join(self) -> None:
-        """The parts gathered so far into one for each hour of the day."""
-        hours: dict[int, list[Profile]] = {}
-        for part in self._parts:
-            hours.setdefault(hour_of(part.start_ms), []).append(part)
-        for hour, parts in hours.items():
-            known = [self._hours[hour]] if hour in self._hours else []
-            self._hours[hour] = united([*known, *parts], self._stream)
-        self._parts = []
-
-    def reference(self, *, by_time: bool) -> ReferenceStream:
-        self._join()
-        facts = self.facts
-        found = ReferenceStream(
-            profile=united([self._hours[h] for h in sorted(self._hours)], self._stream),
-            columns=facts.columns(),
-        )
-        if not by_time:
-            return found
-        inner = facts.inner_rows
-        found.windows = len(facts.rows)
-        found.start_ms, found.end_ms = facts.starts_ms[0], facts.end_ms
-        found.rows_low, found.rows_high = min(inner), max(inner)
-        found.rows_median = float(statistics.median(inner))
-        found.gap_s = facts.gap_s
-        if self._hour_share.matters():
-            found.hours = dict(sorted(self._hours.items()))
-            found.hour_rows = facts.hour_rows()
-        return found

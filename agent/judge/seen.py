@@ -1,0 +1,68 @@
+"""What was seen of one stream, window by window, until it becomes a ReferenceStream.
+
+Used for files and for a model that has no baseline yet: what its first windows show is the same thing.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from agent.fold.profile import Profile
+from agent.judge.panes import HourShare, Panes, WindowFacts, hour_of
+from agent.judge.reference import ReferenceStream
+from agent.judge.union import united
+from agent.types import StreamKey
+
+#: Profiles gathered before they are joined.
+_AT_ONCE = 64
+
+
+class SeenStream:
+    """One stream's windows: their facts, their union, and where asked for the panes that calibrate."""
+
+    def __init__(self, stream: StreamKey, panes: Panes | None) -> None:
+        self.facts = WindowFacts()
+        self.panes = panes
+        self._stream = stream
+        self._hour_share = HourShare()
+        self._hours: dict[int, Profile] = {}
+        self._parts: list[Profile] = []
+
+    def add(self, profile: Profile) -> None:
+        self.facts.add(profile)
+        if self.panes is not None:
+            self.panes.add(profile)
+        self._hour_share.add(profile)
+        self._parts.append(profile)
+        if len(self._parts) >= _AT_ONCE:
+            self._join()
+
+    def _join(self) -> None:
+        """The parts gathered so far into one for each hour of the day."""
+        hours: dict[int, list[Profile]] = {}
+        for part in self._parts:
+            hours.setdefault(hour_of(part.start_ms), []).append(part)
+        for hour, parts in hours.items():
+            known = [self._hours[hour]] if hour in self._hours else []
+            self._hours[hour] = united([*known, *parts], self._stream)
+        self._parts = []
+
+    def reference(self, *, by_time: bool) -> ReferenceStream:
+        self._join()
+        facts = self.facts
+        found = ReferenceStream(
+            profile=united([self._hours[h] for h in sorted(self._hours)], self._stream),
+            columns=facts.columns(),
+        )
+        if not by_time:
+            return found
+        inner = facts.inner_rows
+        found.windows = len(facts.rows)
+        found.start_ms, found.end_ms = facts.starts_ms[0], facts.end_ms
+        found.rows_low, found.rows_high = min(inner), max(inner)
+        found.rows_median = float(statistics.median(inner))
+        found.gap_s = facts.gap_s
+        if self._hour_share.matters():
+            found.hours = dict(sorted(self._hours.items()))
+            found.hour_rows = facts.hour_rows()
+        return found

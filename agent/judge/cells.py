@@ -197,12 +197,15 @@ def _text_cells(
     return out
 
 
-def unseen_z(rows: float, n: float, share: float) -> float:
-    """z of `rows` of n without precedent, where `share` of rows are, past the tolerance."""
-    past = math.floor(rows - TOLERANCE[Statistic.UNSEEN] * n)
+def unseen_z(rows: float, n: float, share: float, phi: float = 1.0) -> float:
+    """z of `rows` of n without precedent, where `share` of rows are, past the tolerance.
+
+    `phi`: rows come in clusters of about so many, which count as one.
+    """
+    past = math.floor((rows - TOLERANCE[Statistic.UNSEEN] * n) / phi)
     if past <= 0:
         return 0.0
-    return max(0.0, normal_quantile(log_poisson_tail(past, max(share * n, 1e-12))))
+    return max(0.0, normal_quantile(log_poisson_tail(past, max(share * n / phi, 1e-12))))
 
 
 def psi_of(p: Counts, q: Counts, m: float, n: float) -> float:

@@ -215,6 +215,23 @@ def chi2_z(ratio: _FLOATS, df: _FLOATS) -> _FLOATS:
     return (np.cbrt(np.maximum(ratio, 0.0)) - (1.0 - h)) / np.sqrt(h)
 
 
+def spread_chi2_z(ratio: _FLOATS, df: _FLOATS, spread: _FLOATS) -> _FLOATS:
+    """`chi2_z` where the chi-square's scale itself varies: its log is normal with deviation `spread`.
+
+    First-order reliability: the tail is that of the likeliest way to reach the ratio, partly by scale and
+    partly by chance, min over y of chi2_z(ratio exp(-y))^2 + (y / spread)^2. `chi2_z` below 1.
+    """
+    by_chance = chi2_z(ratio, df)
+    if not spread.any():
+        return by_chance
+    share = np.linspace(0.0, 1.0, 33)[:, None]
+    log_ratio = np.log(np.maximum(ratio, 1.0))
+    by_scale = share * log_ratio
+    chance = np.maximum(0.0, chi2_z(np.exp(log_ratio - by_scale), df))
+    both = np.sqrt((chance**2 + (by_scale / np.maximum(spread, 1e-9)) ** 2).min(axis=0))
+    return np.where(by_chance > 0.0, np.minimum(by_chance, both), by_chance)
+
+
 def trigamma(x: float) -> float:
     """Variance of the log of a gamma variable of shape x > 0; within 1e-10."""
     total = 0.0

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -185,9 +185,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_aggregate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--chunk-topic", required=True, metavar="NAME", help="what agents write to")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="its partitions")
-    parser.add_argument("--shard", type=int, default=0, metavar="I", help="which one, from 0")
+    parser.add_argument(
+        "--shard", type=int, metavar="N", help="instead of aggregate.shard: which one, from 0"
+    )
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
@@ -237,10 +237,10 @@ A second signal exits at once. Pages: /livez, /readyz, /metrics and /v1/state on
 """
 _AGGREGATE = """\
 example:
-  inferometer aggregate -c inferometer.yaml --chunk-topic inferometer-chunks --shards 4 --shard 0
+  inferometer aggregate -c inferometer.yaml --shard 0
 
-Takes the agents' own configuration: their brokers, group, topics, windows and budget. What is folded
-lives in memory: a start folds anew what the topic still holds, under new start times.
+Takes its agents' configuration (delivery.mode: fleet), and keeps what it folds in aggregate.volume_path. Run
+one for each shard, 0 to delivery.shards - 1. SIGTERM and Ctrl-C drain in order. Pages as those of `run`.
 """
 _CHECK = """\
 examples:
@@ -319,19 +319,22 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _aggregate(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as in `_run`
+    from agent.check import check, warnings
     from agent.config.source import environment
 
-    config = _config(options)
-    if not options.chunk_topic or options.shards < 1:
-        raise ConfigError("aggregate needs --chunk-topic, and --shards of at least 1")
-    if not 0 <= options.shard < options.shards:
-        raise ConfigError(f"--shard is {options.shard}; must be 0 to {options.shards - 1}")
+    variables = environment()
+    if options.shard is not None:
+        variables["INFEROMETER__AGGREGATE__SHARD"] = str(options.shard)
+    config = _config(options, variables)
+    check(config, environment(), options.config)
     _logs(config)
-    from agent.aggregate.run import run
-    from agent.fleet.chunk_topic import ChunkTopic
+    for warning in warnings(config, environment()):
+        logging.getLogger(__name__).warning("%s", warning)
+    from agent.aggregate import run
 
-    topic = ChunkTopic(options.chunk_topic, options.shards)
-    return run(config, topic, options.shard, environment())
+    run.check(config)
+    return run.run(config, environment())
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -464,10 +467,10 @@ def _health(options: argparse.Namespace) -> int:
 # ---------------------------------------------------------------- shared by commands
 
 
-def _config(options: argparse.Namespace) -> Config:
+def _config(options: argparse.Namespace, variables: Mapping[str, str] | None = None) -> Config:
     from agent.config.source import environment, load_config
 
-    return load_config(options.config, environment())
+    return load_config(options.config, environment() if variables is None else variables)
 
 
 def _logs(config: Config) -> None:

@@ -15,17 +15,13 @@ leave the group. A second signal exits at once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -57,12 +53,13 @@ from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
 from agent.ingest.kafka import KafkaSource
 from agent.kernel_thread import Callbacks, KernelThread
+from agent.observe import resident_bytes, watch_loop
 from agent.own_spans import OwnSpans
 from agent.owner_thread import OwnerThread
-from agent.sketch.kernels.warm import warm
 from agent.state.volume import Volume
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, RawFetch, Record, Snapshot
+from agent.warm_up import load_kernels, unless_stopped
 from agent.web.pieces import fragment
 from agent.web.server import Pages, Readiness, WebServer
 
@@ -210,8 +207,7 @@ class Agent:
             await self._web.start()
         try:
             await self._warm_up()
-            await self._unless_stopped(asyncio.ensure_future(self._open()))
-            if self._is_open:
+            if self._warm and await unless_stopped(self._stop, asyncio.ensure_future(self._open())):
                 await self._run_tasks()
         finally:
             await self._source.stop(2.0)  # left already after a drain; not after a failure
@@ -227,38 +223,9 @@ class Agent:
     async def _warm_up(self) -> None:
         """Compile or load every kernel before joining the group: a rebalance does not wait for JIT."""
         started = time.monotonic()
-        done: asyncio.Future[None] = self._loop.create_future()
-
-        def work() -> None:
-            failure: BaseException | None = None
-            try:
-                warm(self._on_compiling)
-                start_up.settle()
-            except BaseException as error:
-                failure = error
-            with contextlib.suppress(RuntimeError):  # stopped meanwhile, and the loop is closed
-                self._loop.call_soon_threadsafe(_settle, done, failure)
-
-        # A daemon thread, not the loop's pool: a stop does not wait for a compiler.
-        threading.Thread(target=work, name="warm-up", daemon=True).start()
-        if await self._unless_stopped(done):
+        if await unless_stopped(self._stop, load_kernels(self._on_compiling)):
             self._warm = True
             log.info("kernels warm after %.1f s", time.monotonic() - started)
-
-    async def _unless_stopped(self, work: asyncio.Future[None]) -> bool:
-        """True when the work is done; a stop cancels it. Raises what it raises."""
-        stop = asyncio.ensure_future(self._stop.wait())
-        waiting: set[asyncio.Future[Any]] = {work, stop}
-        try:
-            if not self._stop.is_set():
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                return False
-            work.result()
-            return True
-        finally:
-            for part in waiting:
-                part.cancel()
 
     def _on_compiling(self, name: str, n_done: int, n_all: int) -> None:
         """On the thread that warms up."""
@@ -286,7 +253,7 @@ class Agent:
             kernel.start()
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._observe(), name="observe"),
+                group.create_task(watch_loop(self._report), name="observe"),
                 group.create_task(self._deliver.run(), name="deliver"),
                 group.create_task(self._export.run(), name="export"),
                 group.create_task(self._commit.run(), name="commit"),
@@ -518,19 +485,6 @@ class Agent:
 
     # -- observe
 
-    async def _observe(self) -> None:
-        """Loop lag (the worst of each second), memory, freshness and lag per partition."""
-        step_s, worst_s = 0.05, 0.0
-        next_report = time.monotonic() + 1.0
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(step_s)
-            worst_s = max(worst_s, time.monotonic() - before - step_s)
-            if time.monotonic() >= next_report:
-                next_report += 1.0
-                self._report(worst_s)
-                worst_s = 0.0
-
     def _report(self, loop_lag_s: float) -> None:
         gauge = self.telemetry.set
         gauge("inferometer.loop.lag", loop_lag_s)
@@ -562,22 +516,6 @@ def kernel_threads(config: Config) -> int:
     """Threads for decode and sketch: CPUs allowed minus one for the loop, 1 to 4."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return config.runtime.kernel_threads or min(4, max(1, (allowed or 2) - 1))
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _settle(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if error is not None:
-        done.set_exception(error)
-    else:
-        done.set_result(None)
 
 
 def _ignore(handle: object) -> None:

@@ -19,25 +19,17 @@ Pure: no clock, no I/O; times are arguments. Everything is a function of the inp
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import msgspec
-
-from agent.aggregate.decided import Decided, Intervals
-from agent.errors import DecodeError
+from agent.aggregate.chains import Chains, End, Place, Tip, ends_of
 from agent.state.heads import Head
 from agent.state.parts import Manifest
 from agent.types import Partition, PartitionRange
 
-VERSION = 1
-#: Lineages of a partition whose tips are remembered.
-MAX_LINEAGES = 8
 #: Where a hole begins is not known: nothing of the lineage was ever folded here.
 UNKNOWN = -1
-
-Place = tuple[Partition, str]  # partition and lineage
 
 
 class Fate(enum.StrEnum):
@@ -56,17 +48,16 @@ class Gap(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is to be done with a chunk; `gaps` when it is missing or uncertain."""
+    """What is to be done with a chunk.
+
+    gaps   when it is missing or uncertain
+    ends   where its chains go on behind it, when it counts
+    """
 
     fate: Fate
     chunk_id: str
     gaps: tuple[Gap, ...] = ()
-
-
-@dataclass(slots=True)
-class _Tip:
-    chunk_id: str
-    to_offset: int
+    ends: tuple[End, ...] = ()
 
 
 @dataclass(slots=True)
@@ -85,12 +76,6 @@ class _Named:
     ends: dict[Place, int] = field(default_factory=dict)  # where it ends, as far as that is known
 
 
-class _State(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    version: int
-    decided: list[tuple[str, Intervals]]
-    tips: list[tuple[Partition, str, str, int]]
-
-
 class Accept:
     """See the module. Memory: a manifest for each chunk that waits: two or three for each agent."""
 
@@ -100,16 +85,17 @@ class Accept:
         missing_timeout_s: float,
         is_here: Callable[[str], bool],
         is_left: Callable[[str], bool],
+        chains: Chains | None = None,
     ) -> None:
         """
         is_here   the chunk is at hand, whole
         is_left   it was left in the topic for want of memory, and is read again when it is wanted
+        chains    how far everything was decided on before; taken over
         """
         self._timeout_s = missing_timeout_s
         self._is_here = is_here
         self._is_left = is_left
-        self._decided = Decided()
-        self._tips: dict[Partition, dict[str, _Tip]] = {}
+        self.chains = chains or Chains()
         self._waiting: dict[str, _Waiting] = {}
         self._named: dict[str, _Named] = {}
         self._damaged: set[str] = set()
@@ -132,7 +118,7 @@ class Accept:
     def whole(self, manifest: Manifest, position: int) -> None:
         """A chunk is whole; `position` is that of its last record."""
         chunk_id = manifest.chunk_id
-        if chunk_id not in self._waiting and chunk_id not in self._decided:
+        if chunk_id not in self._waiting and chunk_id not in self.chains.decided:
             self._waiting[chunk_id] = _Waiting(manifest, position)
 
     def heads(self, heads: Mapping[Partition, Head], end: int, now_s: float) -> None:
@@ -174,7 +160,7 @@ class Accept:
     # ------------------------------------------------------------ what others ask
 
     def is_decided(self, chunk_id: str) -> bool:
-        return chunk_id in self._decided and chunk_id not in self._waiting
+        return chunk_id in self.chains.decided and chunk_id not in self._waiting
 
     def is_named(self, chunk_id: str) -> bool:
         return chunk_id in self._named
@@ -193,9 +179,9 @@ class Accept:
             chunk_id = waiting.manifest.chunk_id
             if chunk_id in self._named and self._is_next(waiting.manifest):
                 if chunk_id in self._damaged:
-                    return Verdict(Fate.MISSING, chunk_id, self._gaps(waiting.manifest))
+                    return self._verdict(Fate.MISSING, waiting.manifest)
                 if self._is_here(chunk_id):
-                    return Verdict(Fate.FOLDED, chunk_id)
+                    return self._verdict(Fate.FOLDED, waiting.manifest)
         for waiting in order:
             if waiting.manifest.chunk_id not in self._named:
                 verdict = self._judge_unnamed(waiting, now_s)
@@ -206,46 +192,24 @@ class Accept:
     def settle(self, verdict: Verdict) -> None:
         """The verdict has been acted on: its chunk is decided on."""
         chunk_id = verdict.chunk_id
-        waiting = self._waiting.pop(chunk_id, None)
-        named = self._named.pop(chunk_id, None)
-        self._damaged.discard(chunk_id)
-        self._decided.add(chunk_id)
-        if verdict.fate in (Fate.ORPHANED, Fate.UNCERTAIN):
-            return
-        if waiting is not None:
-            for at in waiting.manifest.ranges:
-                self._advance((at.partition, at.lineage), _Tip(chunk_id, at.to_offset))
-        elif named is not None:
-            for place, end in named.ends.items():
-                self._advance(place, _Tip(chunk_id, end))
-
-    def replay(self, chunk_id: str, ranges: Iterable[PartitionRange]) -> None:
-        """The journal says that this chunk was folded."""
         self._waiting.pop(chunk_id, None)
         self._named.pop(chunk_id, None)
-        self._decided.add(chunk_id)
-        for at in ranges:
-            self._advance((at.partition, at.lineage), _Tip(chunk_id, at.to_offset))
+        self._damaged.discard(chunk_id)
+        self.chains.decide(chunk_id, verdict.ends)
+
+    def _verdict(self, fate: Fate, manifest: Manifest) -> Verdict:
+        """On a chunk whose manifest is here, and which counts."""
+        gaps = () if fate is Fate.FOLDED else self._gaps(manifest)
+        return Verdict(fate, manifest.chunk_id, gaps, tuple(ends_of(manifest.ranges)))
 
     def _is_next(self, manifest: Manifest) -> bool:
         return all(not at.prev or self.is_decided(at.prev) for at in manifest.ranges)
-
-    def _tip(self, partition: Partition, lineage: str) -> _Tip | None:
-        return self._tips.get(partition, {}).get(lineage)
-
-    def _advance(self, place: Place, tip: _Tip) -> None:
-        partition, lineage = place
-        tips = self._tips.setdefault(partition, {})
-        tips.pop(lineage, None)
-        tips[lineage] = tip  # the latest is last
-        while len(tips) > MAX_LINEAGES:
-            del tips[next(iter(tips))]
 
     def _judge_unnamed(self, waiting: _Waiting, now_s: float) -> Verdict | None:
         manifest = waiting.manifest
         left = False
         for at in manifest.ranges:
-            tip = self._tip(at.partition, at.lineage)
+            tip = self.chains.tip(at.partition, at.lineage)
             if tip is not None and self._is_overtaken(at, tip):
                 return Verdict(Fate.ORPHANED, manifest.chunk_id)
             if self._has_heads and waiting.position < self._heads_until:
@@ -260,7 +224,7 @@ class Accept:
             return Verdict(Fate.UNCERTAIN, manifest.chunk_id, self._gaps(manifest))
         return None
 
-    def _is_overtaken(self, at: PartitionRange, tip: _Tip) -> bool:
+    def _is_overtaken(self, at: PartitionRange, tip: Tip) -> bool:
         """The chain went on from `prev`, and not with this chunk, which is not decided on."""
         return tip.chunk_id != at.prev and (not at.prev or self.is_decided(at.prev))
 
@@ -272,10 +236,11 @@ class Accept:
             if is_over and self._is_first(chunk_id, named):
                 gaps = []
                 for (partition, lineage), end in sorted(named.ends.items()):
-                    tip = self._tip(partition, lineage)
+                    tip = self.chains.tip(partition, lineage)
                     start = UNKNOWN if tip is None else tip.to_offset
                     gaps.append(Gap(partition, start, end))
-                return Verdict(Fate.MISSING, chunk_id, tuple(gaps))
+                ends = tuple(End(*place, end) for place, end in named.ends.items())
+                return Verdict(Fate.MISSING, chunk_id, tuple(gaps), ends)
         return None
 
     def _is_first(self, chunk_id: str, named: _Named) -> bool:
@@ -289,29 +254,3 @@ class Accept:
 
     def _gaps(self, manifest: Manifest) -> tuple[Gap, ...]:
         return tuple(Gap(at.partition, at.from_offset, at.to_offset) for at in manifest.ranges)
-
-    # ------------------------------------------------------------ kept with the snapshot
-
-    def to_bytes(self) -> bytes:
-        """What must be kept beside the fold: decided chunks and tips. The rest is read again."""
-        tips = [
-            (partition, lineage, tip.chunk_id, tip.to_offset)
-            for partition, by_lineage in self._tips.items()
-            for lineage, tip in by_lineage.items()
-        ]
-        return msgspec.msgpack.encode(_State(VERSION, self._decided.runs(), tips))
-
-    def restore(self, data: bytes) -> None:
-        """Take back what `to_bytes` gave, before any input. Raises DecodeError."""
-        try:
-            state = msgspec.msgpack.decode(data, type=_State)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise DecodeError(f"state of the aggregator: {error}") from None
-        if state.version != VERSION:
-            raise DecodeError(
-                f"state of the aggregator: version {state.version}; this program reads version {VERSION}"
-            )
-        self._decided = Decided(state.decided)
-        self._tips = {}
-        for partition, lineage, chunk_id, to_offset in state.tips:
-            self._advance((partition, lineage), _Tip(chunk_id, to_offset))

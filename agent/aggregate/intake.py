@@ -5,20 +5,21 @@ topic for want of memory is read again. Pure, like both of them; `run.py` has th
 
     for each record:   record(position, value, now_s)       then next() until it gives None
     each second:       heads(heads, end, now_s)             the same
-    after a Fold was journalled and folded, or a Verdict announced: settle(it)
+    when a Fold or a Verdict has been noted, to be acted on in this order: settle(it)
     after a Seek: read on from its position
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.aggregate.accept import Accept, Fate, Verdict
 from agent.aggregate.assembly import Assembly
+from agent.aggregate.chains import Chains
 from agent.errors import DecodeError
 from agent.state.heads import Head
-from agent.types import Chunk, Partition, PartitionRange
+from agent.types import Chunk, Partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,16 @@ class Intake:
         *,
         max_bytes: int,
         missing_timeout_s: float,
-        state: bytes = b"",
+        chains: Chains | None = None,
         position: int = 0,
     ) -> None:
-        """`state`, `position`: what `snapshot` gave. Raises DecodeError when that is not so."""
+        """`chains`, `position`: what was settled before, and where to read on; `chains` is taken over."""
         self._accept = Accept(
             missing_timeout_s=missing_timeout_s,
             is_here=lambda chunk_id: self._assembly.has(chunk_id),
             is_left=lambda chunk_id: self._assembly.is_left(chunk_id),
+            chains=chains,
         )
-        if state:
-            self._accept.restore(state)
         self._assembly = Assembly(
             shard,
             n_shards,
@@ -68,10 +68,6 @@ class Intake:
         self.position = position  # the next record that is expected
 
     # ------------------------------------------------------------ inputs
-
-    def replay(self, chunk_id: str, ranges: Iterable[PartitionRange]) -> None:
-        """The journal says that this chunk was folded since the snapshot. Before any record."""
-        self._accept.replay(chunk_id, ranges)
 
     def record(self, position: int, value: bytes | None, now_s: float) -> None:
         """The next record of the shard; positions between may be missing (deleted, control records)."""
@@ -114,22 +110,15 @@ class Intake:
         return Seek(again)
 
     def settle(self, done: Fold | Verdict) -> None:
-        """It has been acted on, durably if it is a Fold."""
+        """It will be acted on before anything that comes behind it."""
         verdict = done.verdict if isinstance(done, Fold) else done
         self._accept.settle(verdict)
         self._assembly.drop(verdict.chunk_id)
         self._taken = None
 
-    def snapshot(self) -> tuple[int, bytes]:
-        """Position to read on from after a restart, and what to give the next Intake.
-
-        Call it when everything that was settled is in the same snapshot, and nothing else is.
-        """
-        return self.oldest, self._accept.to_bytes()
-
     @property
     def oldest(self) -> int:
-        """Position of the oldest record that is still needed."""
+        """Position of the oldest record that is needed once all that was settled is durable."""
         oldest = self._assembly.oldest
         return self.position if oldest is None else min(oldest, self.position)
 

@@ -1,7 +1,8 @@
-"""Reads one shard of the chunk topic, and gives chunks that count to whoever folds them.
+"""Reads one shard of the chunk topic, and gives what is to be done to whoever folds.
 
-One task does all of it, so records, heads and verdicts have one order. A chunk is settled when `fold`
-returns, so in a mode with a journal that is after its fsync.
+One task does all of it, so records, heads and verdicts have one order. Everything that one turn of reading
+brought about is one `Batch`; the next turn begins when it is done, so a fold that cannot go on stops the
+reading, and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiokafka.errors as kafka_errors
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
-from agent.aggregate.accept import UNKNOWN, Fate, Verdict
+from agent.aggregate.accept import Verdict
 from agent.aggregate.heads import HeadReader
 from agent.aggregate.intake import Fold, Intake, Seek
 from agent.config import Kafka
@@ -24,25 +26,31 @@ from agent.errors import FencedError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.ingest.announcer import Announcer
 from agent.ingest.security import client_security, reread_password_at_connect
-from agent.telemetry import Telemetry
-from agent.types import Chunk
 
 log = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
 #: Records of one turn: a chunk's parts have up to 900 KiB each.
 MAX_RECORDS: Final = 64
-_RETRY_S = 0.5
-#: Names of counters, by what became of a chunk.
-_COUNTERS = {
-    Fate.ORPHANED: "inferometer.chunks.orphaned",
-    Fate.MISSING: "inferometer.chunks.missing",
-    Fate.UNCERTAIN: "inferometer.chunks.uncertain",
-}
+RETRY_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn brought about: to be done in this order, at once.
+
+    oldest      position of the oldest record still needed when it is done
+    is_current  nothing was left to read: time may pass for windows, too. Behind an outage the rows that
+                wait in the topic come first, or clocks that stood still would pass for idle ones
+    """
+
+    work: list[Fold | Verdict] = field(default_factory=list)
+    oldest: int = 0
+    is_current: bool = False
 
 
 class ShardReader:
-    """Memory: what `Intake` holds, and one fetched answer. All methods belong to the loop."""
+    """Memory: what `Intake` holds, and one batch. All methods belong to the loop."""
 
     def __init__(
         self,
@@ -50,17 +58,18 @@ class ShardReader:
         topic: ChunkTopic,
         shard: int,
         intake: Intake,
-        telemetry: Telemetry,
-        fold: Callable[[Chunk], Awaitable[None]],
+        done: Callable[[Batch], Awaitable[None]],
         *,
         poll_s: float = POLL_S,
     ) -> None:
-        """`kafka`: the agents' own configuration: their brokers, their group and their topics."""
+        """`kafka`: the agents' own configuration: their brokers, their group and their topics.
+
+        `done` acts on a batch; it raises FencedError when that is over.
+        """
         self._kafka = kafka
         self._tp = TopicPartition(topic.name, shard)
         self._intake = intake
-        self._telemetry = telemetry
-        self._fold = fold
+        self._done = done
         self._poll_s = poll_s
         self._ended = asyncio.Event()
         self._announcer = Announcer(10.0)
@@ -87,7 +96,7 @@ class ShardReader:
                         *self._tp,
                         str(error) or type(error).__name__,
                     )
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(RETRY_S)
             finally:
                 await consumer.stop()
 
@@ -125,43 +134,32 @@ class ShardReader:
         end = (await consumer.end_offsets([self._tp]))[self._tp]
         self._intake.heads(found, end, time.monotonic())
         self.has_heads = True
-        await self._act(consumer)
+        work: list[Fold | Verdict] = []
+        seek = self._collect(work)
+        is_current = seek is None and self._intake.position >= end
+        await self._done(Batch(work, self._intake.oldest, is_current))
+        if seek is not None:
+            consumer.seek(self._tp, seek.position)
 
     async def _take(self, consumer: Any, records: list[Any]) -> bool:
         """False when the shard is to be read again from an older position."""
+        work: list[Fold | Verdict] = []
+        seek = None
         for record in records:
             self._intake.record(record.offset, record.value, time.monotonic())
-            if not await self._act(consumer):
-                return False
-        return True
+            if (seek := self._collect(work)) is not None:
+                break
+        if work:  # before anything that may fail: it is settled
+            await self._done(Batch(work, self._intake.oldest))
+        if seek is not None:
+            consumer.seek(self._tp, seek.position)
+        return seek is None
 
-    async def _act(self, consumer: Any) -> bool:
-        """Everything there is to do; False after a seek."""
+    def _collect(self, work: list[Fold | Verdict]) -> Seek | None:
+        """Everything there is to do now, into `work`, up to a seek."""
         while (what := self._intake.next(time.monotonic())) is not None:
-            match what:
-                case Seek():
-                    consumer.seek(self._tp, what.position)
-                    return False
-                case Fold():
-                    await self._fold(what.chunk)
-                case Verdict():
-                    self._announce(what)
+            if isinstance(what, Seek):
+                return what
+            work.append(what)
             self._intake.settle(what)
-        return True
-
-    def _announce(self, verdict: Verdict) -> None:
-        self._telemetry.add(_COUNTERS[verdict.fate])
-        if verdict.fate is Fate.ORPHANED:
-            log.info("chunk %s is an orphan: its rows came again in another", verdict.chunk_id)
-            return
-        where = ", ".join(
-            f"{gap.partition.topic}/{gap.partition.partition} "
-            f"[{'?' if gap.from_offset == UNKNOWN else gap.from_offset}, {gap.to_offset})"
-            for gap in verdict.gaps
-        )
-        log.error(
-            "chunk %s is %s: in no total: %s",
-            verdict.chunk_id,
-            verdict.fate,
-            where or "unknown rows",
-        )
+        return None

@@ -85,8 +85,24 @@ class Done(Entry, tag=10, frozen=True):
     """Effects of everything before have been made."""
 
 
+class Noted(Entry, tag=11, frozen=True):
+    """Something that stands beside the fold, and is no business of the journal (`journalled.Beside`)."""
+
+    data: bytes
+
+
 AnyEntry = (
-    Began | ChunkWritten | Answered | Tick | Export | Accepted | Forget | Assigned | Renewed | Done
+    Began
+    | ChunkWritten
+    | Answered
+    | Tick
+    | Export
+    | Accepted
+    | Forget
+    | Assigned
+    | Renewed
+    | Done
+    | Noted
 )
 
 _decoder: msgspec.msgpack.Decoder[AnyEntry] = msgspec.msgpack.Decoder(AnyEntry)

@@ -7,6 +7,7 @@ entries and nothing else. `take` reads no clock and makes no random choice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from agent.errors import DecodeError
 from agent.fold.base import Fold
@@ -22,6 +23,7 @@ from agent.state.entries import (
     Done,
     Export,
     Forget,
+    Noted,
     Renewed,
     Tick,
 )
@@ -32,6 +34,16 @@ from agent.types import Chunk, Partition, Snapshot
 MakeFold = Callable[[int], Fold]
 
 
+class Beside(Protocol):
+    """What a process keeps with its fold, as a function of the same entries."""
+
+    def counted(self, chunk: Chunk) -> None:
+        """A chunk is folded now."""
+
+    def noted(self, data: bytes) -> None:
+        """Its own entry. Raises DecodeError."""
+
+
 class Journalled:
     """One owner, the fold thread.
 
@@ -40,9 +52,12 @@ class Journalled:
     runs        ids of the processes that wrote the journal, oldest first
     """
 
-    def __init__(self, make_fold: MakeFold, fold: Fold | None = None) -> None:
+    def __init__(
+        self, make_fold: MakeFold, fold: Fold | None = None, beside: Beside | None = None
+    ) -> None:
         self._make_fold = make_fold
         self._fold = fold
+        self._beside = beside
         self.heads: dict[Partition, Head] = {}
         self.unanswered: Chunk | None = None
         self.runs: list[str] = []
@@ -83,6 +98,10 @@ class Journalled:
                 self.heads.update(entry.heads)
             case Renewed():
                 self.fold.renew(entry.now_ns)
+            case Noted():
+                if self._beside is None:
+                    raise DecodeError("an entry of an aggregator; this is none")
+                self._beside.noted(entry.data)
             case Done():
                 pass
         return None
@@ -104,4 +123,6 @@ class Journalled:
             return None
         for at in chunk.ranges:
             self.heads[at.partition] = Head(at.lineage, at.to_offset, chunk.run_id, chunk.number)
+        if self._beside is not None:
+            self._beside.counted(chunk)
         return self.fold.apply(chunk, entry.now_ns)

@@ -20,17 +20,24 @@ from agent.state.chunk import from_bytes
 from agent.state.entries import entry_from_bytes
 from agent.state.files import Files
 from agent.state.journal import End, NewerVersionError, Origin, first_of, read_journal
-from agent.state.journalled import Journalled, MakeFold
+from agent.state.journalled import Beside, Journalled, MakeFold
 from agent.state.snapshots import SnapshotFile, last_of, read_snapshot
 
 
 @dataclass(frozen=True, slots=True)
 class FoldCodec:
-    """How folds are made, written and read, under this process's configuration."""
+    """How folds are made, written and read, under this process's configuration.
+
+    `beside`: what is kept with the fold; then `dump` and `load` are of both.
+    """
 
     make: MakeFold
     dump: Callable[[Fold], bytes]
     load: Callable[[bytes], Fold]
+    beside: Beside | None = None
+
+    def journalled(self, fold: Fold | None = None) -> Journalled:
+        return Journalled(self.make, fold, self.beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ class _Recovery:
         self._directory = directory
         self._owner = owner
         self._codec = codec
-        self._out = Recovered(Journalled(codec.make))
+        self._out = Recovered(codec.journalled())
 
     def run(self) -> Recovered:
         names = _names(self._files, self._directory)
@@ -138,7 +145,7 @@ class _Recovery:
                 f"{self._directory / name} was written by another version of this program "
                 f"({error}); use that version, or move the directory away to start from nothing"
             ) from None
-        state = self._out.state = Journalled(self._codec.make, fold)
+        state = self._out.state = self._codec.journalled(fold)
         state.heads = dict(heading.heads)
         state.runs = list(heading.runs)
         state.unanswered = waiting

@@ -34,7 +34,6 @@ from agent.state.entries import (
 from agent.state.files import TEMPORARY, Files
 from agent.state.heads import new_id
 from agent.state.journal import JournalWriter, Origin, first_of
-from agent.state.journalled import Journalled
 from agent.state.lock import DirectoryLock
 from agent.state.recovery import FoldCodec, Owner, Recovered, find_instance_id, recover
 from agent.state.snapshots import Heading, last_of, write_snapshot
@@ -87,7 +86,7 @@ class Volume:
         self.instance_id = find_instance_id(self._files, directory)
         self.run_id = new_id()
         self.snapshot_ns = 0  # when the newest snapshot was taken; 0: none by this process
-        self.state = Journalled(codec.make)
+        self.state = codec.journalled()
         self._writer: JournalWriter | None = None
         self._pending: list[bytes] = []
         self._has_pending_chunk = False

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from agent.aggregate.accept import UNKNOWN, Fate, Verdict
 from agent.aggregate.intake import Fold, Intake, Seek
+from agent.aggregate.shard_log import ShardLog, judged, read_to
 from agent.state import parts
 from agent.state.heads import chunk_id
 from agent.types import Chunk, Partition
@@ -24,32 +25,45 @@ SLICE_BYTES = 100
 
 
 class Aggregator:
-    """`Intake` with a list for the topic, and another for journal and fold."""
+    """`Intake` with a list for the topic, another for the journal, and `ShardLog` made of it."""
 
     def __init__(self, topic: list[bytes | None]) -> None:
         self.topic = topic
-        self.folded: list[Chunk] = []
+        self.journal: list[Chunk | bytes] = []  # what counts, and notes
         self.said: list[Verdict] = []
-        self.kept = (0, b"")
-        self.n_kept = 0  # folded before that snapshot
+        self.kept = ShardLog().to_bytes()
+        self.n_kept = 0  # entries before that snapshot
         self.start(10_000)
 
+    @property
+    def folded(self) -> list[Chunk]:
+        return [entry for entry in self.journal if isinstance(entry, Chunk)]
+
+    def _log(self) -> ShardLog:
+        """Snapshot and journal, as a restart finds them."""
+        log = ShardLog()
+        log.restore(self.kept)
+        for entry in self.journal[self.n_kept :]:
+            if isinstance(entry, Chunk):
+                log.counted(entry)
+            else:
+                log.noted(entry)
+        return log
+
     def start(self, max_bytes: int) -> None:
-        position, state = self.kept
+        log = self._log()
         self.intake = Intake(
             0,
             1,
             max_bytes=max_bytes,
             missing_timeout_s=MISSING_TIMEOUT_S,
-            state=state,
-            position=position,
+            chains=log.chains,
+            position=log.position,
         )
-        for chunk in self.folded[self.n_kept :]:
-            self.intake.replay(chunk_id(chunk.run_id, chunk.number), chunk.ranges)
 
     def snapshot(self) -> None:
-        self.kept = self.intake.snapshot()
-        self.n_kept = len(self.folded)
+        self.kept = self._log().to_bytes()
+        self.n_kept = len(self.journal)
 
     @property
     def is_at_end(self) -> bool:
@@ -69,11 +83,13 @@ class Aggregator:
                 case Seek():
                     break
                 case Fold():
-                    self.folded.append(what.chunk)
                     self.intake.settle(what)
+                    self.journal.append(what.chunk)
                 case Verdict():
                     self.said.append(what)
                     self.intake.settle(what)
+                    self.journal.append(judged(what))
+        self.journal.append(read_to(self.intake.oldest))
 
 
 class Fleet(RuleBasedStateMachine):

@@ -54,12 +54,13 @@ class AgentProcess:
         *,
         environment: dict[str, str] | None = None,
         program: Sequence[str] = ("-m", "agent"),
+        command: str = "run",
     ) -> None:
         """`program`: what Python runs, `inferometer` or a harness around it."""
         self.config_path = folder / "inferometer.yaml"
         self.config_path.write_text(yaml.safe_dump(merged(QUICK, config)))
         self.log_path = folder / "agent.log"
-        self._program = program
+        self._command = [*program, command]
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
         self.process: OwnedProcess | None = None
         self.url = ""
@@ -67,7 +68,7 @@ class AgentProcess:
     def start(self, *, timeout_s: float = 90.0) -> Self:
         """Start, and wait until the pages answer (not until it is ready)."""
         self.log_path.write_text("")
-        command = [sys.executable, *self._program, "run", "-c", self.config_path]
+        command = [sys.executable, *self._command, "-c", self.config_path]
         self.process = OwnedProcess(command, log_path=self.log_path, env=self._environment)
         self.process.wait_ready(self._find_url, timeout_s=timeout_s)
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.aggregate.accept import UNKNOWN, Fate, Gap, Verdict
+from agent.aggregate.chains import Chains, End
 from agent.aggregate.decided import MAX_INTERVALS, MAX_RUNS, Decided
 from agent.aggregate.intake import Fold, Intake
 from agent.errors import DecodeError
@@ -108,7 +109,7 @@ def test_a_missing_chunk_is_announced_with_its_offsets_and_the_chain_goes_on(los
     assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
     topic.now_s += TIMEOUT_S
     missing = topic.intake.next(topic.now_s)
-    assert missing == Verdict(Fate.MISSING, f"{A};2", (Gap(P0, 5, 9),))
+    assert missing == Verdict(Fate.MISSING, f"{A};2", (Gap(P0, 5, 9),), (End(P0, LINE, 9),))
     assert topic.outcomes() == [(Fate.MISSING, f"{A};2"), (Fate.FOLDED, f"{A};3")]
 
 
@@ -118,7 +119,9 @@ def test_nothing_is_missing_that_may_not_have_been_read_yet() -> None:
     topic.now_s += 10 * TIMEOUT_S
     assert topic.outcomes() == []
     topic.intake.read_to(100)
-    assert topic.intake.next(topic.now_s) == Verdict(Fate.MISSING, f"{A};1", (Gap(P0, UNKNOWN, 5),))
+    assert topic.intake.next(topic.now_s) == Verdict(
+        Fate.MISSING, f"{A};1", (Gap(P0, UNKNOWN, 5),), (End(P0, LINE, 5),)
+    )
 
 
 def test_what_a_reset_left_without_a_word_is_uncertain_not_orphaned() -> None:
@@ -149,18 +152,19 @@ def test_records_that_come_again_change_nothing_also_after_a_restart() -> None:
     for each in (one, one, two):
         topic.put(each)
     assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
-    position, state = topic.intake.snapshot()
+    chains = Chains()
+    chains.decide(f"{A};1", [End(P0, LINE, 5)])
     again = Topic(
         Intake(
             0,
             1,
             max_bytes=1 << 20,
             missing_timeout_s=TIMEOUT_S,
-            state=state,
-            position=position,
+            chains=Chains.from_bytes(chains.to_bytes()),
+            position=topic.intake.oldest,
         )
     )
-    again.end = position
+    again.end = topic.intake.oldest
     for each in (two, one, one):
         again.put(each)
     again.heads(p0=head(A, 2, 9))
@@ -183,7 +187,7 @@ def test_the_oldest_position_still_needed_is_that_of_the_oldest_undecided_record
 @pytest.mark.parametrize("state", [b"x", b"\x93\x07\x90\x90", b"\x93\x01\x90"])
 def test_state_that_is_not_ours_is_refused(state: bytes) -> None:
     with pytest.raises(DecodeError, match="state of the aggregator"):
-        Intake(0, 1, max_bytes=1, missing_timeout_s=1.0, state=state)
+        Chains.from_bytes(state)
 
 
 def test_decided_ids_are_remembered_exactly_over_gaps() -> None:

@@ -25,18 +25,39 @@ def test_help_has_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     assert "--config FILE" in shown
 
 
+FLEET = "delivery: {mode: fleet, chunk_topic: chunks, shards: 2}\n"
+VOLUME = "aggregate: {volume_path: /nowhere/volume}\n"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("more", "arguments", "message"),
     [
-        (["--chunk-topic", "x", "--shards", "2", "--shard", "2"], "--shard is 2; must be 0 to 1"),
-        (["--chunk-topic", "x", "--shard", "-1"], "--shard is -1; must be 0 to 0"),
-        (["--chunk-topic", "x", "--shards", "0"], "--shards of at least 1"),
-        (["--chunk-topic", ""], "needs --chunk-topic"),
+        (VOLUME, [], "delivery.mode is memory; aggregate takes its agents' configuration: fleet"),
+        (FLEET, [], "aggregate.volume_path is not set"),
+        (
+            FLEET + VOLUME,
+            ["--shard", "2"],
+            "aggregate.shard is 2; must be below delivery.shards (2)",
+        ),
+        (FLEET + VOLUME, ["--shard", "-1"], "aggregate.shard"),
+        ("delivery: {mode: fleet}\n", [], "delivery.chunk_topic is not set"),
+        (
+            "delivery: {mode: fleet, chunk_topic: predictions}\n",
+            [],
+            "delivery.chunk_topic is predictions, which is read for events, too",
+        ),
+        (FLEET + VOLUME + "export: {temporality: delta}\n", [], "export.temporality is delta"),
     ],
 )
-def test_arguments_that_cannot_be_meant_are_named(
-    capfd: pytest.CaptureFixture[str], config: str, arguments: list[str], message: str
+def test_what_cannot_be_meant_is_named(
+    capfd: pytest.CaptureFixture[str],
+    config: str,
+    more: str,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    with Path(config).open("a") as file:
+        file.write(more)
     assert main(["aggregate", "-c", config, *arguments]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert message in line
+    lines = capfd.readouterr().err.splitlines()
+    assert message in lines[-1]

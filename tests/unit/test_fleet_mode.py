@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import FencedError, SourceError, UnsentError
 from agent.delivery import chained
+from agent.errors import FencedError, SourceError, UnsentError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.fleet.mode import CONFIRMS, FleetMode
 from agent.state.heads import Head, head_of

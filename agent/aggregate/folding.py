@@ -1,0 +1,201 @@
+"""A shard's fold on its volume: what a batch does to it, and the position that rests on it.
+
+Invariants
+ 1. Behind the journal's fsync a chunk is folded for good; before it, nothing shows that it was read. So a
+    crash at any moment repeats and loses nothing: the journal says where to read on.
+ 2. One batch is one job of the fold thread, with one fsync at its end: whoever reads the fold there sees
+    nothing that a crash could take back.
+ 3. The group confirms that the shard is ours before each batch (`guard.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+from agent.aggregate.accept import UNKNOWN, Fate, Verdict
+from agent.aggregate.guard import Guard
+from agent.aggregate.intake import Fold as FoldChunk
+from agent.aggregate.intake import Intake
+from agent.aggregate.shard import Batch
+from agent.aggregate.shard_log import ShardLog, judged, read_to
+from agent.config import Config
+from agent.delivery.kept import Kept
+from agent.errors import StateError
+from agent.fold import persist
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.owner_thread import OwnerThread
+from agent.state.chunk import to_bytes
+from agent.state.entries import Answered, ChunkWritten, Noted, Tick
+from agent.state.recovery import Owner
+from agent.state.volume import Volume
+from agent.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+#: Between attempts to write the volume.
+RETRY_S: Final = 1.0
+#: Names of counters, by what became of a chunk.
+_COUNTERS = {
+    Fate.ORPHANED: "inferometer.chunks.orphaned",
+    Fate.MISSING: "inferometer.chunks.missing",
+    Fate.UNCERTAIN: "inferometer.chunks.uncertain",
+}
+
+
+class _Done(NamedTuple):
+    effects: Effects
+    irregular: dict[str, int]
+    trouble: str  # of the volume; "": all of it is durable
+
+
+class ShardFold:
+    """Opens the volume of a shard and folds batches into it. All methods belong to the loop."""
+
+    def __init__(self, config: Config, group_id: str, telemetry: Telemetry) -> None:
+        """Lock the volume. Raises StateError."""
+        self._config = config
+        self._telemetry = telemetry
+        self._log = ShardLog()
+        path = config.aggregate.volume_path or ""
+        self.volume = Volume(
+            Path(path),
+            Owner(group_id, (config.delivery.chunk_topic or "",)),
+            self._log.codec(
+                make=lambda start_ns: Fold(config, start_ns=start_ns),
+                dump=persist.dump,
+                load=lambda data: persist.load(config, data),
+            ),
+            telemetry,
+        )
+        self.thread = OwnerThread("fold", Fold(config, start_ns=telemetry.start_ns))
+        self.kept = Kept(
+            self.volume,
+            self.thread,
+            telemetry,
+            path=path,
+            interval_s=config.delivery.snapshot_interval_s,
+        )
+        self.is_open = False
+        self.n_folded = 0  # chunks, by this process
+        self._position = 0  # that the journal holds
+        self._irregular_before: dict[str, int] = {}
+
+    async def open(self, guard: Guard) -> Intake:
+        """Read what a crash left; where the volume is new, the group knows where to begin.
+
+        Raises StateError, ConfigError; FencedError when stopping.
+        """
+        found = await self.kept.open()
+        await self.kept.call(_forget_unanswered)
+        chains, self._position = self._log.chains, self._log.position
+        self._irregular_before = await self.thread.call(lambda fold: dict(fold.tally.irregular))
+        self.is_open = True
+        if found.is_new:
+            committed = await guard.committed()
+            if committed is not None:
+                self._position = committed.offset
+                self._telemetry.add("inferometer.state.fallbacks", reason="volume")
+                log.warning(
+                    "%s is new, and the group is at position %d of the shard: what was folded before is "
+                    "not here, and every series begins anew",
+                    self._config.aggregate.volume_path,
+                    committed.offset,
+                )
+        # A copy: the log goes on with the journal, the intake is ahead of it.
+        return Intake(
+            self._config.aggregate.shard,
+            self._config.delivery.shards,
+            max_bytes=self._config.aggregate.buffer_max_bytes,
+            missing_timeout_s=self._config.aggregate.missing_timeout_s,
+            chains=type(chains).from_bytes(chains.to_bytes()),
+            position=self._position,
+        )
+
+    def close(self) -> None:
+        """Let go of volume and thread."""
+        self.kept.close()
+        self.thread.close(timeout_s=2.0)
+
+    async def take(self, batch: Batch, guard: Guard) -> None:
+        """Fold a batch for good. Raises SourceError when the shard is another's, FencedError when stopping."""
+        await guard.confirm(self._position, self.n_folded)
+        done = await self.kept.call(lambda volume: _take(volume, batch))
+        trouble = done.trouble
+        while trouble:  # it is taken; what is left is to write it
+            self.kept.say(trouble)
+            await asyncio.sleep(RETRY_S)
+            trouble = await self.kept.call(_sync)
+        self.kept.trouble = ""
+        self._position = batch.oldest
+        self._count(batch, done)
+        await self.kept.snapshot_if_due()
+
+    def _count(self, batch: Batch, done: _Done) -> None:
+        add = self._telemetry.add
+        n = sum(isinstance(what, FoldChunk) for what in batch.work)
+        self.n_folded += n
+        add("inferometer.chunks", n)
+        add("inferometer.seals", len(done.effects.sealed))
+        for reason, total in done.irregular.items():  # which rows are late is decided here
+            before = self._irregular_before.get(reason, 0)
+            self._telemetry.set("inferometer.irregular", total - before, reason=reason)
+        for what in batch.work:
+            if isinstance(what, Verdict):
+                add(_COUNTERS[what.fate])
+                _announce(what)
+
+
+def _announce(verdict: Verdict) -> None:
+    if verdict.fate is Fate.ORPHANED:
+        log.info("chunk %s is an orphan: its rows came again in another", verdict.chunk_id)
+        return
+    where = ", ".join(
+        f"{gap.partition.topic}/{gap.partition.partition} "
+        f"[{'?' if gap.from_offset == UNKNOWN else gap.from_offset}, {gap.to_offset})"
+        for gap in verdict.gaps
+    )
+    log.error(
+        "chunk %s is %s: in no total: %s", verdict.chunk_id, verdict.fate, where or "unknown rows"
+    )
+
+
+# ---------------------------------------------------------------- on the fold thread
+
+
+def _forget_unanswered(volume: Volume) -> None:
+    """A chunk whose answer is in no file was never relied upon: the topic still has it."""
+    chunk = volume.state.unanswered
+    if chunk is not None:
+        volume.take(Answered(chunk.number, False, [], time.time_ns()))
+
+
+def _take(volume: Volume, batch: Batch) -> _Done:
+    now_ns = time.time_ns()
+    effects = Effects()
+    for what in batch.work:
+        if isinstance(what, FoldChunk):
+            chunk = what.chunk
+            volume.take(ChunkWritten(to_bytes(chunk)), chunk=chunk)
+            answer = Answered(chunk.number, True, [], now_ns)
+            effects.add(cast(Effects, volume.take(answer)))
+        else:
+            volume.take(Noted(judged(what)))
+    volume.take(Noted(read_to(batch.oldest)))
+    if batch.is_current:
+        effects.add(cast(Effects, volume.take(Tick(now_ns))))
+    irregular = {reason: n for reason, n in volume.fold.tally.irregular.items() if n}
+    return _Done(effects, irregular, _sync(volume))
+
+
+def _sync(volume: Volume) -> str:
+    """What keeps it from being durable; "": nothing."""
+    try:
+        volume.sync()
+    except StateError as error:
+        return str(error)
+    return ""

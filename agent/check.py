@@ -32,6 +32,8 @@ def check(config: Config, env: Mapping[str, str], source: Path | None = None) ->
         from agent.ingest.security import client_security
 
         client_security(config.kafka)
+    for index, action in enumerate(config.respond.actions):
+        files += check_files(action, f"respond.actions[{index}]")
     otlp = resolve(config.export, env)
     for signal in (otlp.metrics, otlp.traces, otlp.logs):
         _require_known_scheme(config, env, signal)

@@ -16,11 +16,14 @@ from agent.config.options import Fraction, Options, Port, Seconds, Secret, Threa
 from agent.config.overload import Overload
 from agent.config.privacy import Privacy, Values
 from agent.config.process import Log, Runtime, ServerTls, Service, Web
+from agent.config.respond import Action, Alertmanager, KafkaTopic, Respond, Webhook
 from agent.config.root import Config
 from agent.config.windows import Windows
 
 __all__ = [
+    "Action",
     "Aggregate",
+    "Alertmanager",
     "Budget",
     "Config",
     "Decode",
@@ -30,6 +33,7 @@ __all__ = [
     "Fields",
     "Fraction",
     "Kafka",
+    "KafkaTopic",
     "Log",
     "Model",
     "Options",
@@ -37,6 +41,7 @@ __all__ = [
     "Overload",
     "Port",
     "Privacy",
+    "Respond",
     "Runtime",
     "Sasl",
     "Seconds",
@@ -48,5 +53,6 @@ __all__ = [
     "Traces",
     "Values",
     "Web",
+    "Webhook",
     "Windows",
 ]

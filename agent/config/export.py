@@ -103,6 +103,20 @@ class Export(Options, frozen=True, kw_only=True):
             description="Most frequent values of a categorical feature or prediction exported as metrics; `privacy` says how they are named. 0: none.",
         ),
     ] = 0
+    drift: Annotated[
+        Literal["none", "values", "bounds"],
+        Meta(
+            description="Distances from the baseline as `inference.drift.*`: none, estimates, or with their certified bounds."
+        ),
+    ] = "values"
+    max_drift_series: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Series of `inference.drift.*`; whole streams before their segments, and first come.",
+        ),
+    ] = 2000
     otlp: Annotated[Otlp, Meta(description="OTLP receiver.")] = Otlp()
     prometheus: Annotated[bool, Meta(description="Serve `/metrics` on the web port.")] = True
     console: Annotated[bool, Meta(description="Print a summary to stderr at every export.")] = False

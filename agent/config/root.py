@@ -19,6 +19,7 @@ from agent.config.options import Options
 from agent.config.overload import Overload
 from agent.config.privacy import Privacy
 from agent.config.process import Log, Runtime, Service, Web
+from agent.config.respond import Respond
 from agent.config.windows import Windows
 
 
@@ -41,6 +42,7 @@ class Config(Options, frozen=True, kw_only=True):
     budget: Annotated[Budget, Meta(description="Hard limits.")] = Budget()
     export: Annotated[Export, Meta(description="Metrics out.")] = Export()
     traces: Annotated[Traces, Meta(description="Traces out.")] = Traces()
+    respond: Annotated[Respond, Meta(description="Actions on verdicts.")] = Respond()
     web: Annotated[Web, Meta(description="Pages.")] = Web()
     service: Annotated[Service, Meta(description="Resource.")] = Service()
     log: Annotated[Log, Meta(description="Logging.")] = Log()
@@ -57,6 +59,7 @@ class Config(Options, frozen=True, kw_only=True):
             )
         self._require_chunk_topic()
         self._require_other_dead_letter_topic()
+        self._require_other_action_topics()
         self._require_key()
         seen: set[str] = set()
         for index, model in enumerate(self.models):
@@ -99,6 +102,14 @@ class Config(Options, frozen=True, kw_only=True):
             if values == "hashed" and self.privacy.key_file is None:
                 raise ValueError(
                     f"privacy.key_file is not set; {option}: hashed needs a file with a key of 16 bytes or more"
+                )
+
+    def _require_other_action_topics(self) -> None:
+        for action in self.respond.actions:
+            topic = action.kafka.topic if action.kafka is not None else None
+            if topic is not None and topic in (*self.kafka.topics, *self.kafka.label_topics):
+                raise ValueError(
+                    f'respond.actions "{action.name}" writes to {topic}, which the agent reads; name another topic'
                 )
 
     def _require_other_dead_letter_topic(self) -> None:

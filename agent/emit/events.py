@@ -5,8 +5,8 @@ Invariants
    fill only `ORDINARY_SHARE` of it, so that a crowd of them leaves room for what somebody has to know.
 2. A request without an answer is sent again: events carry a `log.record.uid`, by which a receiver that
    got both knows that they are one. A batch is given up after `PATIENCE_S`, counted as dropped.
-3. Every event is settled once, with its outcome counted: accepted, rejected or dropped. Whoever put it
-   is told, and not before.
+3. The outcome of every event is counted once: accepted, rejected or dropped. Whoever put it is told so,
+   and not before; but not of those dropped by a stop, which another process may tell again.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class EventExporter:
                     await self._send_batch()
         except TimeoutError:
             self._complaints.say("flush", f"{len(self._queue)} log events were not sent in time")
-            self._settle(len(self._queue), {"dropped": len(self._queue)})
+            self._count("dropped", len(self._queue))
+            self._queue.clear()
         finally:
             self._hurried.clear()
 

@@ -413,7 +413,7 @@ def _own() -> list[MetricSpec]:
             "inferometer.actions",
             _C,
             "{action}",
-            "Actions: `delivered`, `refused` for good, `failed` after all tries, `dropped` (queue full), `held_back` (resolved before `hold_s`), `repeated` (delivered before a restart), or `dry_run`.",
+            "Actions: `delivered`, `refused` for good, `failed` after all tries, `dropped` (queue full, or the receiver is gone), `held_back` (over before `hold_s`), `repeated` (delivered before a restart), `left` (the agent stopped), or `dry_run`.",
             (ACTION, OUTCOME),
         ),
         MetricSpec(

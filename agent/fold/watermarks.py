@@ -7,7 +7,7 @@ Invariants
  4. Labels neither move nor hold a clock: label topics are not tracked at all.
 
 A partition *holds* the low watermark unless it is
-    idle       caught up, and no row for `idle_timeout`
+    idle       caught up, and no row for `idle_timeout`; its word counts until there is no news (see below)
     finished   a file that was read to its end
     gone       revoked, and not back after `owner_timeout` (until then it holds, so a rebalance that gives
                it back seals nothing). In memory mode it is then another agent's, and never comes back by itself
@@ -162,7 +162,8 @@ class Watermarks:
 
     def _is_idle(self, clock: Clock, now_ns: int) -> bool:
         quiet_since = max(clock.last_row_ns, clock.since_ns)
-        return clock.caught_up and now_ns - quiet_since >= self._idle_ns
+        is_quiet = clock.caught_up and now_ns - quiet_since >= self._idle_ns
+        return is_quiet and not self._is_silent(clock, now_ns)
 
     def _holds(self, clock: Clock, now_ns: int) -> bool:
         if clock.finished:

@@ -8,7 +8,8 @@ Rules, on top of those of `series`
  3. The first negative value of an unsigned column ends its period: one last point, without a sum, holds all up
     to now. Until it is accepted each export holds such a point; once it is, the series starts anew,
     from zero, at its time. So no export holds points of two periods, no count is seen twice, and the
-    sum over all periods is the total.
+    sum over all periods is the total. The sum beside it begins with that last point, and holds the
+    values of both periods: no part of a sum is in no last point.
  4. No min and max: they would freeze. Over-range values are in the count and the top bucket, not in the sum.
 """
 
@@ -119,7 +120,7 @@ class HistogramSeries:
             self._exemplars = tuple(exemplars)
             self._closing = head, out.time_ns
             points.append(self._point(head, out.time_ns, None, self._exemplars))
-            return 1
+            return 1 + self._write_sum(head, out, True)
         signed = bool(self.is_signed)
         count = head.count - (self._base.count if self._base else 0)
         self._whole = out.time_ns >= self._due_ns
@@ -147,7 +148,7 @@ class HistogramSeries:
     def _write_sum(self, head: Head, out: Out, signed: bool) -> int:
         if not signed or self._sum_name is None:
             return 0
-        total = head.sum - (self._base.sum if self._base else 0.0)
+        total = head.sum
         if not out.is_export and self._sums is None:
             return Series((self._sum_name,), self.attributes, self.start_ns, 0).write((total,), out)
         if self._sums is None:

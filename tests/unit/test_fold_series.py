@@ -434,10 +434,16 @@ def test_a_negative_value_closes_the_period_and_begins_one_without_a_sum() -> No
     d.read(1.0, 2.0)
     d.export()  # 1010
     d.read(3.0, -1.0)
-    (closing,) = points(d.export(accept=False), "inference.feature.value")  # 1020, lost
+    lost = d.export(accept=False)  # 1020
+    (closing,) = points(lost, "inference.feature.value")
     assert (closing.start_ns, closing.count, closing.sum) == (1000 * S, 4, None)
+    # The sum beside it takes over: of all values, from the column's own start.
+    sums = points(lost, "inference.feature.sum")
+    assert [(p.start_ns, p.value) for p in sums] == [(1000 * S, 0), (1000 * S, 5.0)]
     d.read(7.0)
-    (closing,) = points(d.export(), "inference.feature.value")  # 1030
+    snapshot = d.export()  # 1030
+    (closing,) = points(snapshot, "inference.feature.value")
+    assert points(snapshot, "inference.feature.sum")[-1].value == 12.0
     assert (closing.start_ns, closing.time_ns) == (1000 * S, 1030 * S)
     assert (closing.count, closing.sum) == (5, None)
     d.read(8.0, -2.0)
@@ -446,8 +452,8 @@ def test_a_negative_value_closes_the_period_and_begins_one_without_a_sum() -> No
     assert (zero.start_ns, zero.time_ns, zero.count) == (1030 * S, 1030 * S + MS, 0)
     assert (value.start_ns, value.time_ns, value.count, value.sum) == (1030 * S, 1040 * S, 2, None)
     assert (int(value.positive.sum()), int(value.negative.sum())) == (1, 1)
-    # The sum beside it is of the same rows: 8 - 2.
-    assert [p.value for p in points(snapshot, "inference.feature.sum")] == [0, 6.0]
+    (total,) = points(snapshot, "inference.feature.sum")
+    assert (total.start_ns, total.value) == (1000 * S, 18.0)
     assert points(d.export(), "inference.feature.value") == []
 
 

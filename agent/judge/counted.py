@@ -17,6 +17,8 @@ from agent.judge.sketch_counts import (
     merged_texts,
     read_numbers,
     read_texts,
+    scaled_numbers,
+    scaled_texts,
 )
 from agent.types import Column, Kind
 
@@ -40,7 +42,7 @@ class CountedColumn:
 
 @dataclass(slots=True, eq=False)
 class Counted:
-    rows: int
+    rows: float
     columns: dict[Column, CountedColumn] = field(default_factory=dict)
 
 
@@ -61,6 +63,22 @@ def _column(profile: Profile, held: ProfileColumn) -> CountedColumn:
         read.texts = read_texts(held.sketch)
         read.distinct = 0.0 if read.texts.is_exact else float(held.facts.distinct or 0)
     return read
+
+
+def scaled(a: Counted, rows: float) -> Counted:
+    """The same distributions over another number of rows; counts become fractions."""
+    factor = rows / a.rows if a.rows else 0.0
+    columns = {
+        column: CountedColumn(
+            held.kind,
+            held.missing * factor,
+            scaled_numbers(held.numbers, factor) if held.numbers is not None else None,
+            scaled_texts(held.texts, factor) if held.texts is not None else None,
+            held.distinct,
+        )
+        for column, held in a.columns.items()
+    }
+    return Counted(rows, columns)
 
 
 def merged(a: Counted, b: Counted) -> Counted:

@@ -146,7 +146,7 @@ def _on_one_axis(a: Sides, b: Sides) -> tuple[Counts, Counts, Counts]:
 
 def _ks(p: Counts, q: Counts, is_zero: np.ndarray) -> Distance:
     f, g = np.cumsum(p), np.cumsum(q)
-    value = float(np.abs(f - g).max())
+    value = min(1.0, float(np.abs(f - g).max()))
     inside = np.where(is_zero, 0.0, np.maximum(f - (g - q), g - (f - p)))
     return Distance("ks", value, value, min(1.0, max(value, float(inside.max()))))
 

@@ -105,6 +105,11 @@ class Noise:
             past[at] = spread_chi2_z(ratio / allowed, df, spread) - self._reach * share
         return Deviations(z, past, two, minimum)
 
+    def variance(self, cell: CellValue) -> float:
+        """phi(n)/n + phi(m)/m: one over the independent rows that window and baseline are worth together."""
+        noise = self._of(cell.key)
+        return noise.phi_at(cell.n) / cell.n + noise.phi_at(cell.m) / cell.m
+
     def _of(self, key: CellKey) -> CellNoise:
         return self._cells.get(key) or self._unknown[key.statistic]
 

@@ -83,7 +83,7 @@ class NumericBaseline:
     """
 
     sides: Sides
-    count: int
+    count: float
     ranks: Counts
     cell_of: Indices
     masses: Counts

@@ -37,9 +37,9 @@ class Numbers:
     positive, negative  float64[...], counts of the buckets from first_positive, first_negative on
     """
 
-    count: int
+    count: float
     non_finite: int
-    zeros: int
+    zeros: float
     low: float
     high: float
     scale: int
@@ -57,6 +57,17 @@ def lowered(counts: Counts, first: int, steps: int) -> tuple[Counts, int]:
     low = first >> steps
     places = ((np.arange(len(counts)) + first) >> steps) - low
     return np.bincount(places, counts).astype(np.float64), low
+
+
+def scaled_numbers(a: Numbers, factor: float) -> Numbers:
+    """The same distribution as so many times the values; counts become fractions."""
+    return replace(
+        a,
+        count=a.count * factor,
+        zeros=a.zeros * factor,
+        positive=a.positive * factor,
+        negative=a.negative * factor,
+    )
 
 
 def merged_numbers(a: Numbers, b: Numbers) -> Numbers:
@@ -155,16 +166,28 @@ class Texts:
     unlisted  a text that is not listed has at most so many rows
     """
 
-    count: int
-    named: dict[int, int]
+    count: float
+    named: dict[int, float]
     hashed: Counts
     names: dict[int, str]
-    unlisted: int
+    unlisted: float
 
     @property
     def is_exact(self) -> bool:
         """Whether every row's text is listed, so that `named` are the exact counts of all texts."""
         return self.unlisted == 0
+
+
+def scaled_texts(a: Texts, factor: float) -> Texts:
+    """The same distribution as so many times the texts; counts become fractions."""
+    named = {key: n * factor for key, n in a.named.items()}
+    return replace(
+        a,
+        count=a.count * factor,
+        named=named,
+        hashed=a.hashed * factor,
+        unlisted=a.unlisted * factor,
+    )
 
 
 def merged_texts(a: Texts, b: Texts) -> Texts:
@@ -197,9 +220,9 @@ def read_texts(sketch: bytes) -> Texts:
     at = layout.KEYS
     listed = body[at]
     at += 1
-    named: dict[int, int] = {}
+    named: dict[int, float] = {}
     names: dict[int, str] = {}
-    smallest = [0] * layout.SETS
+    smallest = [0.0] * layout.SETS
     ways = [0] * layout.SETS
     certain = 0
     for _ in range(listed):

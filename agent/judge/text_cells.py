@@ -64,7 +64,7 @@ class TextBaseline:
                 q[least_at] += rest_q
         return p, q
 
-    def unseen(self, window: Texts) -> tuple[int, list[tuple[str, int]]]:
+    def unseen(self, window: Texts) -> tuple[float, list[tuple[str, float]]]:
         """Rows of the window whose text the baseline certainly never held, and the texts among them that
         are named, most frequent first.
 
@@ -72,21 +72,21 @@ class TextBaseline:
         that a baseline which lists all its texts does not list.
         """
         empty = self.texts.hashed == 0
-        rows = int(window.hashed[empty].sum())
-        found: list[tuple[str, int]] = []
+        rows = float(window.hashed[empty].sum())
+        found: list[tuple[str, float]] = []
         for key, n in window.named.items():
             in_empty = bool(empty[bucket_of(key)])
             if in_empty or (self.texts.is_exact and key not in self.texts.named):
-                rows += 0 if in_empty else n
+                rows += 0.0 if in_empty else n
                 if n and key in window.names:
                     found.append((window.names[key], n))
         found.sort(key=lambda item: (-item[1], item[0]))
         return rows, found[:MAX_NAMED]
 
-    def held_alone(self, window: Texts) -> int:
+    def held_alone(self, window: Texts) -> float:
         """Rows of a window inside the baseline whose text no other window holds: what `unseen` would have
         found, had the window come after. 0 where counts are not exact."""
         if not (self.texts.is_exact and window.is_exact):
             alone = (self.texts.hashed == window.hashed) & (window.hashed > 0)
-            return int(window.hashed[alone].sum())
+            return float(window.hashed[alone].sum())
         return sum(n for key, n in window.named.items() if self.texts.named.get(key) == n)

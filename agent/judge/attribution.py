@@ -1,0 +1,173 @@
+"""What explains an alarm: features, sources, segments, bins. Ranked, the best first.
+
+The detector's list holds cells; a feature stands for its best one. A broken feed moves many features, so a
+source is named, once, where it holds most of the list. A segment's share of a change is what goes
+away when its rows are replaced by as many from its own baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Final
+
+from agent.judge.cells import CellKey, Prepared, Statistic, measure
+from agent.judge.counted import Counted, merged, scaled
+from agent.judge.detector import Evidence, Segment
+from agent.judge.explanation import explain
+from agent.types import Column, Role
+from agent.verdict import Cause, shown_name
+
+#: A source is named when it holds this share of the list, or this share of its features is listed.
+_HALF_OF_LIST: Final = 0.5
+_MOST_OF_SOURCE: Final = 0.6
+#: What comes first at any score: a feature that is gone explains why its values differ.
+_RANK: Final = {
+    Statistic.VOLUME: 3,
+    Statistic.MISSING: 1,
+    Statistic.UNSEEN: 2,
+    Statistic.LOC: 2,
+    Statistic.SHAPE: 2,
+    Statistic.PAIRS: 2,
+}
+#: Missing rows explain a column when they are so many.
+_MUCH_MISSING: Final = 0.5
+_MOST_CAUSES: Final = 20
+
+
+def causes(
+    evidence: Sequence[Evidence],
+    *,
+    sources: Mapping[Column, str] | None = None,
+    baseline: Prepared | None = None,
+    window: Counted | None = None,
+) -> list[Cause]:
+    """Explanations of an alarm, from the detector's list.
+
+    sources           which source each feature comes from, where that is declared
+    baseline, window  of all traffic: with them causes say in words what moved
+
+    Empty for an empty list. A source that is named comes first, its features behind it.
+    """
+    best = _by_column(evidence)
+    if not best:
+        return []
+    named = sources or {}
+    features = [
+        Cause(
+            statistic=str(e.id.key.statistic),
+            score=e.score,
+            feature=None if e.id.key.column is None else shown_name(e.id.key.column),
+            source=named.get(e.id.key.column) if e.id.key.column is not None else None,
+            segment=e.id.segment,
+            share=e.share,
+            detail=_detail(e.id.key, baseline, window) if e.id.segment is None else "",
+        )
+        for e in best
+    ]
+    return [*_sources(best, named), *features][:_MOST_CAUSES]
+
+
+def _by_column(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Each column's best cell: all traffic before segments, then by score."""
+    best: dict[Column | None, Evidence] = {}
+    for e in sorted(evidence, key=_order):
+        best.setdefault(e.id.key.column, e)
+    return sorted(best.values(), key=lambda e: (_is_score(e.id.key.column), *_order(e)))
+
+
+def _order(e: Evidence) -> tuple[int, bool, float, str]:
+    statistic = e.id.key.statistic
+    rank = _RANK[statistic]
+    if statistic is Statistic.MISSING and e.effect < _MUCH_MISSING:
+        rank = 2
+    name = "" if e.id.key.column is None else f"{e.id.key.column.role}.{e.id.key.column.name}"
+    return rank, e.id.segment is not None, -e.score, name
+
+
+def _is_score(column: Column | None) -> bool:
+    """A model's output follows its input: it never outranks a feature."""
+    return column is not None and column.role is not Role.FEATURE
+
+
+def _sources(best: Sequence[Evidence], sources: Mapping[Column, str]) -> list[Cause]:
+    """Sources that explain the list, the one with most of it first."""
+    listed: dict[str, list[Evidence]] = {}
+    for e in best:
+        source = sources.get(e.id.key.column) if e.id.key.column is not None else None
+        if source is not None:
+            listed.setdefault(source, []).append(e)
+    sizes: dict[str, int] = {}
+    for source in sources.values():
+        sizes[source] = sizes.get(source, 0) + 1
+    found = []
+    n_features = sum(not _is_score(e.id.key.column) for e in best)
+    for source, own in listed.items():
+        holds = len(own) / max(1, n_features)
+        if len(own) < 2 and sizes[source] > 1:
+            continue  # one feature of several is that feature
+        if holds >= _HALF_OF_LIST or len(own) / sizes[source] >= _MOST_OF_SOURCE:
+            names = ", ".join(shown_name(e.id.key.column) for e in own if e.id.key.column)
+            found.append(
+                Cause(
+                    statistic=str(own[0].id.key.statistic),
+                    score=max(e.score for e in own),
+                    source=source,
+                    share=min(1.0, holds),
+                    detail=f"{len(own)} of its {sizes[source]} features moved: {names}",
+                )
+            )
+    found.sort(key=lambda c: (-(c.share or 0.0), -c.score, c.source or ""))
+    return found
+
+
+def _detail(key: CellKey, baseline: Prepared | None, window: Counted | None) -> str:
+    if baseline is None or window is None or key.column is None:
+        return ""
+    return explain(key, baseline, window)
+
+
+def segment_causes(
+    key: CellKey,
+    baseline: Prepared,
+    windows: Mapping[Segment, Counted],
+    baselines: Mapping[Segment, Counted],
+) -> list[Cause]:
+    """How much of a cell's change in all traffic each segment explains, largest share first.
+
+    windows    the window of every segment with rows; together all traffic
+    baselines  of those segments that have one; without, a segment's rows are taken out instead
+
+    share = 1 - d' / d, d' the distance with the segment's rows replaced by as many of its own baseline: 1 explains
+    all, below 0 hides some. Only segments that explain something are listed.
+    """
+    if len(windows) < 2:
+        return []
+    whole = _distance(key, baseline, list(windows.values()))
+    if whole <= 0.0:
+        return []
+    found = []
+    for segment in sorted(windows):
+        others = [w for s, w in windows.items() if s != segment]
+        before = baselines.get(segment)
+        if before is not None and before.rows:
+            others.append(scaled(before, windows[segment].rows))
+        share = 1.0 - _distance(key, baseline, others) / whole
+        if share > 0.0:
+            found.append((share, segment))
+    found.sort(key=lambda item: (-item[0], item[1]))
+    return [
+        Cause(
+            statistic=str(key.statistic),
+            score=0.0,
+            feature=None if key.column is None else shown_name(key.column),
+            segment=segment,
+            share=share,
+        )
+        for share, segment in found[:_MOST_CAUSES]
+    ]
+
+
+def _distance(key: CellKey, baseline: Prepared, parts: Sequence[Counted]) -> float:
+    cells = measure(baseline, reduce(merged, parts))
+    return next((abs(cell.effect) for cell in cells if cell.key == key), 0.0)

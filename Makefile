@@ -17,7 +17,7 @@ CHECK_PYTHON = if [ -z "$(PYTHON)" ]; then \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test chaos lint fmt docs bench audit sbom lock clean
+.PHONY: help venv demo test chaos lint fmt docs bench soak audit sbom lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,10 @@ docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metr
 
 bench: $(BENCH_STAMP) ## Measure; writes docs/benchmarks.md (ONLY=decode,sketch)
 	@$(BIN)/python -m benchmarks.report $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+soak: $(BENCH_STAMP) ## The agent at full rate for an hour, with plots (ARGS="--minutes 25 --away 10")
+	@mkdir -p .cache/soak
+	@$(BIN)/python -m benchmarks.soak --plots .cache/soak $(ARGS)
 
 # Not of the development environment: auditors bring many packages that the agent must not be tested with.
 $(AUDIT_STAMP): requirements-audit.lock

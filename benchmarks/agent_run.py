@@ -74,6 +74,13 @@ class Reader:
         self._lock = threading.Lock()
         receiver.behave(self._take)
 
+    def leave(self) -> None:
+        """The receiver's port refuses connections from here on."""
+        self._receiver.stop()
+
+    def come_back(self) -> None:
+        self._receiver.start()
+
     def _take(self, request: Received) -> Answer:
         if request.signal == "metrics":
             with self._lock:

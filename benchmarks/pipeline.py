@@ -57,7 +57,15 @@ def make_topic(
 def measure(options: argparse.Namespace, result: Result) -> None:
     if options.hours:
         with running_kafka(BROKER) as broker:
-            soak(broker, options.hours, result, options)
+            minutes = options.hours * 60
+            soak(
+                broker,
+                minutes,
+                result,
+                seed=options.seed,
+                threads=options.threads,
+                plots=options.plots,
+            )
         return
     n_events = 20_000 if options.tiny else options.events
     passes = 1 if options.tiny else options.passes or PASSES

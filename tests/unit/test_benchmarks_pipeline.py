@@ -21,6 +21,7 @@ from benchmarks.agent_answer import Answers, bucket_of, merged
 from benchmarks.process import cpu_by_thread
 from benchmarks.soak import judged
 from benchmarks.stream import NUMBERS, QUANTILES, SESSION_EVENTS, Stream
+from benchmarks.trend import trend
 
 
 def histogram(values: Any, scale: int) -> ExponentialHistogramDataPoint:
@@ -133,6 +134,31 @@ def test_memory_is_judged_behind_the_warm_up_and_waves_do_not_count(
     assert low <= growth <= high
     assert 90 < from_s < 110
     assert level == pytest.approx(1000.0 + slope * 266, abs=3.0)
+
+
+def walk(seed: int, slope: float, n: int = 400) -> list[tuple[float, float]]:
+    rng = np.random.default_rng(seed)
+    spikes = 50.0 * (rng.random(n) < 0.03)
+    values = 100.0 + slope * np.arange(n) + rng.normal(size=n) + spikes
+    return [(float(i), value) for i, value in enumerate(values.tolist())]
+
+
+def test_chance_is_seldom_taken_for_a_trend() -> None:
+    found = [trend(walk(seed, 0.0)) for seed in range(300)]
+    assert sum(t.sure_growth > 0 for t in found) <= 5, "1 %, rising or falling"
+
+
+def test_a_slow_growth_under_noise_and_spikes_is_found_and_measured() -> None:
+    for seed in range(20):
+        found = trend(walk(seed, 0.02))
+        assert found.p < 0.001
+        assert found.sure_growth == pytest.approx(0.02 * 400 * 0.66, rel=0.25)
+        assert trend(walk(seed, -0.02)).sure_growth == 0.0
+
+
+def test_too_few_points_are_refused() -> None:
+    with pytest.raises(ValueError, match="a trend needs 24"):
+        trend(walk(0, 1.0, n=30))
 
 
 def test_processor_time_is_told_by_the_names_of_threads() -> None:

@@ -239,6 +239,7 @@ class Agent:
             lambda fold: (fold.sealed_until, dict(fold.slow_above_s), dict(fold.tally.irregular))
         )
         self._deliver.irregular_before = irregular
+        self.telemetry.start_after(await self._fold.call(lambda fold: fold.time_ns))
         self._is_open = True
         for kernel in self._kernels:
             kernel.hint(sealed_until, slow_above_s)

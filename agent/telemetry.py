@@ -95,6 +95,17 @@ class Telemetry:
         self._ended: dict[str, dict[Attributes, int]] = {}  # when to stop saying so
         self._last_ns = self.start_ns
 
+    def start_after(self, time_ns: int) -> None:
+        """Begin no series before this time, when the clock says an earlier one.
+
+        For a process that goes on under the name of one before it, whose last points were of that time: a
+        clock that was set back meanwhile must not lay one period over the other.
+        """
+        with self._lock:
+            if self.start_ns < time_ns:
+                self.start_ns = time_ns
+                self._last_ns = max(self._last_ns, self.start_ns)
+
     def add(self, name: str, value: int | float = 1, **attributes: str | int) -> None:
         """Add to a counter (`value` >= 0) or an updowncounter."""
         spec = spec_of(name)

@@ -100,6 +100,11 @@ class Fold:
         return self._marks.sealed_until
 
     @property
+    def time_ns(self) -> int:
+        """Of the last export, or the start; later ones are behind it, whatever the clock says."""
+        return self._time_ns
+
+    @property
     def streams(self) -> dict[StreamKey, Stream]:
         """Admitted and overflow streams, to be read by pages and tests."""
         return self._register.streams

@@ -86,6 +86,19 @@ def test_point_times_rise_strictly_although_the_clock_stands_still() -> None:
     assert times == sorted(set(times)) and times[0] == 5_000
 
 
+def test_a_clock_that_was_set_back_since_the_process_before_lays_no_period_over_its_last() -> None:
+    telemetry = Telemetry(start_ns=1000)
+    telemetry.add("inferometer.cuts")
+    telemetry.start_after(500)
+    assert telemetry.start_ns == 1000
+    telemetry.start_after(5000)
+    ((metric,), (again,)) = telemetry.metrics(1100), telemetry.metrics(1200)
+    starts = [point.start_ns for point in (*metric.points, *again.points)]  # type: ignore[union-attr]
+    times = [point.time_ns for point in (*metric.points, *again.points)]
+    assert starts == [5000, 5000]
+    assert 5000 < times[0] < times[1]
+
+
 def test_a_counter_that_is_set_never_falls() -> None:
     telemetry = Telemetry()
     telemetry.set("inferometer.fetch.bytes", 10)

@@ -94,6 +94,7 @@ class ShardFold:
         await self.kept.call(_forget_unanswered)
         chains, self._position = self._log.chains, self._log.position
         self._irregular_before = await self.thread.call(lambda fold: dict(fold.tally.irregular))
+        self._telemetry.start_after(await self.thread.call(lambda fold: fold.time_ns))
         self.is_open = True
         if found.is_new:
             committed = await guard.committed()

@@ -156,26 +156,35 @@ def _counts(body: bytes, at: int, n: int) -> tuple[Counts, int]:
     return out, at + entries * (2 + width)
 
 
+#: `Texts.bounds` of a table that lists all.
+NOT_FULL: Final = (0.0,) * layout.SETS
+
+
 @dataclass(slots=True, eq=False)
 class Texts:
     """A string sketch's counts.
 
-    named     hash -> rows that it has at least: what the table counts less its overestimate
-    hashed    float64[256], exact counts by `bucket_of(hash)`
-    names     hash -> text, cut at 56 bytes; not every listed hash has one
-    unlisted  a text that is not listed has at most so many rows
+    named   hash -> rows that it has at least: what the table counts less its overestimate
+    hashed  float64[256], exact counts by `bucket_of(hash)`
+    names   hash -> text, cut at 56 bytes; not every listed hash has one
+    bounds  by set of the table: a text of that set that is not listed has at most so many rows; 0: all
+            texts of the set are listed, with exact counts
     """
 
     count: float
     named: dict[int, float]
     hashed: Counts
     names: dict[int, str]
-    unlisted: float
+    bounds: tuple[float, ...] = NOT_FULL
 
     @property
     def is_exact(self) -> bool:
         """Whether every row's text is listed, so that `named` are the exact counts of all texts."""
-        return self.unlisted == 0
+        return not any(self.bounds)
+
+    def bound(self, key: int) -> float:
+        """Rows at most, of a hash that is not listed."""
+        return self.bounds[key & layout.SETS - 1]
 
 
 def scaled_texts(a: Texts, factor: float) -> Texts:
@@ -186,7 +195,7 @@ def scaled_texts(a: Texts, factor: float) -> Texts:
         count=a.count * factor,
         named=named,
         hashed=a.hashed * factor,
-        unlisted=a.unlisted * factor,
+        bounds=tuple(bound * factor for bound in a.bounds),
     )
 
 
@@ -200,7 +209,7 @@ def merged_texts(a: Texts, b: Texts) -> Texts:
         named,
         a.hashed + b.hashed,
         a.names | b.names,
-        a.unlisted + b.unlisted,
+        tuple(x + y for x, y in zip(a.bounds, b.bounds, strict=True)),
     )
 
 
@@ -237,7 +246,5 @@ def read_texts(sketch: bytes) -> Texts:
         smallest[group] = min(smallest[group], n) if ways[group] else n
         ways[group] += 1
     hashed, _ = _counts(body, at, layout.HASHED_BUCKETS)
-    unlisted = max(
-        (low for low, n in zip(smallest, ways, strict=True) if n == layout.WAYS), default=0
-    )
-    return Texts(count, named, hashed, names, unlisted if certain < count else 0)
+    bounds = tuple(low if n == layout.WAYS else 0.0 for low, n in zip(smallest, ways, strict=True))
+    return Texts(count, named, hashed, names, bounds if certain < count else NOT_FULL)

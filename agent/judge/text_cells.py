@@ -7,6 +7,7 @@ enter: they only name.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,14 +44,13 @@ class TextBaseline:
         m, n = self.texts.count, window.count
         p, q = self.texts.hashed.copy(), window.hashed.copy()
         own_p, own_q = [], []
-        if self.texts.is_exact and window.is_exact:
-            least = MIN_EXPECTED * m / max(1, min(m, n))
-            for key, rows in self.texts.named.items():
-                if rows >= least:
-                    own_p.append(rows)
-                    own_q.append(window.named.get(key, 0))
-                    p[bucket_of(key)] -= own_p[-1]
-                    q[bucket_of(key)] -= own_q[-1]
+        least = MIN_EXPECTED * m / max(1.0, min(m, n))
+        for key, rows in self.texts.named.items():
+            if rows >= least and not self.texts.bound(key) and not window.bound(key):
+                own_p.append(rows)
+                own_q.append(window.named.get(key, 0.0))
+                p[bucket_of(key)] -= own_p[-1]
+                q[bucket_of(key)] -= own_q[-1]
         p, q = np.concatenate((own_p, p)), np.concatenate((own_q, q))
         thick = p * (min(m, n) / m) >= MIN_EXPECTED
         rest_p, rest_q = float(p[~thick].sum()), float(q[~thick].sum())
@@ -65,28 +65,37 @@ class TextBaseline:
         return p, q
 
     def unseen(self, window: Texts) -> tuple[float, list[tuple[str, float]]]:
-        """Rows of the window whose text the baseline certainly never held, and the texts among them that
-        are named, most frequent first.
+        """Rows of the window whose text the baseline never held, and the texts among them that are named,
+        most frequent first.
 
-        A lower bound: rows in hashed buckets that are empty in the baseline, and rows of listed texts
-        that a baseline which lists all its texts does not list.
+        Certain: rows in hashed buckets that are empty in the baseline, and of listed texts that a full list of
+        the baseline lacks. Where the list is not full, a text that it lacks may be rare instead of
+        new: then rows count beyond those that the largest unlisted count explains, with three errors.
         """
         empty = self.texts.hashed == 0
+        ratio = window.count / self.texts.count
         rows = float(window.hashed[empty].sum())
         found: list[tuple[str, float]] = []
         for key, n in window.named.items():
-            in_empty = bool(empty[bucket_of(key)])
-            if in_empty or (self.texts.is_exact and key not in self.texts.named):
-                rows += 0.0 if in_empty else n
-                if n and key in window.names:
-                    found.append((window.names[key], n))
+            if key in self.texts.named:
+                continue
+            new = n
+            if not empty[bucket_of(key)]:
+                rare = self.texts.bound(key) * ratio
+                new = max(0.0, n - rare - 3.0 * math.sqrt(rare))
+                rows += new
+            if new and key in window.names:
+                found.append((window.names[key], n))
         found.sort(key=lambda item: (-item[1], item[0]))
         return rows, found[:MAX_NAMED]
 
     def held_alone(self, window: Texts) -> float:
         """Rows of a window inside the baseline whose text no other window holds: what `unseen` would have
-        found, had the window come after. 0 where counts are not exact."""
-        if not (self.texts.is_exact and window.is_exact):
-            alone = (self.texts.hashed == window.hashed) & (window.hashed > 0)
-            return float(window.hashed[alone].sum())
-        return sum(n for key, n in window.named.items() if self.texts.named.get(key) == n)
+        found, had the window come after."""
+        alone = (self.texts.hashed == window.hashed) & (window.hashed > 0)
+        rows = float(window.hashed[alone].sum())
+        for key, n in window.named.items():
+            is_exact = not self.texts.bound(key) and not window.bound(key)
+            if is_exact and not alone[bucket_of(key)] and self.texts.named.get(key) == n:
+                rows += n
+        return rows

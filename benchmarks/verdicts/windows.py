@@ -64,15 +64,25 @@ def _hash(name: str) -> int:
 
 
 def texts_of(counts: Mapping[str, int]) -> Texts:
-    """Few texts, all listed."""
+    """Texts with their exact counts; a set of the table keeps its eight most frequent."""
     hashed = np.zeros(layout.HASHED_BUCKETS)
-    named, names = {}, {}
+    sets: list[list[tuple[int, str]]] = [[] for _ in range(layout.SETS)]
     for name, n in counts.items():
         if n:
             key = _hash(name)
-            named[key], names[key] = int(n), name
             hashed[bucket_of(key)] += n
-    return Texts(sum(named.values()), named, hashed, names, 0)
+            sets[key & layout.SETS - 1].append((int(n), name))
+    named: dict[int, float] = {}
+    names = {}
+    bounds = []
+    for held in sets:
+        held.sort(reverse=True)
+        # What space-saving may have overestimated by is taken off every count of a full set.
+        bound = float(held[layout.WAYS][0]) if len(held) > layout.WAYS else 0.0
+        for n, name in held[: layout.WAYS]:
+            named[_hash(name)], names[_hash(name)] = max(0.0, n - bound), name
+        bounds.append(float(held[layout.WAYS - 1][0]) if bound else 0.0)
+    return Texts(float(hashed.sum()), named, hashed, names, tuple(bounds))
 
 
 def counted_of(table: Mapping[str, NDArray]) -> Counted:

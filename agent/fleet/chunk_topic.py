@@ -59,6 +59,8 @@ class ChunkTopic:
             "retention.ms": str(RETENTION_MS),
             "retention.bytes": str(_NO_LIMIT),
             "max.message.bytes": str(max(MIN_MESSAGE_BYTES, 1 << 20)),
+            # Agents' clocks may be wrong: brokers refuse times of the future, and age by them.
+            "message.timestamp.type": "LogAppendTime",
         }
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.chaos.life import SESSION_S, Agent, Life, Stuck, within
-from tests.chaos.seams import MEMORY_POINTS, START_POINTS, VOLUME_POINTS
+from tests.chaos.seams import ARROWS
 from tests.support.otlp_answers import ACCEPT, SILENCE, Answer, overloaded, transient
 from tests.support.otlp_receiver import Received
 
@@ -27,7 +27,7 @@ Apply = Callable[[Life, random.Random], str]
 class Fault:
     name: str
     apply: Apply
-    modes: tuple[str, ...] = ("volume", "memory")
+    modes: tuple[str, ...] = ("volume", "memory", "fleet")
     repeats: int = 2  # crashes and assignments that may be lost
     late: bool = False  # the collector may hear things out of order
     weight: int = 2
@@ -65,17 +65,17 @@ def kill_all_twice(life: Life, rnd: random.Random) -> str:
 
 
 def kill_at_an_arrow(life: Life, rnd: random.Random) -> str:
-    points = VOLUME_POINTS + START_POINTS if life.is_volume else MEMORY_POINTS
-    point, passes = rnd.choice(points), rnd.randint(1, 4)
     agent = _some(life, rnd)
-    if point in START_POINTS:
+    running, starting = ARROWS[agent.role]
+    point, passes = rnd.choice([*running, *starting]), rnd.randint(1, 4)
+    if point in starting:
         agent.kill(rnd)
         agent.controls.arm(point, 1)
         agent.start()
     else:
         agent.controls.arm(point, passes)
     died = _await_death(agent, rnd)
-    return f"{point} {passes}{'' if died else ', never passed'}"
+    return f"{agent.folder.name}: {point} {passes}{'' if died else ', never passed'}"
 
 
 def _await_death(agent: Agent, rnd: random.Random) -> bool:
@@ -118,7 +118,24 @@ def freeze(life: Life, rnd: random.Random) -> str:
     agent.signal(signal.SIGSTOP)
     time.sleep(frozen_s)
     agent.signal(signal.SIGCONT)
-    return f"{frozen_s:.1f} s"
+    return f"{agent.folder.name}, {frozen_s:.1f} s"
+
+
+def churn(life: Life, rnd: random.Random) -> str:
+    """Agents join and leave, politely and not: the group is given away anew each time."""
+    n = rnd.randint(1, 2)
+    for _ in range(n):
+        newcomer = life.make_agent(f"guest-{life.next_guest()}")
+        life.agents.insert(0, newcomer)
+        newcomer.start()
+        pause(rnd, 0.5, 3.0)
+        if rnd.random() < 0.5:
+            newcomer.stop()
+        else:
+            newcomer.kill(rnd)
+        life.agents.remove(newcomer)
+        life.gone.append(newcomer)
+    return f"{n} came and went"
 
 
 # ---------------------------------------------------------------- the broker
@@ -217,7 +234,7 @@ def answers_late(life: Life, rnd: random.Random) -> str:
 
 
 def _disk_fails(life: Life, rnd: random.Random, number: int) -> str:
-    agent = life.agents[0]
+    agent = rnd.choice(life.keepers)
     agent.controls.fail_disk(number)
     pause(rnd, 0.5, 1.8)
     with_kill = rnd.random() < 0.4
@@ -243,17 +260,22 @@ def disk_error(life: Life, rnd: random.Random) -> str:
 
 
 def _alone(life: Life) -> dict[int, int]:
-    """Every agent stopped, the group empty; the committed offsets: there are some."""
+    """Every agent stopped, the group empty; the committed offsets: there are some.
+
+    Aggregators go on: what the last offsets name is folded before a tool takes their word away.
+    """
     within(life.committed, 30, "offsets are committed")
     life.ledger.hold()
-    for agent in life.agents:
+    if life.mode == "fleet":
+        life.wait_quiet(out_of_order=False)
+    for agent in life.members:
         agent.stop()
     life.wait_left()
     return life.committed()
 
 
 def _again(life: Life) -> None:
-    for agent in life.agents:
+    for agent in life.members:
         agent.start()
     life.ledger.go()
 
@@ -279,10 +301,10 @@ def offsets_forward(life: Life, rnd: random.Random) -> str:
 
 
 def group_deleted(life: Life, rnd: random.Random) -> str:
-    """The volume knows where it stood; memory mode begins again at the start of the log."""
+    """The volume knows where it stood; agents of other modes begin again at the start of the log."""
     at = _alone(life)
     life.delete_group()
-    if not life.is_volume:
+    if life.mode != "volume":
         life.ledger.again([(n, 0, offset) for n, offset in at.items()], 1)
     _again(life)
     return ""
@@ -300,7 +322,7 @@ def partitions_added(life: Life, rnd: random.Random) -> str:
 def clock_jumps(life: Life, rnd: random.Random) -> str:
     """Of an agent, not of the machine. Memory mode knows no other clock behind a restart: forward only."""
     by_s = rnd.choice([5.0, 90.0, 3600.0])
-    if life.is_volume and rnd.random() < 0.5:
+    if life.is_exact and rnd.random() < 0.5:
         by_s = -by_s
         life.heard.clock_went_back = True
     agent = _some(life, rnd)
@@ -311,7 +333,7 @@ def clock_jumps(life: Life, rnd: random.Random) -> str:
     return f"{by_s:+.0f} s"
 
 
-VOLUME = ("volume",)
+KEPT = ("volume", "fleet")
 TABLE = [
     Fault("kill", kill, weight=4),
     Fault("kill twice", kill_all_twice, repeats=4),
@@ -327,14 +349,15 @@ TABLE = [
     Fault("collector black hole", black_hole, repeats=4, late=True),
     Fault("collector drops connections", drops_connections, repeats=4, late=True),
     Fault("collector answers late", answers_late, repeats=4, late=True),
-    Fault("disk full", disk_full, VOLUME),
-    Fault("disk read-only", disk_read_only, VOLUME),
-    Fault("disk error", disk_error, VOLUME),
+    Fault("disk full", disk_full, KEPT),
+    Fault("disk read-only", disk_read_only, KEPT),
+    Fault("disk error", disk_error, KEPT),
     Fault("offsets back", offsets_back, repeats=1, weight=1),
     Fault("offsets forward", offsets_forward, repeats=1, weight=1),
     Fault("group deleted", group_deleted, repeats=1, weight=1),
     Fault("partitions added", partitions_added, repeats=1, weight=1),
     Fault("clock jumps", clock_jumps),
+    Fault("group churn", churn, ("fleet",), weight=4),
 ]
 BY_NAME = {fault.name: fault for fault in TABLE}
 

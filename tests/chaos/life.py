@@ -1,6 +1,8 @@
 """A topic, a group, a collector and the agents of one mode, through some rounds.
 
 Volume mode: one agent; every acknowledged row is in the totals exactly once, whatever happened.
+Fleet mode: two or three agents and an aggregator for each of one or two shards; the same of the shards'
+totals together.
 Memory mode: two agents; nothing is lost, and what is repeated lies between the offsets committed before
 a crash and the end of the log, at most once for each crash or lost assignment.
 """
@@ -51,13 +53,16 @@ def within(probe: Callable[[], T], timeout_s: float, what: str) -> T:
 class Agent:
     """One agent that may be killed and started again; its clock, disk and name go on."""
 
-    def __init__(self, folder: Path, config: Json, volume: Path | None) -> None:
+    def __init__(self, folder: Path, config: Json, volume: Path | None, role: str) -> None:
+        """`role`: its mode of delivery, or `aggregate`."""
         folder.mkdir(parents=True)
         self.folder = folder
+        self.role = role
         self.controls = Controls(folder)
         self._volume = volume
         program = ("-m", "tests.chaos.seams", str(folder))
-        self.process = AgentProcess(folder, config, program=program)
+        command = "aggregate" if role == "aggregate" else "run"
+        self.process = AgentProcess(folder, config, program=program, command=command)
 
     def start(self) -> None:
         """Start it; one that dies on the way, at a point that was armed, is started again."""
@@ -102,7 +107,7 @@ class Agent:
 
 
 class Life:
-    """Use with `with`. `mode` is volume or memory."""
+    """Use with `with`. `mode` is volume, memory or fleet."""
 
     def __init__(self, kafka: RealKafka, folder: Path, mode: str, rnd: random.Random) -> None:
         self.kafka, self.mode, self.rnd = kafka, mode, rnd
@@ -119,35 +124,80 @@ class Life:
         self._expected = Account()
         self._admin = self._new_admin()
         self._no_answer = ""
-        self.agents: list[Agent] = []
+        self.agents: list[Agent] = []  # members of the group first
+        self.gone: list[Agent] = []  # came and went
+        self.shards = rnd.randint(1, 2)
+        self.chunk_topic = unique("chunks")
 
     @property
-    def is_volume(self) -> bool:
-        return self.mode == "volume"
+    def is_exact(self) -> bool:
+        """Nothing may be repeated."""
+        return self.mode != "memory"
+
+    @property
+    def members(self) -> list[Agent]:
+        """Those in the group that reads the topic."""
+        return [agent for agent in self.agents if agent.role != "aggregate"]
+
+    @property
+    def keepers(self) -> list[Agent]:
+        """Those with a volume."""
+        return [agent for agent in self.agents if agent.role in ("volume", "aggregate")]
+
+    def next_guest(self) -> int:
+        """Number of the next agent that comes and goes."""
+        return len(self.gone)
 
     def __enter__(self) -> Self:
         self.receiver.start()
         self.ledger.__enter__()
-        for number in range(1 if self.is_volume else 2):
-            volume = self.folder / "volume" if self.is_volume else None
-            name = f"agent-{number}"
-            self.agents.append(Agent(self.folder / name, self._config(name, volume), volume))
+        n_agents = {"volume": 1, "memory": 2, "fleet": 4 - self.shards}[self.mode]
+        for number in range(n_agents):
+            self.agents.append(self.make_agent(f"agent-{number}"))
+        for shard in range(self.shards if self.mode == "fleet" else 0):
+            self.agents.append(self._make_aggregator(shard))
         for agent in self.agents:
             agent.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for agent in self.agents:
+        for agent in [*self.agents, *self.gone]:
             if agent.process.process is not None:
                 agent.process.process.kill()
         self.ledger.__exit__()
         self.receiver.stop()
 
-    def _config(self, name: str, volume: Path | None) -> Json:
-        delivery: Json = {"mode": self.mode, "drain_timeout_s": 2.5}
-        if volume is not None:
-            delivery |= {"volume_path": str(volume), "snapshot_interval_s": 0.7}
-        config: Json = {
+    def make_agent(self, name: str) -> Agent:
+        """A member of the group; not started."""
+        delivery: Json = {}
+        own: Json = {"service": {"instance_id": name}}
+        volume = None
+        if self.mode == "volume":
+            volume, own = self.folder / "volume", {}
+            delivery = {"volume_path": str(volume)}
+        if self.is_exact and self.rnd.random() < 0.5:
+            own["kafka"] = {"group_instance_id": name}
+        config = merged(self._config(delivery), own)
+        return Agent(self.folder / name, config, volume, self.mode)
+
+    def _make_aggregator(self, shard: int) -> Agent:
+        volume = self.folder / f"volume-{shard}"
+        own = {"aggregate": {"shard": shard, "volume_path": str(volume)}}
+        config = merged(self._config({}), own)
+        return Agent(self.folder / f"shard-{shard}", config, volume, "aggregate")
+
+    def _config(self, delivery: Json) -> Json:
+        """What all of this life have in common."""
+        delivery = {
+            "mode": self.mode,
+            "drain_timeout_s": 2.5,
+            "snapshot_interval_s": 0.7,
+            **delivery,
+        }
+        if self.mode == "fleet":
+            delivery |= {"chunk_topic": self.chunk_topic, "shards": self.shards}
+            delivery["cut_interval_s"] = 0.25
+        return {
             "kafka": {
                 "bootstrap_servers": [self.kafka.bootstrap],
                 "topics": [self.topic],
@@ -168,11 +218,6 @@ class Life:
             },
             "features": {n: {"kind": "numeric"} for n in ("amount", "balance", "slot")},
         }
-        if volume is None:
-            config["service"] = {"instance_id": name}
-        elif self.rnd.random() < 0.5:
-            config = merged(config, {"kafka": {"group_instance_id": name}})
-        return config
 
     # -- what the group says
 

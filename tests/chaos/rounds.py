@@ -17,7 +17,7 @@ from tests.chaos.life import Life, Stuck, Verdict
 from tests.support.kafka_real import RealKafka
 
 ROUNDS_A_LIFE = 10
-MODES = ("volume", "memory")
+MODES = ("volume", "memory", "fleet")
 
 
 @dataclass
@@ -130,7 +130,7 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
             for agent in life.agents:
                 agent.stop()
             life.heard.take(out_of_order=fault.late)
-        if not life.is_volume:
+        if not life.is_exact:
             life.allow_repeats(before, fault.repeats)
         verdict = life.check()
         if stuck:

@@ -24,11 +24,15 @@ from pathlib import Path
 
 from tests.support import killed_at
 
-#: Arrows of the commit in each mode, by the names of `killed_at`. The last two of volume mode are
-#: passed when an agent begins.
-VOLUME_POINTS = [p for p in killed_at.POINTS if p not in ("settled", "placed")]
-START_POINTS = ["settled", "placed"]
-MEMORY_POINTS = ["export-answered", "commit-sent", "commit-answered"]
+_START = ["settled", "placed"]
+#: Arrows of the commit by what a process does, by the names of `killed_at`: those that it passes again and
+#: again, and those that it passes when it begins.
+ARROWS: dict[str, tuple[list[str], list[str]]] = {
+    "volume": ([p for p in killed_at.POINTS if p not in _START], _START),
+    "memory": (["export-answered", "commit-sent", "commit-answered"], []),
+    "fleet": (killed_at.FLEET_POINTS, killed_at.FLEET_START_POINTS),
+    "aggregate": (killed_at.SHARD_POINTS, killed_at.SHARD_START_POINTS),
+}
 
 _N_FIELDS = 4
 _CLOCK, _ERRNO, _POINT, _PASSES = range(_N_FIELDS)
@@ -69,13 +73,13 @@ class Controls:
     def arm(self, point: str, passes: int) -> None:
         """Die at the `passes`-th time past this point, counted from now."""
         self._set(_PASSES, passes)
-        self._set(_POINT, killed_at.POINTS.index(point) + 1)
+        self._set(_POINT, killed_at.ALL_POINTS.index(point) + 1)
 
     def disarm(self) -> None:
         self._set(_POINT, 0)
 
     def passed(self, point: str) -> None:
-        if self._get(_POINT) != killed_at.POINTS.index(point) + 1:
+        if self._get(_POINT) != killed_at.ALL_POINTS.index(point) + 1:
             return
         self._set(_PASSES, self._get(_PASSES) - 1)
         if self._get(_PASSES) <= 0:
@@ -185,7 +189,7 @@ def main(arguments: list[str]) -> int:
     mode.use_files()
     _install_disk(controls, folder)
     _hasten()
-    for point in killed_at.POINTS:
+    for point in killed_at.ALL_POINTS:
         killed_at.install(point, lambda point=point: controls.passed(point))  # type: ignore[misc]
     return cli.main(arguments[1:])
 

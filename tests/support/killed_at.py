@@ -33,6 +33,39 @@ AROUND: dict[str, tuple[str, str, str, bool]] = {
     "placed": ("agent.delivery.volume", "VolumeMode", "place", False),
 }
 POINTS = [*AROUND, "half-written", "commit-sent", "commit-answered"]
+#: The same of an agent in fleet mode, and of an aggregator.
+AROUND |= {
+    "fleet-cut": ("agent.fleet.chunk_writer", "ChunkWriter", "write", True),
+    "record-sent": ("aiokafka", "AIOKafkaProducer", "send", False),
+    "fleet-durable": ("agent.fleet.mode", "FleetMode", "_commit_chunk", True),
+    "fleet-counted": ("agent.fleet.mode", "FleetMode", "deliver", False),
+    "fleet-settled": ("agent.fleet.mode", "FleetMode", "settle", False),
+    "fleet-placed": ("agent.fleet.mode", "FleetMode", "place", False),
+    "shard-read": ("agent.aggregate.folding", "ShardFold", "take", True),
+    "shard-taken": ("agent.aggregate.folding", "", "_sync", True),
+    "shard-durable": ("agent.aggregate.folding", "", "_sync", False),
+    "shard-exported": ("agent.delivery.kept", "Kept", "export", False),
+    "shard-opened": ("agent.aggregate.folding", "ShardFold", "open", False),
+}
+_COMMIT = ["commit-sent", "commit-answered"]
+FLEET_POINTS = ["fleet-cut", "record-sent", "fleet-durable", *_COMMIT, "fleet-counted"]
+FLEET_START_POINTS = ["fleet-settled", "fleet-placed"]
+SHARD_POINTS = [
+    "shard-read",
+    *_COMMIT,
+    "shard-taken",
+    "half-written",
+    "shard-durable",
+    "shard-exported",
+    "export-answered",
+    "snapshot-begun",
+    "file-synced",
+    "file-renamed",
+    "snapshot-written",
+    "unlinked",
+]
+SHARD_START_POINTS = ["shard-opened"]
+ALL_POINTS = list(dict.fromkeys([*POINTS, *AROUND]))
 
 Count = Callable[[], None]
 

@@ -404,6 +404,12 @@ def _own() -> list[MetricSpec]:
         ),
         MetricSpec("inferometer.judge.duration", _H, "s", "Processor time of judging what sealed."),
         MetricSpec(
+            "inferometer.judge.errors",
+            _C,
+            "{error}",
+            "Inputs whose judging failed by a mistake in this program: their verdicts are missing.",
+        ),
+        MetricSpec(
             "inferometer.verdicts.dropped",
             _C,
             "{verdict}",

@@ -22,6 +22,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -139,8 +140,8 @@ def _header_of(fold: Fold) -> _Header:
     )
 
 
-def load(config: Config, data: bytes) -> Fold:
-    """The fold that `dump` wrote, to go on under `config`.
+def load(config: Config, data: bytes, make: Callable[..., Fold] = Fold) -> Fold:
+    """The fold that `dump` wrote, to go on under `config`. `make(config, start_ns=...)`: an empty one.
 
     Raises DecodeError when the bytes are not exactly what was written, or a newer program wrote them;
     ForeignStateError when this configuration cannot go on with them: it names the option.
@@ -149,7 +150,7 @@ def load(config: Config, data: bytes) -> Fold:
     raw, body = open_frame(MAGIC, VERSION, data, _WHAT)
     header = decoded(_header, raw, f"{_WHAT}: header")
     _check_digest(header.digest, config)
-    fold = Fold(config, start_ns=header.start_ns)
+    fold = make(config, start_ns=header.start_ns)
     _restore_counts(fold, header)
     fold._marks.restore(header.marks)
     _restore_streams(fold, header, Body(body))

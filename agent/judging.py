@@ -1,0 +1,180 @@
+"""A fold that judges what it seals: verdicts are as exact as the counts they rest on.
+
+    Chunk, Tick -> Fold -> sealed profiles -> Judge -> Judged -> Standing -> metrics, `/v1/state`, `telling`
+
+Invariants
+1. Judging follows the fold's inputs, in their order and with their times, and nothing else. So what a
+   replay of the journal folds again it judges again, with the same verdicts under the same ids.
+2. Only sealed windows are judged, and time that passed (silence, stalls).
+3. A mistake in judging costs verdicts, said and counted; never a count, never the fold.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from agent.config import Config
+from agent.emit.complaints import Complaints
+from agent.emit.verdict_points import VerdictPoints
+from agent.errors import DecodeError
+from agent.fold import persist
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.fold.persist_records import joined
+from agent.fold.profile import Profile
+from agent.respond.event import verdict_json
+from agent.respond.standing import Standing, by_state
+from agent.state.chunk import open_frame, seal_frame
+from agent.telemetry import Telemetry
+from agent.types import Chunk, Json, Snapshot
+from agent.verdict import Judged
+
+log = logging.getLogger(__name__)
+
+MAGIC: Final = b"IFJF"
+VERSION: Final = 1
+_LENGTH: Final = struct.Struct("<4sQ")  # MAGIC, bytes of the part that is not the fold's
+
+
+class Judge(Protocol):
+    """What judging is asked (`judge.engine`). A function of its inputs: no clock, no randomness."""
+
+    def sealed(self, profiles: Sequence[Profile], sealed_until: int, now_ns: int) -> Judged:
+        """Windows below `sealed_until` are sealed; these are their profiles, oldest window first."""
+
+    def tick(self, now_ns: int) -> Judged:
+        """Time has passed."""
+
+    def dump(self) -> bytes: ...
+
+    def load(self, data: bytes) -> None:
+        """Go on where `dump` was made. Raises DecodeError."""
+
+    def state(self) -> Json:
+        """Its part of `/v1/state`."""
+
+
+class JudgingFold(Fold):
+    """See the module, and `Fold`. One owner, the fold thread."""
+
+    def __init__(
+        self, config: Config, *, start_ns: int, judge: Judge, telemetry: Telemetry
+    ) -> None:
+        super().__init__(config, start_ns=start_ns)
+        self.judge = judge
+        self._telemetry = telemetry
+        self._points = VerdictPoints(config.export.drift, config.export.max_drift_series)
+        self.standing = Standing(self._points.max_drift)
+        self._complaints = Complaints(log)
+
+    # ------------------------------------------------------------ inputs
+
+    def apply(self, chunk: Chunk, now_ns: int) -> Effects:
+        return self._judged(lambda: super(JudgingFold, self).apply(chunk, now_ns))
+
+    def tick(self, now_ns: int) -> Effects:
+        effects = self._judged(lambda: super(JudgingFold, self).tick(now_ns))
+        self._note(lambda: self.judge.tick(self._now_ns))
+        return effects
+
+    def seal_all(self, now_ns: int) -> Effects:
+        return self._judged(lambda: super(JudgingFold, self).seal_all(now_ns))
+
+    def _judged(self, fold: Callable[[], Effects]) -> Effects:
+        """Fold an input, and judge what it sealed: profiles, or windows that nobody had a row in."""
+        before = self.sealed_until
+        effects = fold()
+        if effects.sealed or self.sealed_until > before:
+            began = time.thread_time()
+            self._note(lambda: self.judge.sealed(effects.sealed, self.sealed_until, self._now_ns))
+            self._telemetry.record("inferometer.judge.duration", time.thread_time() - began)
+        return effects
+
+    def _note(self, judge: Callable[[], Judged]) -> None:
+        n_dropped = self.standing.n_dropped
+        try:
+            self.standing.note(judge())
+        except Exception as error:
+            self._telemetry.add("inferometer.judge.errors")
+            self._complaints.say("judge", f"judging failed: {type(error).__name__}: {error}")
+            log.debug("judging failed", exc_info=True)
+        self._telemetry.add("inferometer.verdicts.dropped", self.standing.n_dropped - n_dropped)
+
+    # ------------------------------------------------------------ what leaves
+
+    def export(self, now_ns: int, *, zeros: bool = True) -> Snapshot:
+        snapshot = super().export(now_ns, zeros=zeros)
+        snapshot.metrics += self._points.metrics(self.standing, self._start_ns, snapshot.time_ns)
+        return snapshot
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        snapshot = super().snapshot(now_ns)
+        snapshot.metrics += self._points.metrics(self.standing, self._start_ns, snapshot.time_ns)
+        return snapshot
+
+    def state(self, now_ns: int, made: Callable[[Json], Any] | None = None) -> Json:
+        """As the fold's, with what stands of verdicts, and what the judge knows."""
+        document = super().state(now_ns, made) if made is not None else super().state(now_ns)
+        verdicts = self.standing.shown()
+        document["verdicts"] = [verdict_json(verdict) for verdict in verdicts]
+        document["verdict_counts"] = by_state(verdicts)
+        document["judge"] = self.judge.state()
+        return document
+
+
+@dataclass(frozen=True)
+class Folds:
+    """How the folds of a process are made, written and read: judging ones, where there is a judge.
+
+    `make_judge` makes one that knows nothing of windows yet.
+    """
+
+    config: Config
+    telemetry: Telemetry
+    make_judge: Callable[[], Judge] | None
+
+    def make(self, start_ns: int) -> Fold:
+        """An empty fold whose series start at a time (epoch ns)."""
+        return self._make(self.config, start_ns=start_ns)
+
+    def dump(self, fold: Fold) -> bytes:
+        """The fold, and behind a length what judging knows."""
+        data = persist.dump(fold)
+        if not isinstance(fold, JudgingFold):
+            return data
+        own = seal_frame(MAGIC, VERSION, fold.judge.dump(), fold.standing.dump())
+        return joined([_LENGTH.pack(MAGIC, len(own)), own, data])
+
+    def load(self, data: bytes) -> Fold:
+        """What `dump` wrote; of a fold that judged nothing, judging begins anew.
+
+        Raises as `persist.load` does. What another version wrote of judging is left out, and said.
+        """
+        own = b""
+        if data[:4] == MAGIC:
+            _, length = _LENGTH.unpack_from(data)
+            own, data = data[_LENGTH.size : _LENGTH.size + length], data[_LENGTH.size + length :]
+        fold = persist.load(self.config, data, self._make)
+        if own and isinstance(fold, JudgingFold):
+            try:
+                judge, standing = open_frame(MAGIC, VERSION, own, "state of judging")
+                fold.judge.load(bytes(judge))
+                fold.standing.load(bytes(standing))
+            except DecodeError as error:
+                fresh = self._make(self.config, start_ns=0)
+                assert isinstance(fresh, JudgingFold)
+                fold.judge, fold.standing = fresh.judge, fresh.standing
+                log.warning("judging begins anew, the counts do not: %s", error)
+        return fold
+
+    def _make(self, config: Config, *, start_ns: int) -> Fold:
+        if self.make_judge is None:
+            return Fold(config, start_ns=start_ns)
+        return JudgingFold(
+            config, start_ns=start_ns, judge=self.make_judge(), telemetry=self.telemetry
+        )

@@ -88,14 +88,19 @@ def texts_of(counts: Mapping[str, int]) -> Texts:
 def counted_of(table: Mapping[str, NDArray]) -> Counted:
     """Columns of equal length: floats (NaN is missing), booleans, or texts ("" is missing)."""
     rows = len(next(iter(table.values())))
-    columns = {}
+    columns: dict[Column, CountedColumn] = {}
     for name, values in table.items():
         values = np.asarray(values)
         if values.dtype.kind in "US":
             texts, counts = np.unique(values, return_counts=True)
             held = dict(zip(texts.tolist(), counts.tolist(), strict=True))
             missing = held.pop("", 0)
-            read = CountedColumn(Kind.CATEGORICAL, float(missing), texts=texts_of(held))
+            read = CountedColumn(
+                Kind.CATEGORICAL,
+                float(missing),
+                texts=texts_of(held),
+                distinct=float(len(held)),
+            )
         elif values.dtype.kind == "b":
             read = CountedColumn(Kind.BOOLEAN, 0.0, numbers=numbers_of(values.astype(np.float64)))
         else:

@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(plan)
     _add_replay(add("replay", _replay, "Sketch files instead of a topic.", _REPLAY))
     _add_profile(commands)
+    _add_backtest(
+        add("backtest", _backtest, "What monitors would have said of recorded events.", _BACKTEST)
+    )
     warmup = add("warmup", _warmup, "Compile all kernels into their cache.", _WARMUP)
     warmup.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     _add_json(warmup)
@@ -165,6 +168,24 @@ def _add_profile(commands: Any) -> None:
     diff.add_argument("compared", type=Path, metavar="FILE")
     contract = add("contract", "The data-quality contract that a reference implies, as YAML.")
     contract.add_argument("file", type=Path, metavar="FILE")
+
+
+def _add_backtest(parser: _Parser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="events, oldest first; - is stdin"
+    )
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="of `profile build`")
+    parser.add_argument("--contract", type=Path, metavar="FILE", help="of `profile contract`")
+    parser.add_argument("--model", metavar="NAME", help="model of events that name none")
+    parser.add_argument("--window", type=float, metavar="S", help="seconds (windows.width_s)")
+    parser.add_argument("--rows", type=_count, metavar="N", help="windows of N rows, not of time")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the timeline, a page")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="also as a picture (matplotlib)")
+    parser.add_argument(
+        "--fail-on", choices=("firing", "pending"), help="exit with 1 when an alarm gets there"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar on stderr")
+    _add_json(parser)
 
 
 def _add_output(parser: _Parser) -> None:
@@ -275,6 +296,15 @@ examples:
 A reference holds sketches, never rows: the distributions, the volume and worst windows, and the calibration
 of the change detector. Files are read as `replay` reads them, twice. Without times in the rows, or out of
 their order, windows are blocks of rows in the order of the files.
+"""
+_BACKTEST = """\
+examples:
+  inferometer backtest --baseline ref.profile february.jsonl
+  inferometer backtest -c inferometer.yaml --fail-on firing january.jsonl february.jsonl
+  inferometer backtest --baseline ref.profile february.jsonl --html timeline.html
+
+Without a baseline, models learn from their first windows. Without monitors, defaults watch quality, drift,
+volume and freshness of every model. Exit status 1 with --fail-on when an alarm gets that far.
 """
 _WARMUP = """\
 example:
@@ -399,6 +429,14 @@ def _profile(options: argparse.Namespace) -> int:
 
     command: Callable[[argparse.Namespace, Config], int] = getattr(profile_command, options.what)
     return command(options, config)
+
+
+def _backtest(options: argparse.Namespace) -> int:
+    config = _config(options)
+    _logs(config)
+    from agent.backtest_command import backtest
+
+    return backtest(options, config)
 
 
 def _warmup(options: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ def build(options: argparse.Namespace, config: Config) -> int:
     if options.window is not None and options.rows is not None:
         raise ConfigError("--window and --rows are both given; windows have one of them")
     config = adapted(config, options.window, options.model)
-    _require_folder(options.output)
+    require_folder(options.output)
     began = time.monotonic()
     with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
         built = build_reference(
@@ -47,7 +47,7 @@ def build(options: argparse.Namespace, config: Config) -> int:
             file=sys.stderr,
         )
     if options.json:
-        _json(reference_document(built.reference, config) | {"notes": built.notes})
+        write_json(reference_document(built.reference, config) | {"notes": built.notes})
     return 0
 
 
@@ -58,9 +58,9 @@ def show(options: argparse.Namespace, config: Config) -> int:
 
     reference = read_reference(options.file)
     if options.json:
-        _json(reference_document(reference, config))
+        write_json(reference_document(reference, config))
     else:
-        _print(reference_lines(reference, _shown(config)))
+        write_lines(reference_lines(reference, _shown(config)))
     return 0
 
 
@@ -76,7 +76,7 @@ def merge(options: argparse.Namespace, config: Config) -> int:
     size = write_reference(found, options.output)
     print(f"{options.output}: reference {found.id}, {size / 1024:,.0f} KiB", file=sys.stderr)
     if options.json:
-        _json(reference_document(found, config))
+        write_json(reference_document(found, config))
     return 0
 
 
@@ -88,9 +88,9 @@ def diff(options: argparse.Namespace, config: Config) -> int:
     del config
     before, after = read_reference(options.baseline), read_reference(options.compared)
     if options.json:
-        _json(difference_json(before, after))
+        write_json(difference_json(before, after))
     else:
-        _print(difference_lines(before, after))
+        write_lines(difference_lines(before, after))
     return 0
 
 
@@ -104,7 +104,7 @@ def contract(options: argparse.Namespace, config: Config) -> int:
     reference = read_reference(options.file)
     inferred = infer(reference)
     if options.json:
-        _json(msgspec.to_builtins(inferred))
+        write_json(msgspec.to_builtins(inferred))
     else:
         sys.stdout.write(to_yaml(inferred, f"{options.file} ({reference.id})"))
     return 0
@@ -149,7 +149,7 @@ def _shown(config: Config) -> Any:
     return Shown(named(config))
 
 
-def _require_folder(path: Path) -> None:
+def require_folder(path: Path) -> None:
     """A wrong -o must not cost the work done before it."""
     folder = path.parent
     if not folder.is_dir():
@@ -158,13 +158,15 @@ def _require_folder(path: Path) -> None:
         raise ConfigError(f"-o {path}: cannot be written; name another file")
 
 
-def _json(document: Any) -> None:
+def write_json(document: Any) -> None:
+    """One JSON document on stdout."""
     import orjson
 
     sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _print(lines: Iterable[str]) -> None:
+def write_lines(lines: Iterable[str]) -> None:
+    """Text on stdout, in whatever letters it knows."""
     encoding = sys.stdout.encoding or "ascii"
     for line in lines:
         print(line.encode(encoding, "replace").decode(encoding))

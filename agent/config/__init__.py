@@ -10,20 +10,24 @@ from agent.config.connection import Sasl, Tls
 from agent.config.decoding import Decode, Fields
 from agent.config.delivery import Delivery
 from agent.config.export import Export, Otlp, Traces
+from agent.config.judge import Baseline, Judge
 from agent.config.kafka import Kafka
 from agent.config.models import Feature, Model
+from agent.config.monitors import Monitor
 from agent.config.options import Fraction, Options, Port, Seconds, Secret, Threads
 from agent.config.overload import Overload
 from agent.config.privacy import Privacy, Values
 from agent.config.process import Log, Runtime, ServerTls, Service, Web
 from agent.config.respond import Action, Alertmanager, KafkaTopic, Respond, Webhook
 from agent.config.root import Config
+from agent.config.sources import Source
 from agent.config.windows import Windows
 
 __all__ = [
     "Action",
     "Aggregate",
     "Alertmanager",
+    "Baseline",
     "Budget",
     "Config",
     "Decode",
@@ -32,10 +36,12 @@ __all__ = [
     "Feature",
     "Fields",
     "Fraction",
+    "Judge",
     "Kafka",
     "KafkaTopic",
     "Log",
     "Model",
+    "Monitor",
     "Options",
     "Otlp",
     "Overload",
@@ -48,6 +54,7 @@ __all__ = [
     "Secret",
     "ServerTls",
     "Service",
+    "Source",
     "Threads",
     "Tls",
     "Traces",

@@ -13,13 +13,16 @@ from agent.config.budget import Budget
 from agent.config.decoding import Decode
 from agent.config.delivery import Delivery
 from agent.config.export import Export, Traces
+from agent.config.judge import Baseline, Judge
 from agent.config.kafka import Kafka
 from agent.config.models import Feature, Model
+from agent.config.monitors import Monitor
 from agent.config.options import Options
 from agent.config.overload import Overload
 from agent.config.privacy import Privacy
 from agent.config.process import Log, Runtime, Service, Web
 from agent.config.respond import Respond
+from agent.config.sources import Source
 from agent.config.windows import Windows
 
 
@@ -36,6 +39,16 @@ class Config(Options, frozen=True, kw_only=True):
     )
     privacy: Annotated[Privacy, Meta(description="Texts by name, hashed or off.")] = Privacy()
     windows: Annotated[Windows, Meta(description="Event-time windows.")] = Windows()
+    judge: Annotated[Judge, Meta(description="Windows against baselines.")] = Judge()
+    baselines: Annotated[dict[str, Baseline], Meta(description="By name, for `monitors`.")] = (
+        msgspec.field(default_factory=dict)
+    )
+    monitors: Annotated[list[Monitor], Meta(description="Rules.")] = msgspec.field(
+        default_factory=list
+    )
+    sources: Annotated[list[Source], Meta(description="Where features come from.")] = msgspec.field(
+        default_factory=list
+    )
     delivery: Annotated[Delivery, Meta(description="Cuts and commits.")] = Delivery()
     overload: Annotated[Overload, Meta(description="Load shedding.")] = Overload()
     aggregate: Annotated[Aggregate, Meta(description="`inferometer aggregate`.")] = Aggregate()
@@ -60,6 +73,7 @@ class Config(Options, frozen=True, kw_only=True):
         self._require_chunk_topic()
         self._require_other_dead_letter_topic()
         self._require_other_action_topics()
+        self._require_known_names()
         self._require_key()
         seen: set[str] = set()
         for index, model in enumerate(self.models):
@@ -111,6 +125,32 @@ class Config(Options, frozen=True, kw_only=True):
                 raise ValueError(
                     f'respond.actions "{action.name}" writes to {topic}, which the agent reads; name another topic'
                 )
+
+    def _require_known_names(self) -> None:
+        """Monitors have names of their own, and name baselines and actions that exist."""
+        for group, names in (
+            ("monitors", [m.name for m in self.monitors]),
+            ("sources", [s.name for s in self.sources]),
+        ):
+            if twice := next((n for i, n in enumerate(names) if n in names[:i]), None):
+                index = names.index(twice, names.index(twice) + 1)
+                raise ValueError(
+                    f'{group}[{index}].name is "{twice}", as of one before it; rename one'
+                )
+        actions = [action.name for action in self.respond.actions]
+        for index, monitor in enumerate(self.monitors):
+            at = f'monitors[{index}] ("{monitor.name}")'
+            if monitor.baseline is not None and monitor.baseline not in self.baselines:
+                raise ValueError(
+                    f"{at}: baseline is {monitor.baseline}; must be one of `baselines` "
+                    f"({', '.join(self.baselines) or 'there are none'})"
+                )
+            for name in monitor.actions:
+                if name not in actions:
+                    raise ValueError(
+                        f"{at}: actions has {name}; must be one of `respond.actions` "
+                        f"({', '.join(actions) or 'there are none'})"
+                    )
 
     def _require_other_dead_letter_topic(self) -> None:
         """A topic that is read and written would feed on itself."""

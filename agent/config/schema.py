@@ -48,9 +48,9 @@ class Group:
 
 @functools.cache
 def fields(cls: type[Options]) -> dict[str, Any]:
-    """Option name -> type with its bounds, in the order of declaration."""
+    """Option name, as it is written -> type with its bounds, in the order of declaration."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {f.name: hints[f.name] for f in msgspec.structs.fields(cls)}
+    return {f.encode_name: hints[f.name] for f in msgspec.structs.fields(cls)}
 
 
 def parts(hint: Any) -> tuple[list[Any], list[Meta], bool]:
@@ -202,7 +202,7 @@ def option_paths() -> list[str]:
 def _groups(cls: type[Options], path: str) -> Iterator[Group]:
     options: list[Option] = []
     inner: list[tuple[type[Options], str]] = []
-    defaults = {f.name: f for f in msgspec.structs.fields(cls)}
+    defaults = {f.encode_name: f for f in msgspec.structs.fields(cls)}
     for name, hint in fields(cls).items():
         at = f"{path}.{name}" if path else name
         nested = struct_in(hint)

@@ -288,11 +288,12 @@ class _Sources:
                 raise self._error((*place, name), f"is not an option; {advice}")
             given[name] = self.build(inner, known[name], (*place, name))
         for option in msgspec.structs.fields(struct):
-            if option.required and option.name not in given:
-                words = schema.in_words(known[option.name], option.name)
-                raise self._error((*place, option.name), f"is missing; must be {words}")
+            if option.required and option.encode_name not in given:
+                words = schema.in_words(known[option.encode_name], option.encode_name)
+                raise self._error((*place, option.encode_name), f"is missing; must be {words}")
+        attributes = {f.encode_name: f.name for f in msgspec.structs.fields(struct)}
         try:
-            return struct(**given)
+            return struct(**{attributes[name]: inner for name, inner in given.items()})
         except ValueError as error:
             prefix = f"{dotted(place)}: " if place else ""
             raise ConfigError(f"{self._origin(place)}: {prefix}{one_line(str(error))}") from None
@@ -418,9 +419,10 @@ def _reason(error: OSError) -> str:
 
 def _named_files(group: Options, path: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for name in schema.fields(type(group)):
+    for option in msgspec.structs.fields(type(group)):
+        name = option.encode_name
         at = f"{path}.{name}" if path else name
-        value = getattr(group, name)
+        value = getattr(group, option.name)
         if isinstance(value, Options):
             found += _named_files(value, at)
         elif name.endswith("_file") and value:

@@ -54,6 +54,10 @@ class Panes:
         self._panes.append(united(self._open, self._stream))
         self._open, self._open_rows = [], 0
 
+    def snapshot(self) -> list[Profile]:
+        """The panes that are whole; more may follow."""
+        return list(self._panes)
+
     def take(self) -> list[Profile]:
         """All panes; a rest of less than half the target joins the last."""
         if self._open:

@@ -23,7 +23,7 @@ class SeenStream:
     def __init__(self, stream: StreamKey, panes: Panes | None) -> None:
         self.facts = WindowFacts()
         self.panes = panes
-        self._stream = stream
+        self.stream = stream
         self._hour_share = HourShare()
         self._hours: dict[int, Profile] = {}
         self._parts: list[Profile] = []
@@ -44,14 +44,14 @@ class SeenStream:
             hours.setdefault(hour_of(part.start_ms), []).append(part)
         for hour, parts in hours.items():
             known = [self._hours[hour]] if hour in self._hours else []
-            self._hours[hour] = united([*known, *parts], self._stream)
+            self._hours[hour] = united([*known, *parts], self.stream)
         self._parts = []
 
     def reference(self, *, by_time: bool) -> ReferenceStream:
         self._join()
         facts = self.facts
         found = ReferenceStream(
-            profile=united([self._hours[h] for h in sorted(self._hours)], self._stream),
+            profile=united([self._hours[h] for h in sorted(self._hours)], self.stream),
             columns=facts.columns(),
         )
         if not by_time:

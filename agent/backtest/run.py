@@ -1,0 +1,242 @@
+"""Replays files through the judge: the same decode, sketch, fold and judge code as `run`.
+
+Time is the windows' own: the same files and configuration give the same verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent.config import Config
+from agent.config.contract import ModelContract
+from agent.errors import ConfigError
+from agent.fold.base import Fold
+from agent.fold.effects import Effects
+from agent.ingest.files import STDIN
+from agent.judge.engine import Judge
+from agent.judge.reference import Reference
+from agent.replay import Progress, sketch_files
+from agent.types import Irregular, Json
+from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
+
+#: Rows of a window where rows carry no time: a twentieth of them, within these.
+LEAST_ROWS: Final = 500
+MOST_ROWS: Final = 10_000
+#: Files with more late rows than this are not in the order of time.
+_MOST_LATE: Final = 0.05
+#: Stated where no chance is left to speak of.
+MOST_SCORE: Final = 999.0
+
+
+@dataclass
+class Timeline:
+    """What a backtest found. `windows`: starts of all windows with rows, ascending."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    drift: list[Drift] = field(default_factory=list)
+    windows: list[int] = field(default_factory=list)
+    width_ms: int = 60_000
+    rows: int = 0
+    by_rows: int | None = None
+    notes: list[str] = field(default_factory=list)
+    inventory: Json = field(default_factory=dict)
+
+    @property
+    def alarms(self) -> list[list[Verdict]]:
+        """Verdicts of each alarm, in the order in which alarms opened."""
+        found: dict[str, list[Verdict]] = {}
+        for verdict in self.verdicts:
+            if verdict.alarm:
+                found.setdefault(verdict.alarm, []).append(verdict)
+        return list(found.values())
+
+    @property
+    def pages(self) -> list[list[Verdict]]:
+        """Alarms that would have paged somebody: fired, at severity page."""
+        return [
+            alarm
+            for alarm in self.alarms
+            if any(v.state is State.FIRING and v.severity is Severity.PAGE for v in alarm)
+        ]
+
+
+def run(
+    files: Sequence[Path],
+    config: Config,
+    references: Sequence[Reference] = (),
+    contracts: Sequence[ModelContract] = (),
+    *,
+    rows_per_window: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Timeline:
+    """Judge every window of the files. Raises ConfigError and SourceError as `replay` does."""
+    config = _with_model(config, references)
+    if rows_per_window is None:
+        timeline, fold = _run(files, config, references, contracts, None, on_progress)
+        problem = _why_not_by_time(fold, timeline)
+        if problem and STDIN not in files:
+            rows_per_window = min(MOST_ROWS, max(LEAST_ROWS, fold.tally.rows // 20))
+            notes = [f"{problem}: windows of {rows_per_window:,} rows in the order of the files"]
+            timeline, fold = _run(
+                files, config, references, contracts, rows_per_window, on_progress
+            )
+            timeline.notes = notes
+    else:
+        timeline, fold = _run(files, config, references, contracts, rows_per_window, on_progress)
+    if not fold.tally.rows:
+        dropped = ", ".join(f"{why} {n:,}" for why, n in sorted(fold.tally.dropped.items()) if n)
+        raise ConfigError(
+            f"no rows in {fold.tally.records:,} records"
+            f"{f' (dropped: {dropped})' if dropped else ''}; "
+            "give events with a model, or name the model with --model"
+        )
+    timeline.rows = fold.tally.rows
+    late = fold.tally.irregular[Irregular.LATE] + fold.tally.irregular[Irregular.FUTURE]
+    if late and rows_per_window is None:
+        timeline.notes.append(f"{late:,} of {fold.tally.rows:,} rows were late: in no window")
+    _note_models(timeline, fold, references)
+    return timeline
+
+
+def _run(
+    files: Sequence[Path],
+    config: Config,
+    references: Sequence[Reference],
+    contracts: Sequence[ModelContract],
+    rows_per_window: int | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> tuple[Timeline, Fold]:
+    judge = Judge(config, references, contracts, by_rows=rows_per_window is not None)
+    judged = Judged()
+    windows: set[int] = set()
+    width_ms = int(config.windows.width_s * 1000)
+
+    def take(effects: Effects) -> None:
+        now_ms = effects.sealed_until * width_ms if effects.sealed else 0
+        judged.add(judge.sealed(effects.sealed, effects.sealed_until, now_ms * 1_000_000))
+        windows.update(p.start_ms for p in effects.sealed if p.rows)
+
+    fold = sketch_files(
+        files, config, on_progress=on_progress, on_effects=take, rows_per_window=rows_per_window
+    )
+    return (
+        Timeline(
+            verdicts=judged.verdicts,
+            drift=judged.drift,
+            windows=sorted(windows),
+            width_ms=width_ms,
+            by_rows=rows_per_window,
+            inventory=judge.inventory(),
+        ),
+        fold,
+    )
+
+
+def _with_model(config: Config, references: Sequence[Reference]) -> Config:
+    """Events that name no model are those of the reference's only one."""
+    models = {key.model for reference in references for key in reference.models}
+    if config.decode.default_model is not None or len(models) != 1:
+        return config
+    decode = msgspec.structs.replace(config.decode, default_model=models.pop())
+    return msgspec.structs.replace(config, decode=decode)
+
+
+def _why_not_by_time(fold: Fold, timeline: Timeline) -> str:
+    late = fold.tally.irregular[Irregular.LATE] + fold.tally.irregular[Irregular.FUTURE]
+    if late > _MOST_LATE * fold.tally.rows:
+        return f"{late:,} of {fold.tally.rows:,} rows are not in the order of their time"
+    if timeline.windows and timeline.windows[-1] <= 0:
+        return "rows carry no time"
+    return ""
+
+
+def _note_models(timeline: Timeline, fold: Fold, references: Sequence[Reference]) -> None:
+    if not references:
+        return
+    known = {key.model for reference in references for key in reference.models}
+    strange = sorted({key.model for key in fold.streams} - known)
+    if strange:
+        timeline.notes.append(
+            f"no baseline for {', '.join(strange[:5])}: learned from the first windows "
+            f"(the reference has {', '.join(sorted(known)[:5])}; --model names events that name none)"
+        )
+
+
+# ---------------------------------------------------------------- document
+
+
+def document(timeline: Timeline) -> Json:
+    """The document of `backtest --json`. Times are epoch milliseconds.
+
+    verdicts  every window that is not ok, and every transition
+    bound     largest distance of the true value from `value`; null where no bound exists
+    """
+    return {
+        "windows": len(timeline.windows),
+        "verdicts": [verdict_json(v) for v in timeline.verdicts if is_told(v)],
+        "drift": [_drift_json(d) for d in timeline.drift],
+        "pages": len(timeline.pages),
+    }
+
+
+def is_told(verdict: Verdict) -> bool:
+    """Whether a verdict is worth a line: all but a quiet window after a quiet one."""
+    return verdict.state is not State.OK or verdict.is_transition
+
+
+def verdict_json(verdict: Verdict) -> Json:
+    return {
+        "monitor": verdict.monitor,
+        "stream": stream_json(verdict.stream),
+        "feature": verdict.feature,
+        "source": verdict.source,
+        "window_start": verdict.window_start_ms,
+        "window_end": verdict.window_end_ms,
+        "state": str(verdict.state),
+        "value": _finite(verdict.value),
+        "threshold": _finite(verdict.threshold),
+        "attribution": [_cause_json(cause) for cause in verdict.attribution],
+        "previous": str(verdict.previous),
+        "severity": str(verdict.severity),
+        "metric": verdict.metric,
+        "alarm": verdict.alarm,
+        "rows": verdict.rows,
+        "baseline": verdict.baseline,
+        "minimum_effect": verdict.minimum_effect,
+        "why": verdict.why,
+    }
+
+
+def _cause_json(cause: Cause) -> Json:
+    return {
+        "feature": cause.feature,
+        "source": cause.source,
+        "segment": dict(cause.segment) if cause.segment is not None else None,
+        "statistic": cause.statistic,
+        "score": min(MOST_SCORE, cause.score),
+        "share": cause.share,
+        "detail": cause.detail,
+    }
+
+
+def _drift_json(drift: Drift) -> Json:
+    return {
+        "stream": stream_json(drift.stream),
+        "feature": shown_name(drift.column),
+        "window_start": drift.window_start_ms,
+        "metric": drift.metric,
+        "value": _finite(drift.value),
+        "bound": _finite(max(drift.high - drift.value, drift.value - drift.low)),
+        "low": _finite(drift.low),
+        "high": _finite(drift.high),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,72 @@
+"""`inferometer backtest`: what monitors would have said of recorded events."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from agent.config import Config
+from agent.config.contract import ModelContract
+from agent.config.source import environment
+from agent.errors import ConfigError
+from agent.judge.contract_yaml import read_contract
+from agent.judge.reference import Reference, read_reference
+from agent.profile_command import adapted, named, require_folder, write_json, write_lines
+
+
+def backtest(options: argparse.Namespace, config: Config) -> int:
+    """Judge files; returns the exit status."""
+    from agent.backtest import html, png, run, text
+    from agent.replay import progress_bar
+    from agent.verdict import State
+
+    if options.window is not None and options.rows is not None:
+        raise ConfigError("--window and --rows are both given; windows have one of them")
+    for output in (options.html, options.png):
+        if output is not None:
+            require_folder(output)
+    if options.png is not None:
+        png.require()
+    config = named(adapted(config, options.window, options.model))
+    references, contracts = given(config, options.baseline, options.contract)
+    with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
+        timeline = run.run(
+            options.files,
+            config,
+            references,
+            contracts,
+            rows_per_window=options.rows,
+            on_progress=show,
+        )
+    for note in timeline.notes:
+        print(f"inferometer: note: {note}", file=sys.stderr)
+    if options.html is not None:
+        options.html.write_text(html.page(timeline))
+    if options.png is not None:
+        png.write(timeline, options.png)
+    if options.json:
+        write_json(run.document(timeline))
+    else:
+        write_lines(text.lines(timeline))
+    failing = {"firing": {State.FIRING}, "pending": {State.FIRING, State.PENDING}}
+    states = failing.get(options.fail_on or "", set())
+    broken = [alarm for alarm in timeline.alarms if any(v.state in states for v in alarm)]
+    if broken:
+        first = text.worst(broken[0])
+        print(
+            f"inferometer: --fail-on {options.fail_on}: {len(broken)} alarms, the first: {first.why}",
+            file=sys.stderr,
+        )
+    return 1 if broken else 0
+
+
+def given(
+    config: Config, baseline: Path | None = None, contract: Path | None = None
+) -> tuple[list[Reference], list[ModelContract]]:
+    """References and contracts of the configuration, or those named instead. Raises ConfigError."""
+    path = baseline or (Path(config.judge.baseline_file) if config.judge.baseline_file else None)
+    references = [] if path is None else [read_reference(path)]
+    rules = contract or (Path(config.judge.contract_file) if config.judge.contract_file else None)
+    contracts = [] if rules is None else read_contract(rules, environment())
+    return references, contracts

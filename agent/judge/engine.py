@@ -1,0 +1,123 @@
+"""Judge: sealed windows in, verdicts out. Owned by whoever seals; a pure function of its inputs.
+
+Invariants
+1. Inputs are `sealed` (profiles of windows, oldest first, each once) and `tick` (time). No clock is read, no
+   order of a hash matters: the same inputs give the same verdicts, bit for bit.
+2. `load(dump())` continues as if nothing had happened.
+3. A model has one alarm for each source at most, whatever breaks (`alarms`).
+4. Memory is bounded: MOST_MODELS models, each with a baseline and a learner of bounded size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from agent.config import Config
+from agent.config.contract import ModelContract
+from agent.fold.profile import Profile
+from agent.judge.inventory import Inventory
+from agent.judge.reference import ModelKey, Reference
+from agent.judge.rules import rules_of
+from agent.judge.sources import Sources
+from agent.judge.standing import Known
+from agent.judge.watched import Watched
+from agent.types import OVERFLOW, Json
+from agent.verdict import Judged
+
+MOST_MODELS: Final = 10_000
+#: Windows without a row that are told one by one; of a longer silence the last one is.
+_MOST_EMPTY: Final = 200
+
+
+class Judge:
+    """See the module."""
+
+    def __init__(
+        self,
+        config: Config,
+        references: Sequence[Reference] = (),
+        contracts: Sequence[ModelContract] = (),
+        *,
+        by_rows: bool = False,
+    ) -> None:
+        """Raises ConfigError for a reference or contract that cannot be used.
+
+        by_rows  windows are numbers of rows, so that volume and silence mean nothing
+        """
+        self._config = config
+        width_ms = int(config.windows.width_s * 1000)
+        self._known = Known(references, contracts, width_ms, by_rows=by_rows)
+        self._sources = Sources(config.sources)
+        self._rules = rules_of(config)
+        self._models: dict[ModelKey, Watched] = {}
+        self._sealed_until: int | None = None
+        self._first_window: int | None = None
+        self._inventory = Inventory(config)
+
+    # ------------------------------------------------------------ inputs
+
+    def sealed(self, profiles: Iterable[Profile], sealed_until: int, now_ns: int) -> Judged:
+        """Windows that sealed, and the window below which all are sealed now."""
+        self._inventory.sealed(profiles := list(profiles), now_ns)
+        windows: dict[int, dict[ModelKey, list[Profile]]] = {}
+        for profile in profiles:
+            key = ModelKey(profile.stream.model, profile.stream.version)
+            if OVERFLOW not in key and profile.rows:
+                windows.setdefault(profile.window, {}).setdefault(key, []).append(profile)
+        judged = Judged()
+        for window in sorted(windows):
+            self._pass(judged, window)
+            for key in sorted(windows[window]):
+                watched = self._watched(key)
+                if watched is not None:
+                    judged.add(watched.window(windows[window][key], windows[window]))
+            self._sealed_until = max(self._sealed_until or window, window + 1)
+        if windows or self._sealed_until is not None:
+            self._pass(judged, sealed_until)
+            self._sealed_until = max(self._sealed_until or sealed_until, sealed_until)
+        return judged
+
+    def tick(self, now_ns: int) -> Judged:
+        """Time has passed: models that nobody has heard of for too long."""
+        judged = Judged()
+        now_ms = now_ns // 1_000_000
+        for key in sorted(self._models):
+            judged.add(self._models[key].tick(now_ms))
+        return judged
+
+    # ------------------------------------------------------------ inside
+
+    def _pass(self, judged: Judged, until: int) -> None:
+        """Windows before `until` in which some model had no row."""
+        start = self._sealed_until
+        if start is None or until <= start:
+            if self._first_window is None:
+                self._first_window = until
+            return
+        for window in range(max(start, until - _MOST_EMPTY), until):
+            for key in sorted(self._models):
+                judged.add(self._models[key].empty(window))
+
+    def _watched(self, key: ModelKey) -> Watched | None:
+        found = self._models.get(key)
+        if found is None and len(self._models) < MOST_MODELS:
+            found = self._models[key] = Watched(
+                key, self._config, self._rules, self._known, self._sources
+            )
+        return found
+
+    # ------------------------------------------------------------ read
+
+    def state(self) -> Json:
+        """The document that `/v1/state` shows as `judge`."""
+        return {
+            "models": [self._models[key].state() for key in sorted(self._models)],
+            "alarms": [
+                alarm for key in sorted(self._models) for alarm in self._models[key].alarms()
+            ],
+        }
+
+    def inventory(self) -> Json:
+        """Every model seen: the document of `inferometer inventory`."""
+        return self._inventory.document()

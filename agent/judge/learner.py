@@ -1,0 +1,89 @@
+"""Learner: a baseline from a model's own first windows, where none is given.
+
+It stands after a few windows already, and again whenever their number has doubled, so that a new model is
+watched within minutes and judged finely within hours. Then it is fixed: what comes later is judged,
+not learned. Windows of an open alarm are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from agent.fold.profile import Profile
+from agent.judge.detector import Segment
+from agent.judge.history import calibrated
+from agent.judge.panes import MIN_ROWS, Panes
+from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.judge.seen import SeenStream
+from agent.judge.union import united
+from agent.types import StreamKey
+
+#: Windows after which a model is first judged.
+FIRST_WINDOWS: Final = 12
+#: Rows that it must have by then.
+FIRST_ROWS: Final = 500
+#: Panes kept: a hundred and fifty kilobytes a column at most, until learning is over.
+MOST_PANES: Final = 64
+
+
+class Learner:
+    """One model's. `reference` is None until there is enough."""
+
+    def __init__(self, key: ModelKey, learn_windows: int) -> None:
+        self._key = key
+        self._most = learn_windows
+        self._next = min(FIRST_WINDOWS, learn_windows)
+        self._n = 0
+        stream = StreamKey(key.model, key.version)
+        self._whole = SeenStream(stream, Panes(stream, 1, MOST_PANES))
+        self._segments: dict[Segment, SeenStream] = {}
+
+    @property
+    def is_done(self) -> bool:
+        return self._n >= self._most
+
+    @property
+    def progress(self) -> float:
+        """Share of the windows to learn from that were seen."""
+        return min(1.0, self._n / self._most)
+
+    def add(self, whole: Profile, profiles: Sequence[Profile]) -> bool:
+        """A healthy window; whether it is time to stand anew."""
+        if self.is_done or whole.rows < MIN_ROWS:
+            return False
+        self._n += 1
+        self._whole.add(whole)
+        for profile in profiles:
+            segment = profile.stream.segment
+            if segment:
+                if segment not in self._segments:
+                    self._segments[segment] = SeenStream(profile.stream, None)
+                self._segments[segment].add(profile)
+        enough = sum(self._whole.facts.rows) >= FIRST_ROWS
+        if not enough or self._n < self._next:
+            return False
+        self._next = min(self._most, max(2 * self._n, self._next))
+        return True
+
+    def reference(self, width_ms: int) -> Reference:
+        """What was seen so far, as if it had been a file; learning may go on."""
+        whole = self._whole.reference(by_time=True)
+        assert self._whole.panes is not None
+        blocks = self._whole.panes.snapshot()
+        rows = self._whole.facts.inner_rows
+        whole.calibration = calibrated(whole.profile, blocks, rows).to_bytes()
+        segments: dict[StreamKey, ReferenceStream] = {
+            seen.stream: seen.reference(by_time=True) for seen in self._segments.values()
+        }
+        return Reference(
+            width_ms=width_ms,
+            created_ms=whole.end_ms,
+            models={self._key: whole},
+            segments=segments,
+        )
+
+
+def whole_of(key: ModelKey, profiles: Sequence[Profile]) -> Profile:
+    """A window of all traffic of a model."""
+    return united(profiles, StreamKey(key.model, key.version))

@@ -1,0 +1,411 @@
+"""Judges the windows of one model: contract, change and state, and the one alarm that they feed.
+
+Also what each segment has to say goes through here: half the weight of the change detector is on cells of all
+traffic, half on segments. While an alarm is open nothing that is learned moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from agent.fold.profile import Profile
+from agent.judge.alarms import RANK, Alarms, Finding, Seen
+from agent.judge.attribution import causes, segment_causes
+from agent.judge.cells import CellKey, CellValue, Prepared, Statistic, measure
+from agent.judge.contract import MIN_ROWS, Breach, breaches
+from agent.judge.counted import Counted, counted
+from agent.judge.detector import ChangeDetector, Evidence, Segment, Step
+from agent.judge.drift_shown import drifts
+from agent.judge.learner import whole_of
+from agent.judge.reference import ModelKey
+from agent.judge.sources import Sources, matches
+from agent.judge.standing import Standing
+from agent.judge.state_test import StateTest
+from agent.types import Column, StreamKey
+from agent.verdict import Cause, Judged, Severity, State, Verdict, shown_name
+
+#: Windows in a row without a breach until the contract holds again.
+CALM_WINDOWS: Final = 3
+#: Score of a broken rule: no chance is left to speak of.
+CERTAIN: Final = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which channels watch a model, and under which name.
+
+    name      of the monitor; "" for the defaults, whose verdicts carry the channel's name
+    channels  of quality, drift, state
+    feature   pattern of the columns that are watched; None: all
+    target_windows  A: windows between false pages
+    """
+
+    name: str
+    channels: frozenset[str]
+    target_windows: float
+    severity: Severity
+    feature: str | None = None
+    allowed_psi: float = 0.1
+    wanted_effect: float = 0.05
+
+    def takes(self, column: Column | None) -> bool:
+        """Whether the rule is about this column; of the stream's own: when it is about all."""
+        if self.feature is None:
+            return True
+        return column is not None and matches(self.feature, shown_name(column))
+
+    def named(self, channel: str) -> str:
+        return self.name or channel
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """What a judge of one model remembers between windows, beside its standing."""
+
+    baseline: str
+    detector: bytes
+    state: bytes
+    alarms: bytes
+    calm: int
+    broken: list[Breach]
+    announced: list[Column]
+    last: State
+
+
+class ModelJudge:
+    """One rule on one model and version, or on one segment of it."""
+
+    def __init__(self, stream: StreamKey, rule: Rule, sources: Sources) -> None:
+        self.stream = stream
+        self.alarms = Alarms(f"{rule.name}:" if rule.name else "")
+        self.rule = rule
+        self._sources = sources
+        self._standing: Standing | None = None
+        self._detector: ChangeDetector | None = None
+        self._state: StateTest | None = None
+        self._calm = CALM_WINDOWS
+        self._broken: list[Breach] = []
+        self._announced: set[Column] = set()
+        self._last = State.OK
+
+    @property
+    def standing(self) -> Standing | None:
+        return self._standing
+
+    def stand(self, standing: Standing) -> None:
+        """Judge against this from the next window on."""
+        self._standing = standing
+        rule = self.rule
+        self._detector = ChangeDetector(
+            standing.calibration, rule.target_windows, ask=rule.wanted_effect
+        )
+        self._state = StateTest(standing.calibration, rule.target_windows, limit=rule.allowed_psi)
+        self._announced.clear()
+
+    # ------------------------------------------------------------ one window
+
+    def window(self, profiles: Sequence[Profile], *, learning: float | None = None) -> Judged:
+        """Judge a window's streams. `learning`: share of the windows to learn from, while there is no
+        standing."""
+        whole = whole_of(ModelKey(self.stream.model, self.stream.version), profiles)
+        first = profiles[0]
+        if self._standing is None:
+            seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
+            return Judged([self._idle(seen, State.LEARNING, learning or 0.0)], [], 1)
+        if whole.rows < MIN_ROWS:
+            seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
+            return Judged(self._verdicts(seen, self._held(seen), State.BLIND), [], 1)
+        standing = self._standing
+        baseline = standing.whole.prepared(first.start_ms)
+        read = counted(whole)
+        findings: list[Finding] = []
+        if "quality" in self.rule.channels:
+            findings += self._quality(standing, whole, read)
+        quiet = State.OK
+        minimum: float | None = None
+        if self.rule.channels & {"drift", "state"}:
+            windows = {p.stream.segment: p for p in profiles if p.stream.segment}
+            cells = self._cells(measure(baseline, read, self._expected(standing, whole)), whole)
+            read_segments = {
+                segment: counted(profile)
+                for segment, profile in windows.items()
+                if segment in standing.segments
+            }
+            by_segment = {
+                segment: self._cells(
+                    measure(standing.segments[segment].prepared(first.start_ms), window), whole
+                )
+                for segment, window in read_segments.items()
+            }
+            step = self._change(first.window, cells, by_segment)
+            minimum = step.minimum_effect
+            quiet = step.state if step.state in (State.LEARNING, State.BLIND) else State.OK
+            found = {"drift": step, "state": self._slow(first.window, cells, by_segment)}
+            for channel, one in found.items():
+                if channel in self.rule.channels and one is not None:
+                    finding = self._drift(channel, one, standing, baseline, read)
+                    if finding is not None:
+                        findings.append(finding)
+            findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
+        seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
+        shown = drifts(baseline, whole) if self.rule.takes(None) or self.rule.feature else []
+        return Judged(self._verdicts(seen, findings, quiet), shown, 1)
+
+    def silence(self, start_ms: int, end_ms: int, silent_s: float, allowed_s: float) -> Judged:
+        """No row for longer than allowed; the window has none."""
+        name = self.rule.named("freshness")
+        detail = f"no row for {silent_s:,.0f} s; at most {allowed_s:,.0f} s may pass without"
+        cause = Cause(statistic="stall", score=CERTAIN, share=1.0, detail=detail)
+        finding = Finding(
+            monitor=name,
+            metric="freshness",
+            state=State.FIRING,
+            value=silent_s,
+            threshold=allowed_s,
+            unit="s",
+            causes=(cause,),
+            why=f"{self._name}: {detail}",
+        )
+        seen = self._seen(start_ms, end_ms, 0, None)
+        self._last = State.FIRING
+        return Judged(self.alarms.step(seen, [finding]), [], 1)
+
+    # ------------------------------------------------------------ channels
+
+    def _quality(self, standing: Standing, whole: Profile, read: Counted) -> list[Finding]:
+        found = [
+            b
+            for b in breaches(standing.contract, whole, read, standing.columns)
+            if self.rule.takes(b.column)
+        ]
+        schema = [b for b in found if b.is_schema]
+        found = [b for b in found if not b.is_schema]
+        if found:
+            self._broken, self._calm = found, 0
+        elif self._calm < CALM_WINDOWS:
+            self._calm += 1
+            if self._calm < CALM_WINDOWS:
+                found = self._broken
+        self._new_columns(schema)
+        return self._by_source(found, whole)
+
+    def _new_columns(self, schema: Sequence[Breach]) -> None:
+        self._announced |= {b.column for b in schema if b.column is not None}
+
+    def _by_source(self, found: Sequence[Breach], whole: Profile) -> list[Finding]:
+        """One finding for each source that is broken, and one for the rest."""
+        model = self.stream.model
+        rest = sorted(found, key=lambda b: (RANK.get(b.statistic, 9), -b.value, str(b.column)))
+        known = {*whole.columns, *(self._standing.columns if self._standing else ())}
+        findings = []
+        while rest:
+            moved = [b.column for b in rest if b.column is not None]
+            named = self._sources.named(model, moved, known)
+            if named is None:
+                findings.append(self._broken_rules(rest, None, 0.0))
+                break
+            source, share = named
+            own = [b for b in rest if self._sources.of(model, b.column) == source]
+            rest = [b for b in rest if b not in own]
+            if not any(b.column is not None and self._sources.of(model, b.column) for b in rest):
+                # What belongs to no source follows from the one that broke.
+                own, rest = [*own, *rest], []
+            findings.append(self._broken_rules(own, source, share))
+        return findings
+
+    def _broken_rules(self, own: Sequence[Breach], source: str | None, share: float) -> Finding:
+        first = own[0]
+        listed = [
+            Cause(
+                statistic=b.statistic,
+                score=CERTAIN,
+                feature=None if b.column is None else shown_name(b.column),
+                source=self._sources.of(self.stream.model, b.column),
+                share=min(1.0, b.value) if b.statistic not in ("volume", "distinct") else None,
+                detail=b.detail,
+            )
+            for b in own
+        ]
+        what = f"{listed[0].feature}: {first.detail}" if listed[0].feature else first.detail
+        if source is not None:
+            names = ", ".join(c.feature for c in listed if c.source == source and c.feature)
+            detail = f"{share:.0%} of its features are broken: {names}"
+            listed.insert(
+                0,
+                Cause(
+                    statistic=first.statistic,
+                    score=CERTAIN,
+                    source=source,
+                    share=share,
+                    detail=detail,
+                ),
+            )
+            what = f"source {source}: {detail}; {what}"
+        elif len(own) > 1:
+            what += f" (and {len(own) - 1} more)"
+        return Finding(
+            monitor=self.rule.named("quality"),
+            metric=first.statistic,
+            state=State.FIRING,
+            value=first.value,
+            threshold=first.threshold,
+            causes=tuple(listed),
+            source=source,
+            why=f"{self._name}: {what}",
+        )
+
+    def _cells(self, values: list[CellValue], whole: Profile) -> list[CellValue]:
+        """Those that the rule is about; volume only of windows that are whole."""
+        return [
+            v
+            for v in values
+            if self.rule.takes(v.key.column)
+            and not (v.key.statistic is Statistic.VOLUME and whole.is_partial)
+        ]
+
+    def _change(
+        self,
+        window: int,
+        cells: list[CellValue],
+        segments: Mapping[Segment, list[CellValue]],
+    ) -> Step:
+        assert self._detector is not None
+        return self._detector.step(window, cells, segments)
+
+    def _slow(
+        self,
+        window: int,
+        cells: list[CellValue],
+        segments: Mapping[Segment, list[CellValue]],
+    ) -> Step | None:
+        return None if self._state is None else self._state.step(window, cells, segments)
+
+    def _drift(
+        self, channel: str, step: Step, standing: Standing, baseline: Prepared, read: Counted
+    ) -> Finding | None:
+        if step.state not in (State.PENDING, State.FIRING):
+            return None
+        listed: list[Evidence] = step.evidence
+        columns = list({**baseline.columns, **read.columns})
+        found = causes(
+            listed,
+            sources=self._sources.by_column(self.stream.model, columns),
+            baseline=baseline,
+            window=read,
+        )
+        if not found:
+            return None
+        first = found[0]
+        source = first.source if first.feature is None else None
+        what = f"source {source}" if source else first.feature or "all traffic"
+        detail = f": {first.detail}" if first.detail else ""
+        changed = "has changed" if channel == "drift" else "has moved away from its baseline"
+        return Finding(
+            monitor=self.rule.named(channel),
+            metric="evidence" if channel == "drift" else "psi",
+            state=step.state,
+            value=step.m,
+            threshold=step.threshold,
+            causes=tuple(found),
+            source=source,
+            why=f"{self._name}: {what} {changed} ({first.statistic}){detail}",
+        )
+
+    def _by_segments(
+        self,
+        finding: Finding,
+        baseline: Prepared,
+        windows: Mapping[Segment, Counted],
+        standing: Standing,
+    ) -> Finding:
+        """With the segments that explain the best cause behind all causes."""
+        first = next((c for c in finding.causes if c.feature is not None), None)
+        if first is None or finding.state is not State.FIRING or len(windows) < 2:
+            return finding
+        keys = (
+            _cell_key(c, first.statistic)
+            for c in baseline.columns
+            if shown_name(c) == first.feature
+        )
+        key = next(keys, None)
+        if key is None:
+            return finding
+        before = {s: counted(standing.segments[s].reference.profile) for s in windows}
+        segments = segment_causes(key, baseline, windows, before)
+        return msgspec.structs.replace(finding, causes=(*finding.causes, *segments))
+
+    def _expected(self, standing: Standing, whole: Profile) -> float | None:
+        return None if whole.is_partial else standing.whole.expected_rows(whole.start_ms)
+
+    # ------------------------------------------------------------ verdicts
+
+    @property
+    def _name(self) -> str:
+        version = f" {self.stream.version}" if self.stream.version else ""
+        segment = "".join(f" {k}={v}" for k, v in self.stream.segment)
+        return f"{self.stream.model}{version}{segment}"
+
+    def _seen(self, start_ms: int, end_ms: int, rows: int, minimum: float | None) -> Seen:
+        return Seen(
+            stream=self.stream,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            rows=rows,
+            severity=self.rule.severity,
+            baseline=self._standing.id if self._standing is not None else "",
+            minimum_effect=minimum,
+        )
+
+    def _held(self, seen: Seen) -> list[Finding]:
+        """What an open alarm said before, for a window with too few rows to say anything."""
+        del seen
+        return [alarm.finding for alarm in self.alarms.open]
+
+    def _verdicts(self, seen: Seen, findings: Sequence[Finding], quiet: State) -> list[Verdict]:
+        """One verdict for each open alarm; without one, what the monitor says of a quiet window."""
+        verdicts = self.alarms.step(seen, findings)
+        if verdicts:
+            self._last = max((v.state for v in verdicts), key=list(State).index)
+            return verdicts
+        return [self._idle(seen, quiet, 0.0)]
+
+    def _idle(self, seen: Seen, state: State, value: float) -> Verdict:
+        previous, self._last = self._last, state
+        if previous in (State.FIRING, State.PENDING, State.RESOLVED):
+            previous = state  # the alarm's own last verdict said so
+        channel = "drift" if "drift" in self.rule.channels else next(iter(self.rule.channels))
+        why = ""
+        if state is State.LEARNING:
+            why = f"{self._name}: learning a baseline, {value:.0%} of it seen"
+            if self._standing is not None:
+                why = f"{self._name}: too little history to call a change; rules are watched"
+        elif state is State.BLIND:
+            why = f"{self._name}: {seen.rows:,} rows are too few for what is asked"
+            if seen.minimum_effect is not None:
+                why += f": they show a shift of {seen.minimum_effect:.3f} (P(new > old) - 1/2)"
+        return Verdict(
+            monitor=self.rule.named(channel),
+            stream=seen.stream,
+            window_start_ms=seen.start_ms,
+            window_end_ms=seen.end_ms,
+            state=state,
+            previous=previous,
+            severity=Severity.INFO,
+            value=value,
+            threshold=1.0,
+            rows=seen.rows,
+            baseline=seen.baseline,
+            minimum_effect=seen.minimum_effect,
+            why=why,
+        )
+
+
+def _cell_key(column: Column, statistic: str) -> CellKey | None:
+    """The cell that a cause is about; a column that has vanished is missing."""
+    if statistic == "vanished":
+        return CellKey(column, Statistic.MISSING)
+    return CellKey(column, Statistic(statistic)) if statistic in set(Statistic) else None

@@ -1,0 +1,169 @@
+"""Standing: what one model's windows are judged against right now, worked out once.
+
+The whole of the model and each of its segments, by the hour where the hour matters; the calibration of the change
+detector; the data-quality contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from agent.config.contract import ModelContract
+from agent.errors import ConfigError, DecodeError
+from agent.judge.calibration import NOTHING_LEARNED, Calibration
+from agent.judge.cells import Prepared
+from agent.judge.contract_infer import infer_model
+from agent.judge.detector import Segment
+from agent.judge.panes import hour_of
+from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.types import Column
+
+#: A segment's baseline needs so many rows to be judged by itself.
+MIN_SEGMENT_ROWS: Final = 200
+
+
+class Against:
+    """One stream's baseline; what is derived from it is kept by the hour."""
+
+    def __init__(self, reference: ReferenceStream) -> None:
+        self.reference = reference
+        self._prepared: dict[int, Prepared] = {}
+
+    def prepared(self, start_ms: int) -> Prepared:
+        """For a window that starts then: the same hour's where hours matter and that one is known."""
+        hour = hour_of(start_ms) if self.reference.hours else -1
+        profile = self.reference.hours.get(hour)
+        if profile is None:
+            hour, profile = -1, self.reference.profile
+        found = self._prepared.get(hour)
+        if found is None:
+            found = self._prepared[hour] = Prepared(profile)
+        return found
+
+    def expected_rows(self, start_ms: int) -> float | None:
+        """Rows of a window in the median; None where windows are not known."""
+        known = self.reference
+        if not known.windows:
+            return None
+        if known.hour_rows:
+            return known.hour_rows.get(hour_of(start_ms))
+        return known.rows_median or None
+
+
+class Standing:
+    """See the module. `is_learned`: from the model's own first windows."""
+
+    def __init__(
+        self,
+        id: str,
+        whole: ReferenceStream,
+        segments: Mapping[Segment, ReferenceStream],
+        contract: ModelContract,
+        *,
+        is_learned: bool,
+    ) -> None:
+        self.id = id
+        self.is_learned = is_learned
+        self.whole = Against(whole)
+        self.segments = {
+            segment: Against(reference)
+            for segment, reference in segments.items()
+            if reference.profile.rows >= MIN_SEGMENT_ROWS
+        }
+        self.contract = contract
+        self.calibration = (
+            Calibration.from_bytes(whole.calibration) if whole.calibration else NOTHING_LEARNED
+        )
+
+    @property
+    def columns(self) -> list[Column]:
+        """Columns of the baseline."""
+        return list(self.whole.reference.profile.columns)
+
+
+class Known:
+    """References and contracts that were given, asked by model."""
+
+    def __init__(
+        self,
+        references: Sequence[Reference],
+        contracts: Sequence[ModelContract],
+        width_ms: int,
+        *,
+        by_rows: bool = False,
+    ) -> None:
+        """Raises ConfigError for a calibration that cannot be read."""
+        self._references = references
+        self._contracts = {(c.model, c.version): c for c in contracts}
+        self._width_ms = width_ms
+        self._by_rows = by_rows
+        for reference in references:
+            for stream in reference.streams():
+                try:
+                    Calibration.from_bytes(stream.calibration) if stream.calibration else None
+                except DecodeError as error:
+                    raise ConfigError(
+                        f"reference {reference.id}: {error}; make it again with: "
+                        "inferometer profile build DATA -o FILE"
+                    ) from None
+
+    def standing(self, key: ModelKey) -> Standing | None:
+        """From the first reference that knows the model."""
+        for reference in self._references:
+            whole = reference.whole(key)
+            if whole is not None:
+                known = whole.stream
+                segments = {
+                    stream.segment: found
+                    for stream, found in sorted(reference.segments.items())
+                    if (stream.model, stream.version) == (known.model, known.version)
+                }
+                return self.standing_of(
+                    reference.id, key, whole, segments, reference.width_ms, is_learned=False
+                )
+        return None
+
+    def standing_of(
+        self,
+        id: str,
+        key: ModelKey,
+        whole: ReferenceStream,
+        segments: Mapping[Segment, ReferenceStream],
+        width_ms: int,
+        *,
+        is_learned: bool,
+    ) -> Standing:
+        """With the contract that was given for the model, else the one its baseline implies."""
+        if self._by_rows or width_ms != self._width_ms:
+            whole = _other_width(whole)
+            segments = {segment: _other_width(s) for segment, s in segments.items()}
+        contract = self.contract(key)
+        if contract is None:
+            contract = infer_model(whole, self._width_ms)
+        elif self._by_rows:
+            rows = msgspec.structs.replace(contract.rows, min=None, max=None, silence_s=None)
+            contract = msgspec.structs.replace(contract, rows=rows)
+        return Standing(id, whole, segments, contract, is_learned=is_learned)
+
+    def contract(self, key: ModelKey) -> ModelContract | None:
+        """The version's own, else that of all versions."""
+        return self._contracts.get((key.model, key.version)) or self._contracts.get(
+            (key.model, None)
+        )
+
+    def models(self) -> list[ModelKey]:
+        """All that references know: if one never shows up, it is silent."""
+        return sorted({key for reference in self._references for key in reference.models})
+
+
+def _other_width(whole: ReferenceStream) -> ReferenceStream:
+    """Seen in windows of another width: what it says of their rows does not hold."""
+    return ReferenceStream(
+        profile=whole.profile,
+        columns=whole.columns,
+        hours=whole.hours,
+        calibration=whole.calibration,
+    )

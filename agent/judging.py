@@ -30,6 +30,7 @@ from agent.fold.profile import Profile
 from agent.respond.event import verdict_json
 from agent.respond.standing import Standing, by_state
 from agent.state.chunk import open_frame, seal_frame
+from agent.state.recovery import FoldCodec
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Json, Snapshot
 from agent.verdict import Judged
@@ -137,6 +138,10 @@ class Folds:
     config: Config
     telemetry: Telemetry
     make_judge: Callable[[], Judge] | None
+
+    def codec(self) -> FoldCodec:
+        """For a volume."""
+        return FoldCodec(self.make, self.dump, self.load)
 
     def make(self, start_ns: int) -> Fold:
         """An empty fold whose series start at a time (epoch ns)."""

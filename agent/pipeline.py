@@ -6,10 +6,11 @@ Tasks
   export     snapshot -> collector
   commit     accepted positions -> fenced commit
   spans      request spans and own spans -> collector
+  telling    verdicts -> log, log events, actions
   observe    loop lag, memory, freshness, lag
 
-Stop order (SIGTERM, SIGINT), under one deadline: stop fetching, cut, fold, export, commit, spans,
-leave the group. A second signal exits at once.
+Stop order (SIGTERM, SIGINT), under one deadline: stop fetching, cut, fold, export, commit, verdicts,
+spans, leave the group. A second signal exits at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import uvloop
 
@@ -52,12 +53,14 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
 from agent.ingest.kafka import KafkaSource
+from agent.judging import Folds, Judge
 from agent.kernel_thread import Callbacks, KernelThread
 from agent.observe import resident_bytes, watch_loop
 from agent.own_spans import OwnSpans
 from agent.owner_thread import OwnerThread
 from agent.state.volume import Volume
 from agent.telemetry import Telemetry
+from agent.telling import make_telling
 from agent.types import Chunk, Drop, Fetch, Irregular, Json, Partition, RawFetch, Record, Snapshot
 from agent.warm_up import load_kernels, unless_stopped
 from agent.web.pieces import fragment
@@ -94,7 +97,14 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 class Agent:
     """One agent process: make it inside the running loop, then `await run()`."""
 
-    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environment: Mapping[str, str],
+        *,
+        make_judge: Callable[[], Judge] | None = None,
+    ) -> None:
+        """`make_judge` makes the judge of sealed windows; None: nothing is judged."""
         self.failure: BaseException | None = None
         self._config = config
         self._loop = asyncio.get_running_loop()
@@ -105,6 +115,7 @@ class Agent:
         self._started = time.monotonic()
         self.telemetry = Telemetry()
         settings = resolve(config.export, environment)
+        folds = Folds(config, self.telemetry, make_judge)
         volume = None
         if config.delivery.mode == "volume":
             if settings.temporality == "delta":
@@ -112,7 +123,7 @@ class Agent:
                     "export.temporality is delta; delivery.mode: volume needs cumulative: what a "
                     "receiver has accepted of a delta does not survive a restart"
                 )
-            volume = open_volume(config, self.telemetry)
+            volume = open_volume(config, folds.codec(), self.telemetry)
         self._resource = make_resource(
             config.service, environment, known_id=volume.instance_id if volume else ""
         )
@@ -124,7 +135,7 @@ class Agent:
             self.telemetry.add("inferometer.dropped", 0, reason=drop.value)
         for odd in Irregular:
             self.telemetry.add("inferometer.irregular", 0, reason=odd.value)
-        self._fold = OwnerThread("fold", Fold(config, start_ns=self.telemetry.start_ns))
+        self._fold = OwnerThread("fold", folds.make(self.telemetry.start_ns))
         self._shedding = Shedding(config.overload, self.telemetry)
         n_threads = kernel_threads(config)
         self._kernels = [
@@ -154,6 +165,14 @@ class Agent:
             SpanExporter(OtlpClient(settings.traces), settings, self._resource, self.telemetry)
             if settings.traces.enabled and config.traces.enabled
             else None
+        )
+        self._telling = make_telling(
+            config,
+            settings,
+            self._resource,
+            self._fold,
+            self.telemetry,
+            may_leave=lambda: volume is None or volume.durable,
         )
         tracer = self_tracer(self._spans, enabled=config.traces.self_spans)
         self._own_spans = OwnSpans(tracer, config.kafka.group_id)
@@ -211,7 +230,7 @@ class Agent:
                 await self._run_tasks()
         finally:
             await self._source.stop(2.0)  # left already after a drain; not after a failure
-            for part in (self._metrics, self._spans):
+            for part in (self._metrics, self._spans, self._telling):
                 if part is not None:
                     await part.close()
             for kernel in self._kernels:
@@ -258,6 +277,7 @@ class Agent:
                 group.create_task(self._deliver.run(), name="deliver"),
                 group.create_task(self._export.run(), name="export"),
                 group.create_task(self._commit.run(), name="commit"),
+                group.create_task(self._telling.run(), name="telling"),
             ]
             if self._spans is not None:
                 tasks.append(group.create_task(self._spans.run(), name="spans"))
@@ -311,11 +331,12 @@ class Agent:
             await self._deliver.cut_now()
 
     async def _flush_rest(self, limit_s: float) -> None:
-        """Spans and dead letters, each at most half of what is left of the deadline."""
+        """Verdicts, dead letters and spans, each at most a third of what is left of the deadline."""
+        await self._telling.flush(limit_s / 3)
         if self._dead_letters is not None:
-            await self._dead_letters.stop(limit_s / 2)
+            await self._dead_letters.stop(limit_s / 3)
         if self._spans is not None:
-            await self._spans.flush(limit_s / 2)
+            await self._spans.flush(limit_s / 3)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
@@ -477,6 +498,7 @@ class Agent:
             "lag": {"records": sum(lags), "freshness_s": self._freshness_s()},
             "overload": self._shedding.describe(),
             **self._mode.describe(),
+            **self._telling.state(),
             **state,
         }
 
@@ -491,6 +513,7 @@ class Agent:
         gauge("inferometer.loop.lag", loop_lag_s)
         gauge("inferometer.rss", resident_bytes())
         self._mode.observe()
+        self._telling.observe()
         start_up.tidy()
         freshness = self._freshness_s()
         if freshness is not None:

@@ -16,14 +16,19 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from agent.config import Config
+from agent.emit.environment import ExportSettings
 from agent.emit.events import EventExporter
 from agent.emit.otlp_logs import ERROR, WARN
+from agent.emit.resource import AgentResource
+from agent.emit.transport import OtlpClient
 from agent.emit.verdict_events import iso, severity_number, verdict_event
 from agent.fold.base import Fold
 from agent.judging import JudgingFold
 from agent.owner_thread import OwnerThread
 from agent.respond.responder import Responder
 from agent.respond.standing import Untold
+from agent.telemetry import Telemetry
 from agent.types import Json
 from agent.verdict import Severity, Verdict
 
@@ -163,3 +168,29 @@ def _firing(fold: Fold) -> list[Verdict]:
 def _settle(fold: Fold, upto: int) -> None:
     if isinstance(fold, JudgingFold):
         fold.standing.settle(upto)
+
+
+def make_telling(
+    config: Config,
+    settings: ExportSettings,
+    resource: AgentResource,
+    fold: OwnerThread[Fold],
+    telemetry: Telemetry,
+    *,
+    may_leave: Callable[[], bool] = lambda: True,
+) -> Telling:
+    """As configured. Inside the running loop. Raises ConfigError where an action cannot be had."""
+    events = (
+        EventExporter(OtlpClient(settings.logs), settings.logs, resource, telemetry)
+        if settings.logs.enabled
+        else None
+    )
+    responder = Responder(
+        config.respond,
+        config.kafka,
+        resource.attributes["service.name"],
+        telemetry,
+        events=events,
+    )
+    responder.open()
+    return Telling(fold, responder, events, may_leave=may_leave)

@@ -22,7 +22,6 @@ from agent.delivery.chained import Chained, Commit, pause
 from agent.delivery.cut import Outcome
 from agent.delivery.kept import Kept, ticked
 from agent.errors import FencedError, StateError, UnsentError
-from agent.fold import persist
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.lineages import Chain, Place
@@ -38,18 +37,14 @@ from agent.types import Chunk, Json, Partition, Snapshot
 log = logging.getLogger(__name__)
 
 
-def open_volume(config: Config, telemetry: Telemetry) -> Volume:
+def open_volume(config: Config, codec: FoldCodec, telemetry: Telemetry) -> Volume:
     """Lock the volume of this configuration. Raises StateError."""
     kafka = config.kafka
     topics = [kafka.topic_pattern] if kafka.topic_pattern else kafka.topics
     return Volume(
         Path(config.delivery.volume_path or ""),
         Owner(kafka.group_id, tuple(topics)),
-        FoldCodec(
-            make=lambda start_ns: Fold(config, start_ns=start_ns),
-            dump=persist.dump,
-            load=lambda data: persist.load(config, data),
-        ),
+        codec,
         telemetry,
     )
 

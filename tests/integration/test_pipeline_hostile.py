@@ -107,3 +107,39 @@ def test_wide_events_with_names_that_never_return_are_bounded(
     assert state["tally"]["rows"] == counted(state) == len(values)
     assert all(len(s["totals"]["features"]) <= 200 for s in state["streams"])
     assert growth < MAX_GROWTH_MIB
+
+
+@pytest.mark.timeout(180)
+def test_bombs_of_every_codec_and_records_at_the_limits_are_counted_one_by_one(
+    embedded_kafka: EmbeddedBroker, tmp_path: Path
+) -> None:
+    """Batches that open into more than an agent takes, and beside them what a broker just lets pass."""
+    topic = unique("hostile")
+    embedded_kafka.create_topic(topic, partitions=1)
+    large: dict[str, Any] = {"message.max.bytes": 100_000_000, "linger.ms": 0}
+    model = {"model": "m", "features": {"a": 1}}
+    too_much, too_large = bytes(40 << 20), bytes(20 << 20)
+    wide = orjson.dumps({**model, "padding": "x" * 950_000})
+    deep = b'{"model":"m","features":' + b'{"a":' * 150_000 + b"1" + b"}" * 150_001
+    n_good = 0
+    for codec in ("gzip", "snappy", "lz4", "zstd"):
+        for value in (too_much, too_large):  # a batch each
+            produce(embedded_kafka.bootstrap, topic, [value], compression=codec, **large)
+        n_good += produce(embedded_kafka.bootstrap, topic, [orjson.dumps(model)], compression=codec)
+    headers = [(f"h{i}", b"v") for i in range(3000)]
+    n_good += produce(embedded_kafka.bootstrap, topic, [orjson.dumps(model)] * 20, headers=headers)
+    n_good += produce(embedded_kafka.bootstrap, topic, [wide] * 5)
+    produce(embedded_kafka.bootstrap, topic, [deep] * 2)
+    kafka = {"bootstrap_servers": [embedded_kafka.bootstrap], "topics": [topic]}
+    with AgentProcess(tmp_path, {"kafka": kafka}) as agent:
+        agent.wait_ready()
+        before = peak = resident_mib(agent)
+        deadline = time.monotonic() + 90
+        while (state := agent.state())["tally"]["records"] < n_good + 10:
+            peak = max(peak, resident_mib(agent))
+            assert time.monotonic() < deadline, state["tally"]
+            time.sleep(0.1)
+        assert agent.stop() == 0
+    assert state["tally"]["rows"] == counted(state) == n_good
+    assert state["tally"]["dropped"] == {"corrupt_batch": 4, "too_large": 4, "too_deep": 2}
+    assert peak - before < MAX_GROWTH_MIB

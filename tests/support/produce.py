@@ -13,6 +13,7 @@ def produce(
     *,
     partitions: int = 1,
     compression: str = "lz4",
+    headers: list[tuple[str, bytes]] | None = None,
     **settings: object,
 ) -> int:
     """Produce the values round robin; return how many were acknowledged: all of them."""
@@ -33,7 +34,9 @@ def produce(
 
     n = 0
     for n, value in enumerate(values, 1):
-        producer.produce(topic, value, partition=(n - 1) % partitions, on_delivery=delivered)
+        producer.produce(
+            topic, value, partition=(n - 1) % partitions, headers=headers, on_delivery=delivered
+        )
         if n % 500 == 0:
             producer.poll(0)
     assert producer.flush(30) == 0

@@ -1,0 +1,227 @@
+"""A whole fleet on a real Apache Kafka: agents, chunk topic, aggregators, collector.
+
+Oracle of the totals: a single agent in memory mode over the same rows, and an account of what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.aggregate import folding
+from tests.support.agent_process import Json, merged
+from tests.support.fleet_inside import Inside, running
+from tests.support.kafka_real import RealKafka, unique
+from tests.support.otlp_points import Point, Points
+from tests.support.otlp_receiver import OtlpReceiver
+from tests.support.produce import committed, produce
+from tests.support.sent import Sent
+from tests.support.series_rules import assert_series_never_reset
+from tests.support.wait import eventually
+
+PARTITIONS = 8
+SENT = Sent(4000, seed=7)
+
+
+@dataclass
+class Topic:
+    """One topic of events; groups and receivers as many as a test wants."""
+
+    kafka: RealKafka
+    name: str
+    n_produced: int = 0
+
+    def produce(self, values: list[bytes]) -> None:
+        produce(self.kafka.bootstrap, self.name, values, partitions=PARTITIONS)
+        self.n_produced += len(values)
+
+    def config(self, group: str, receiver: OtlpReceiver, **more: Any) -> Json:
+        base: Json = {
+            "kafka": {
+                "bootstrap_servers": [self.kafka.bootstrap],
+                "topics": [self.name],
+                "group_id": group,
+                "session_timeout_s": 6.0,
+                "heartbeat_interval_s": 0.3,
+                "rebalance_timeout_s": 10.0,
+            },
+            "delivery": {"drain_timeout_s": 5.0},
+            "runtime": {"kernel_threads": 1},
+            "export": {"otlp": {"endpoint": receiver.grpc_endpoint}},
+            "features": {"amount": {"kind": "numeric"}, "balance": {"kind": "numeric"}},
+        }
+        return merged(base, more)
+
+
+@dataclass
+class Fleet:
+    topic: Topic
+    receiver: OtlpReceiver
+    inside: Inside
+    folder: Path
+    shards: int = 2
+    group: str = field(default_factory=lambda: unique("fleet"))
+    chunks: str = field(default_factory=lambda: unique("chunks"))
+
+    def config(self, **more: Any) -> Json:
+        delivery = {"mode": "fleet", "chunk_topic": self.chunks, "shards": self.shards}
+        base = self.topic.config(self.group, self.receiver, delivery=delivery)
+        return merged(base, more)
+
+    def agent(self, **more: Any) -> Any:
+        return self.inside.agent(self.config(**more))
+
+    def aggregator(self, shard: int = 0, **more: Any) -> Any:
+        config = merged(self.config(aggregate={"shard": shard}), more)
+        return self.inside.aggregator(config, self.folder / f"volume-{shard}")
+
+    def rows(self) -> float:
+        """Of the newest points of each series; an instance of its own each shard."""
+        return sum(point.value for point in self.receiver.points("inference.rows").latest())
+
+    async def counted(self, n: int) -> None:
+        await eventually(lambda: self.rows() >= n, timeout_s=40)
+
+    def offsets(self) -> list[int]:
+        return committed(self.topic.kafka.bootstrap, self.group, self.topic.name, PARTITIONS)
+
+
+@pytest.fixture(scope="module")
+def topic(real_kafka: RealKafka) -> Topic:
+    made = Topic(real_kafka, real_kafka.fresh_topic(partitions=PARTITIONS))
+    made.produce(SENT.values)
+    return made
+
+
+@asynccontextmanager
+async def fleet_of(
+    topic: Topic, folder: Path, receiver: OtlpReceiver, shards: int = 2
+) -> AsyncIterator[Fleet]:
+    async with running() as inside:
+        yield Fleet(topic, receiver, inside, folder, shards)
+
+
+def newest(points: Points) -> dict[Any, Point]:
+    """The newest point of each `inference.*` total, whoever wrote it.
+
+    The histogram of `balance` is left out: it begins anew with its first negative value, so its newest
+    point is no total; its missing values and its sum are compared.
+    """
+    found: dict[Any, Point] = {}
+    for point in points.latest():
+        is_histogram = point.kind == "exponential_histogram"
+        is_signed = is_histogram and point.attributes.get("inference.feature.name") == "balance"
+        is_total = (point.monotonic or is_histogram) and not is_signed
+        if point.name.startswith("inference.") and is_total and point.value:
+            key = (point.name, tuple(sorted(point.attributes.items())))
+            assert key not in found, f"{point} has two writers"
+            found[key] = point
+    return found
+
+
+def assert_same_totals(found: Points, expected: Points) -> None:
+    """Counts, buckets and zeros are equal, sums within 1e-12 of the sum of magnitudes."""
+    ours, theirs = newest(found), newest(expected)
+    assert ours.keys() == theirs.keys()
+    n_histograms = 0
+    for key, point in ours.items():
+        other = theirs[key]
+        if point.kind != "exponential_histogram":
+            assert point.value == other.value, key
+        else:
+            n_histograms += 1
+            a, b = point.data, other.data
+            assert (a.count, a.zero_count, a.scale) == (b.count, b.zero_count, b.scale), key
+            assert (a.positive, a.negative) == (b.positive, b.negative), key
+            assert a.sum == pytest.approx(b.sum, rel=1e-12), key
+    assert n_histograms > 10
+
+
+@pytest.fixture(scope="module")
+def single(topic: Topic) -> Iterator[Points]:
+    """What one agent in memory mode exports of the topic."""
+    with OtlpReceiver() as receiver:
+
+        async def run() -> None:
+            async with running() as inside:
+                agent = inside.agent(topic.config(unique("single"), receiver))
+                probe = Fleet(topic, receiver, inside, Path())
+                await probe.counted(len(SENT.values))
+                await inside.stop(agent)
+
+        asyncio.run(run())
+        yield receiver.points()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+async def test_so_many_agents_in_one_group_give_the_totals_of_a_single_one(
+    topic: Topic, single: Points, otlp_receiver: OtlpReceiver, tmp_path: Path, n: int
+) -> None:
+    async with fleet_of(topic, tmp_path, otlp_receiver) as fleet:
+        agents = [fleet.agent() for _ in range(n)]
+        for shard in range(fleet.shards):
+            fleet.aggregator(shard)
+        await fleet.counted(len(SENT.values))
+        assert sum(fleet.offsets()) == len(SENT.values)
+        owners = [agent for agent in agents if agent._source.positions()]
+        assert len(owners) == n
+        await fleet.inside.stop_all()
+    points = otlp_receiver.points()
+    assert_same_totals(points, single)
+    assert_series_never_reset(points)
+    of_agents = {point.name for point in points if point.name == "inferometer.cuts"}
+    assert of_agents, "agents speak of themselves"
+
+
+async def test_a_rebalance_changes_no_seal(
+    topic: Topic, otlp_receiver: OtlpReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows of 2 s of event time: the same profiles, whether agents come and go or not."""
+    seals: dict[str, list[tuple[Any, int, int, float]]] = {}
+    take = folding._take
+
+    def watched(volume: Any, batch: Any) -> Any:
+        done = take(volume, batch)
+        for profile in done.effects.sealed:
+            seal = (profile.stream, profile.window, profile.rows, profile.coverage)
+            seals.setdefault(volume._owner.group, []).append(seal)
+        return done
+
+    monkeypatch.setattr(folding, "_take", watched)
+    windows = {"windows": {"width_s": 2.0, "out_of_orderness_s": 1.0, "max_open": 20}}
+    both = []
+    for churns in (False, True):
+        async with fleet_of(topic, tmp_path / str(churns), otlp_receiver, shards=1) as fleet:
+            group = await _read_all(fleet, windows, churns=churns)
+        both.append(sorted(seals[group], key=repr))
+    assert both[0] == both[1]
+    assert len({window for _, window, _, _ in both[0]}) >= 8
+    assert {coverage for *_, coverage in both[0]} == {1.0}
+
+
+async def _read_all(fleet: Fleet, windows: Json, *, churns: bool) -> str:
+    """Until all rows are counted; returns the aggregator's group."""
+    options = {**windows, "delivery": {"cut_interval_s": 0.05}}
+    first = fleet.agent(**options)
+    aggregator = fleet.aggregator(**windows)
+    if churns:
+        await eventually(lambda: first._source.joined)
+        second = fleet.agent(**options)
+        await eventually(second._source.positions)
+        await fleet.inside.stop(first)
+        fleet.agent(**options)
+    await eventually(lambda: sum(fleet.offsets()) == len(SENT.values), timeout_s=40)
+    state = await eventually(lambda: _whole(aggregator))
+    assert state["tally"]["irregular"].get("late", 0) == 0
+    return str(aggregator._guard.group_id)
+
+
+async def _whole(aggregator: Any) -> Json | None:
+    state: Json = await aggregator._state()
+    return state if state["tally"]["rows"] == len(SENT.values) else None

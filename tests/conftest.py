@@ -15,6 +15,7 @@ import pytest
 from tests.support.real import unavailable
 
 if TYPE_CHECKING:
+    from tests.support.alertmanager_real import Alertmanager
     from tests.support.collector_real import Collector
     from tests.support.kafka_embedded import FaultyBroker
     from tests.support.kafka_real import RealKafka
@@ -42,9 +43,19 @@ def _prepare_collector() -> None:
         _missing["collector"] = str(reason)
 
 
+def _prepare_alertmanager() -> None:
+    from tests.support.alertmanager_real import AlertmanagerUnavailable, alertmanager_binary
+
+    try:
+        alertmanager_binary()
+    except AlertmanagerUnavailable as reason:
+        _missing["alertmanager"] = str(reason)
+
+
 _PREPARATIONS: dict[str, Callable[[], None]] = {
     "real_kafka": _prepare_kafka,
     "collector_program": _prepare_collector,
+    "alertmanager": _prepare_alertmanager,
 }
 
 
@@ -57,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.kafka)
         if "collector_program" in wanted:
             item.add_marker(pytest.mark.collector)
+        if "alertmanager" in wanted:
+            item.add_marker(pytest.mark.alertmanager)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -134,3 +147,17 @@ def collector(
         yield running.start()
     finally:
         running.close()
+
+
+@pytest.fixture
+def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmanager]:
+    """A running Alertmanager per test, which notifies nobody."""
+    from tests.support.alertmanager_real import Alertmanager
+
+    if reason := _missing.get("alertmanager"):
+        unavailable(reason)
+    running = Alertmanager(tmp_path_factory.mktemp("alertmanager"))
+    try:
+        yield running.start()
+    finally:
+        running.stop()

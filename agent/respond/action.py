@@ -243,13 +243,13 @@ class ActionRunner:
             except TransientExportError as error:
                 item.said = str(error)
                 due_s = self._backoff.failed(self._clock(), error.retry_after_s)
-                is_over = due_s > limit_s or self._hurried.is_set()
+                is_late, is_last = due_s > limit_s, self._hurried.is_set()
                 self._complaints.say(
                     "transient",
-                    f"action {self.name}: {error}; {'given up' if is_over else 'tried again'}",
+                    f"action {self.name}: {error}; {'given up' if is_late or is_last else 'tried again'}",
                 )
-                if is_over:
-                    return "failed"
+                if is_late or is_last:
+                    return "failed" if is_late else "left"
                 continue
             except PermanentExportError as error:
                 how = "permanent"
@@ -284,7 +284,8 @@ class ActionRunner:
 
     def _outcome(self, item: Item, outcome: str) -> None:
         self._count(item, outcome)
-        item.settled()
+        if outcome != "left":
+            item.settled()
 
     def _count(self, item: Item, outcome: str) -> None:
         self._telemetry.add("inferometer.actions", action=self.name, outcome=outcome)

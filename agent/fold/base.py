@@ -32,6 +32,7 @@ from agent.fold.snapshot import Lives, Writer, accept_stream, series_of
 from agent.fold.store import Merges, Store, numbers_present, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
 from agent.fold.watermarks import NEVER, Seal, Watermarks
+from agent.sketch.pair_sums import pairs_of, united_pairs
 from agent.state.chunk import merge_digest
 from agent.types import (
     OVERFLOW,
@@ -317,6 +318,8 @@ class Fold:
             into.rows += group.rows
             into.errors += group.errors
             into.unseen += group.rows * self._unseen_a_row
+            if pairs := pairs_of(group):
+                into.pairs = united_pairs((into.pairs, pairs))
             for ref, n in zip(group.cells, counts, strict=True):
                 total = stream.columns.get(ref.column)
                 if total is None:

@@ -54,6 +54,7 @@ class WindowRecord(_Record):
     errors: int
     columns: list[WindowColumnRecord]
     unseen: int = 0
+    pairs: bytes = b""
 
 
 class ProfileColumnRecord(_Record):
@@ -71,6 +72,7 @@ class ProfileRecord(_Record):
     coverage: float
     columns: list[ProfileColumnRecord]
     unseen: int = 0
+    pairs: bytes = b""
 
 
 class StreamRecord(_Record):

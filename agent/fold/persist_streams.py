@@ -49,6 +49,7 @@ from agent.sketch.cells import NUMERIC_CELL_BYTES, NUMERIC_WIDE_CELL_BYTES, Byte
 from agent.sketch.codec import frame_numeric, frame_string, numeric_from_bytes, string_from_bytes
 from agent.sketch.kernels import layout
 from agent.sketch.packed import pack
+from agent.sketch.pair_sums import PairSums
 from agent.types import Kind, Role, StreamKey
 
 # ---------------------------------------------------------------- writing
@@ -137,6 +138,7 @@ def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
                     for column, seen in window.columns.items()
                 ],
                 window.unseen,
+                window.pairs,
             )
             for number, window in stream.open.items()
         ],
@@ -151,6 +153,7 @@ def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
                     for column, at in profile.columns.items()
                 ],
                 profile.unseen,
+                profile.pairs,
             )
             for profile in stream.sealed
         ],
@@ -227,7 +230,7 @@ def _read_column(
 
 
 def _read_window(state: WindowRecord, stream: Stream, body: Body, store: Store) -> StreamWindow:
-    window = StreamWindow(state.rows, state.errors, state.unseen)
+    window = StreamWindow(state.rows, state.errors, state.unseen, pairs=_pairs(state.pairs))
     for seen in state.columns:
         total = stream.columns.get(seen.column)
         if total is None or seen.column in window.columns:
@@ -245,6 +248,7 @@ def _read_profile(state: ProfileRecord, key: StreamKey, body: Body, width_ms: in
     profile = Profile(
         key, state.window, width_ms, state.rows, state.errors, state.coverage, unseen=state.unseen
     )
+    profile.pairs = _pairs(state.pairs)
     for at in state.columns:
         column = ProfileColumn(at.kind, _present(at.present), bytes(body.take(at.length)))
         column.remember(at.facts)
@@ -271,6 +275,11 @@ def _widened(record: Bytes, cell_bytes: int) -> Bytes:
     wide[: layout.BUCKETS] = record[: layout.BUCKETS]
     wide[layout.BUCKETS :].view(np.uint64)[:] = record[layout.BUCKETS :].view(np.uint32)
     return wide
+
+
+def _pairs(data: bytes) -> bytes:
+    """Raises DecodeError for bytes that are no pair sums."""
+    return PairSums.from_bytes(data).to_bytes() if data else b""
 
 
 def _present(counts: list[int]) -> list[int]:

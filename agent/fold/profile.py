@@ -26,6 +26,7 @@ from agent.sketch.codec import (
 )
 from agent.sketch.merge import merge_numeric, merge_strings
 from agent.sketch.packed import from_payloads
+from agent.sketch.pair_sums import PairSums, united_pairs
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
 from agent.state.chunk import open_frame, seal_frame
 from agent.types import Column, JsonType, Kind, StreamKey
@@ -112,6 +113,7 @@ class Profile:
 
     `unseen`: rows left out under overload, by estimate. No count here is scaled by it: whoever shows one as
     a rate divides it by `sampling_ratio`, and says so.
+    `pairs`: sums of products of scores (`sketch.pair_sums`), b"" where the model has no score table.
     """
 
     stream: StreamKey
@@ -122,6 +124,7 @@ class Profile:
     coverage: float
     columns: dict[Column, ProfileColumn] = field(default_factory=dict)
     unseen: int = 0
+    pairs: bytes = b""
 
     @property
     def sampling_ratio(self) -> float:
@@ -158,6 +161,7 @@ class Profile:
                 for column, c in self.columns.items()
             ],
             unseen=self.unseen,
+            pairs=self.pairs,
         )
         body = b"".join(c.sketch for c in self.columns.values())
         return seal_frame(MAGIC, VERSION, msgspec.msgpack.encode(head), body)
@@ -184,6 +188,8 @@ class Profile:
             if sketch and c.kind is not None:  # a sketch that cannot be read is found now
                 (string_from_bytes if is_string_kind(c.kind) else numeric_from_bytes)(sketch)
             columns[c.column] = read
+        if head.pairs:
+            PairSums.from_bytes(head.pairs)
         return Profile(
             head.stream,
             head.window,
@@ -193,6 +199,7 @@ class Profile:
             head.coverage,
             columns,
             head.unseen,
+            head.pairs,
         )
 
 
@@ -212,6 +219,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     coverage: float
     columns: list[_Column]
     unseen: Annotated[int, msgspec.Meta(ge=0)] = 0
+    pairs: bytes = b""
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -239,6 +247,7 @@ def merge(a: Profile, b: Profile) -> Profile:
         weight * a.coverage + (1 - weight) * b.coverage if a.coverage != b.coverage else a.coverage,
         columns,
         a.unseen + b.unseen,
+        united_pairs((a.pairs, b.pairs)),
     )
 
 

@@ -17,6 +17,7 @@ from agent.sketch.cells import NUMERIC_WIDE_CELL_BYTES, STRING_CELL_BYTES, Bytes
 from agent.sketch.codec import numeric_to_bytes, payload_of, string_to_bytes
 from agent.sketch.merge import merge_numeric, merge_strings
 from agent.sketch.packed import from_payloads
+from agent.sketch.pair_sums import united_pairs
 from agent.types import Column, JsonType, Kind, StreamKey
 
 
@@ -44,6 +45,7 @@ def united(profiles: Sequence[Profile], stream: StreamKey) -> Profile:
         sum(p.errors for p in profiles),
         min(1.0, covered / rows) if rows else first.coverage,
         {name: _column(columns) for name, columns in parts.items()},
+        pairs=united_pairs(p.pairs for p in profiles),
     )
 
 

@@ -29,6 +29,8 @@ from agent.sketch.cells import STRING_CELL_BYTES, Bytes, unset, zeroed
 from agent.sketch.kernels import buffers, freeze, layout, route, strings
 from agent.sketch.kernels.bucket_index import MAGNITUDE_MASK, MANTISSA_MASK
 from agent.sketch.packed import PIECE_BYTES, PackedCells, joined, no_cells
+from agent.sketch.pair_scorer import PairScorer, Tables
+from agent.sketch.pair_sums import with_pairs
 from agent.types import (
     WINDOW_FUTURE,
     WINDOW_LATE,
@@ -84,6 +86,7 @@ class Delta:
         self._work[:16].view(np.uint64)[:] = MAGNITUDE_MASK, MANTISSA_MASK
         self._work_at = address_of(self._work)
         self._group_of_row = np.zeros(0, np.int32)
+        self._scorer: PairScorer | None = None
         self._start()
 
     def _start(self) -> None:
@@ -91,6 +94,11 @@ class Delta:
         self._groups = np.zeros((_FIRST_SLOTS // 2 + 1, layout.GROUP_FIELDS), np.int64)
         self.n_groups = 0
         self._windows: set[int] = set()
+
+    def score(self, tables: Tables, max_bytes: int) -> None:
+        """Add up pairs of scores too (`sketch.pair_sums`), in at most so many bytes, for models that have a
+        table; rows since the last cut are left out."""
+        self._scorer = PairScorer(self._table, tables, max_bytes) if tables else None
 
     @property
     def rows(self) -> int:
@@ -108,7 +116,8 @@ class Delta:
         if self._numbers.peak >= FULL:
             return 1 << 62
         groups = self.n_groups * _GROUP_BYTES
-        return self._numbers.used_bytes + self._strings.used_bytes + groups
+        pairs = self._scorer.size_bytes if self._scorer is not None else 0
+        return self._numbers.used_bytes + self._strings.used_bytes + groups + pairs
 
     def add(self, block: Block) -> None:
         """Count the rows of a block. Raises ValueError for arrays that are not what `Block` says.
@@ -128,6 +137,8 @@ class Delta:
         self._add_rows(block, at.rows)
         if len(block.string_hash):
             self._add_strings(block, at.strings)
+        if self._scorer is not None:
+            self._scorer.add(block)
 
     def _add_rows(self, block: Block, arguments: tuple[int, ...]) -> None:
         """Groups of all rows, and their numbers."""
@@ -211,6 +222,10 @@ class Delta:
             freeze.pack_strings, layout.STRING_LANES, address_of(scratch)
         )
         frozen = self._frozen_groups(number_refs, text_refs)
+        if self._scorer is not None:
+            pairs = self._scorer.freeze()
+            # Of two groups for one stream and window the first has all.
+            frozen = [with_pairs(g, pairs.pop((g.stream, g.window), b"")) for g in frozen]
         self._numbers.reset()
         self._strings.reset()
         self._start()

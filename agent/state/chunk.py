@@ -33,11 +33,11 @@ from agent.sketch.codec import (
     string_from_bytes,
 )
 from agent.sketch.packed import PackedCells, from_payloads
+from agent.sketch.pair_sums import PairSums, ScoredGroup, pairs_of, with_pairs
 from agent.types import (
     CellRef,
     Chunk,
     Exemplar,
-    Group,
     JsonType,
     PartitionRange,
     RequestSpan,
@@ -78,7 +78,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     epoch: int
     digest: str
     ranges: list[PartitionRange]
-    groups: list[Group]
+    groups: list[ScoredGroup]  # only those that have pair sums are written with them
     tally: _Tally
     spans: list[RequestSpan]
     exemplars: list[Exemplar]
@@ -99,7 +99,7 @@ def to_bytes(chunk: Chunk) -> bytes:
             chunk.epoch,
             chunk.digest,
             chunk.ranges,
-            chunk.groups,
+            chunk.groups,  # type: ignore[arg-type]  # a Group is a ScoredGroup that lacks an optional key
             _Tally(
                 t.records,
                 t.events,
@@ -137,6 +137,8 @@ def from_bytes(data: bytes) -> Chunk:
     for group in header.groups:
         for ref in group.cells:
             _check_cell(ref, len(numeric), len(strings))
+        if group.pairs:
+            PairSums.from_bytes(group.pairs)
     t = header.tally
     return Chunk(
         run_id=header.run_id,
@@ -144,7 +146,7 @@ def from_bytes(data: bytes) -> Chunk:
         epoch=header.epoch,
         digest=header.digest,
         ranges=header.ranges,
-        groups=header.groups,
+        groups=[with_pairs(group, pairs_of(group)) for group in header.groups],
         numeric=numeric,
         strings=strings,
         tally=Tally(

@@ -20,7 +20,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +114,15 @@ def soak(
             assert agent.process is not None
             eventually_sync(lambda: reader.seen.rows > 0, timeout_s=120, every_s=0.1)
             before = seen.rows()
-            with Watch(agent.process.pid, every_s=1.0) as watch:
+            asking = _asking(seen) if away_minutes else nullcontext()
+            with Watch(agent.process.pid, every_s=1.0) as watch, asking:
                 began = time.monotonic()
                 away_s, back_s = away_minutes * 60, min(_BACK_S, minutes * 10)
                 away = (0.0, 0.0)
                 if away_s:
                     _wait(minutes * 60 - away_s - back_s, agent, seen, sender, watch)
                     away = time.monotonic() - began, away_s
-                    with _collector_away(reader, seen):
+                    with _collector_away(reader):
                         _wait(away_s, agent, seen, sender, watch)
                 _wait(minutes * 60 - (time.monotonic() - began), agent, seen, sender, watch)
                 rows = seen.rows() - before
@@ -132,12 +133,11 @@ def soak(
             agent.stop()
     points = [(at.at_s - watch.samples[0].at_s, at.rss_bytes / _MIB) for at in watch.samples]
     used_s = watch.samples[-1].cpu_s - watch.samples[0].cpu_s
-    curves = [
-        _report_memory(result, points, rows, used_s, peak / _MIB),
-        *_report_lags(result, seen),
-    ]
+    curves = [_report_memory(result, points, rows, used_s, peak / _MIB, is_judged=not away_minutes)]
     if away_minutes:
         _report_away(result, points, *away)
+    else:  # lags are told by exports
+        curves += _report_lags(result, seen)
     result.curves += curves
     if plots is not None:
         for curve in curves:
@@ -181,8 +181,8 @@ def _wait(duration_s: float, agent: Any, seen: Seen, sender: Sender, watch: Watc
 
 
 @contextmanager
-def _collector_away(reader: Reader, seen: Seen) -> Iterator[None]:
-    """Its port refuses connections; the agent's own page says meanwhile how far it is."""
+def _asking(seen: Seen) -> Iterator[None]:
+    """The agent's own page says how far it is, all the time: it must cost the same with a collector as without."""
     ended = threading.Event()
 
     def ask() -> None:
@@ -190,14 +190,22 @@ def _collector_away(reader: Reader, seen: Seen) -> Iterator[None]:
             seen.ask()
 
     asking = threading.Thread(target=ask, name="ask", daemon=True)
-    progress("the collector goes")
-    reader.leave()
     asking.start()
     try:
         yield
     finally:
         ended.set()
         asking.join(30)
+
+
+@contextmanager
+def _collector_away(reader: Reader) -> Iterator[None]:
+    """Its port refuses connections."""
+    progress("the collector goes")
+    reader.leave()
+    try:
+        yield
+    finally:
         reader.come_back()
         progress("the collector is back")
 
@@ -231,7 +239,7 @@ def judged(points: Points) -> tuple[float, float, float]:
 
 
 def _report_memory(
-    result: Result, points: Points, rows: int, cpu_s: float, peak_mib: float
+    result: Result, points: Points, rows: int, cpu_s: float, peak_mib: float, *, is_judged: bool
 ) -> Curve:
     growth, level, from_s = judged(points)
     duration_s = points[-1][0]
@@ -246,7 +254,8 @@ def _report_memory(
         *(duration_s / 60, rows, rows / duration_s, cpu_s / rows * 1e6, level, growth, peak_mib),
         found.p,
     )
-    result.at_most("growth of RSS after warm-up", abs(growth), FLAT_BAR_PERCENT, "%")
+    if is_judged:
+        result.at_most("growth of RSS after warm-up", abs(growth), FLAT_BAR_PERCENT, "%")
     return _curve("Memory at full rate", "RSS, MiB", "agent", points)
 
 

@@ -17,6 +17,7 @@ A block lies inside the baseline, so the two differ by 1/n - 1/m in place of 1/n
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -66,10 +67,20 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
         """phi for windows of so many rows."""
         if rows > self.sizes[-1]:
             return 1.0 + (self.phi[-1] - 1.0) * rows / self.sizes[-1]
-        return float(np.interp(rows, self.sizes, self.phi))
+        return _between(rows, self.sizes, self.phi)
 
     def spread_at(self, rows: float) -> float:
-        return float(np.interp(rows, self.sizes, self.spread))
+        return _between(rows, self.sizes, self.spread)
+
+
+def _between(at: float, xs: list[float], ys: list[float]) -> float:
+    """Piecewise linear, constant beyond the ends; a microsecond where numpy takes ten."""
+    i = bisect_right(xs, at)
+    if i == 0:
+        return ys[0]
+    if i == len(xs):
+        return ys[-1]
+    return ys[i - 1] + (ys[i] - ys[i - 1]) * (at - xs[i - 1]) / (xs[i] - xs[i - 1])
 
 
 class Calibration(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ import numpy as np
 
 from agent.fold.profile import Profile
 from agent.judge.counted import Counted, CountedColumn, counted
-from agent.judge.numeric_cells import NumericBaseline, Sides
+from agent.judge.numeric_cells import NumericBaseline
 from agent.judge.sketch_counts import Counts, Numbers, Texts
 from agent.judge.special import beta_binomial_z, log_poisson_tail, normal_quantile
 from agent.judge.text_cells import TextBaseline
@@ -157,13 +157,12 @@ def measure(
 
 def _numeric_cells(column: Column, before: _Column, numbers: Numbers) -> list[CellValue]:
     base = before.at(numbers.scale)
-    window = Sides.of(numbers, base.sides.scale)
-    places = window.places_in(base.sides)
+    placed = base.placed(numbers)
     n, m = float(numbers.count), float(base.count)
     rows = n * m / (n + m)
     out = []
     if base.ties < 1.0 - 1e-9:
-        effect = float(window.masses @ base.ranks[places]) / n - 0.5
+        effect = float(placed @ base.ranks) / n - 0.5
         spread = math.sqrt((1.0 - base.ties) / 12.0)
         x = effect * math.sqrt(rows) / spread
         key = CellKey(column, Statistic.LOC)
@@ -172,8 +171,7 @@ def _numeric_cells(column: Column, before: _Column, numbers: Numbers) -> list[Ce
         return out
     starts, shares = base.grouping(n)
     if len(starts) > 1:
-        cells = np.bincount(base.cell_of[places], window.masses, len(base.masses))
-        out.append(_shape_cell(column, shares * m, np.add.reduceat(cells, starts), n, m))
+        out.append(_shape_cell(column, shares * m, np.add.reduceat(placed, starts), n, m))
     return out
 
 

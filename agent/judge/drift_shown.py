@@ -107,10 +107,8 @@ def numeric_distances(
         _auc(p, q, is_zero),
     ]
     if len(starts) > 1:
-        cells = np.bincount(
-            base.cell_of[sides.places_in(base.sides)], sides.masses, len(base.masses)
-        )
-        found += _partitioned(shares * base.count, np.add.reduceat(cells, starts))
+        counts = np.add.reduceat(base.placed(window), starts)
+        found += _partitioned(shares * base.count, counts)
     return found
 
 

@@ -7,6 +7,7 @@ derived from the baseline at a scale is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -45,38 +46,16 @@ class Sides:
         masses = np.concatenate((negative[::-1], (float(numbers.zeros),), positive))
         return cls(scale, first_positive, first_negative, len(positive), len(negative), masses)
 
-    def places_in(self, other: Sides) -> Indices:
-        """int64[k]: where each bucket lies among `other`'s, which has one place before its first bucket of
-        a sign and one behind the last: 2 * negative side, zero, positive side.
-
-        A place p of the result indexes `other.padded(...)`.
-        """
-        positive = np.arange(self.n_positive) + (self.first_positive - other.first_positive)
-        negative = np.arange(self.n_negative) + (self.first_negative - other.first_negative)
-        zero = other.n_negative + 2
-        return np.concatenate(
-            (
-                zero - 2 - np.clip(negative, -1, other.n_negative)[::-1],
-                (zero,),
-                zero + 2 + np.clip(positive, -1, other.n_positive),
-            )
-        )
-
-    def padded(self) -> Counts:
-        """`masses` with an empty bucket before and behind each sign's, where other data may fall."""
-        n = self.n_negative
-        none = (0.0,)
-        return np.concatenate(
-            (none, self.masses[:n], none, self.masses[n : n + 1], none, self.masses[n + 1 :], none)
-        )
-
 
 @dataclass(slots=True, eq=False)
 class NumericBaseline:
     """What windows of a numeric, boolean or vector column are compared with.
 
-    ranks    float64[k], mid-rank 0..1 of each padded place
-    cell_of  int64[k], cell of each padded place
+    Places are the baseline's buckets in the order of their values, with one before and one behind each
+    sign's for values that the baseline does not reach: before, negative, behind, zero, before, positive, behind.
+
+    ranks    float64[k], mid-rank 0..1 of each place
+    starts   int64[cells], first place of each cell
     masses   float64[cells], share of the baseline's rows in each cell
     ties     sum of cubed bucket shares: what equal ranks take off the variance of a rank
     has_over  whether a value lies beyond 2^64, where buckets end
@@ -85,7 +64,7 @@ class NumericBaseline:
     sides: Sides
     count: float
     ranks: Counts
-    cell_of: Indices
+    starts: Indices
     masses: Counts
     ties: float
     has_over: bool
@@ -95,31 +74,63 @@ class NumericBaseline:
     def at(cls, numbers: Numbers, scale: int) -> NumericBaseline:
         """Of a sketch that has values, at a scale that is not above its own."""
         sides = Sides.of(numbers, scale)
-        shares = sides.padded() / numbers.count
+        n = sides.n_negative
+        none, held = (0.0,), sides.masses / numbers.count
+        shares = np.concatenate((none, held[:n], none, held[n : n + 1], none, held[n + 1 :], none))
         upto = np.cumsum(shares)
         # A cut is the bucket in which the quantile lies, and ends its cell.
         ends = np.unique(np.searchsorted(upto, np.asarray(CUTS) - 1e-12))
-        cell_of = np.searchsorted(ends, np.arange(len(shares)))
-        masses = np.bincount(cell_of, shares, len(ends) + 1).astype(np.float64)
+        starts = np.concatenate(((0,), ends + 1))
         return cls(
             sides,
             numbers.count,
             upto - shares / 2,
-            cell_of,
-            masses,
+            starts,
+            np.add.reduceat(shares, starts),
             float((shares**3).sum()),
             numbers.over > 0,
         )
 
+    def placed(self, window: Numbers) -> Counts:
+        """float64[k]: a window's values by place. Its scale must not be below the baseline's."""
+        sides = self.sides
+        steps = window.scale - sides.scale
+        out = np.zeros(len(self.ranks))
+        zero = sides.n_negative + 2
+        out[zero] = window.zeros
+        positive, first = lowered(window.positive, window.first_positive, steps)
+        if len(positive):
+            _place(out[zero + 1 :], positive, first - sides.first_positive)
+        negative, first = lowered(window.negative, window.first_negative, steps)
+        if len(negative):
+            _place(out[zero - 1 :: -1], negative, first - sides.first_negative)
+        return out
+
     def grouping(self, rows: float) -> tuple[Indices, Counts]:
-        """First cell of each group, int64[g], and the groups' shares of the baseline, so that each expects
-        MIN_EXPECTED of `rows`. Kept for steps of a quarter octave."""
-        step = int(np.floor(4 * np.log2(max(1.0, min(rows, self.count)))))
+        """First place of each group of cells, int64[g], and the groups' shares of the baseline, so that each
+        expects MIN_EXPECTED of `rows`. Kept for steps of a quarter octave."""
+        step = math.floor(4 * math.log2(max(1.0, min(rows, self.count))))
         found = self._groups.get(step)
         if found is None:
-            starts = np.asarray(pooled(self.masses * 2.0 ** (step / 4)), np.int64)
-            found = self._groups[step] = starts, np.add.reduceat(self.masses, starts)
+            groups = np.asarray(pooled(self.masses * 2.0 ** (step / 4)), np.int64)
+            found = self._groups[step] = self.starts[groups], np.add.reduceat(self.masses, groups)
         return found
+
+
+def _place(out: Counts, counts: Counts, at: int) -> None:
+    """Put the counts of one sign's buckets into `out`, in place: one place, the buckets, one place.
+
+    at  the bucket of `out` that the first count belongs to; what lies before or behind all goes to the ends
+    """
+    low, high = max(0, -at), min(len(counts), len(out) - 2 - at)
+    if low >= high:
+        out[0 if at < 0 else -1] += counts.sum()
+        return
+    out[1 + at + low : 1 + at + high] = counts[low:high]
+    if low:
+        out[0] = counts[:low].sum()
+    if high < len(counts):
+        out[-1] = counts[high:].sum()
 
 
 def pooled(expected: Sequence[float] | Counts) -> list[int]:

@@ -184,7 +184,7 @@ class Texts:
 
     def bound(self, key: int) -> float:
         """Rows at most, of a hash that is not listed."""
-        return self.bounds[key & layout.SETS - 1]
+        return self.bounds[set_of(key)]
 
 
 def scaled_texts(a: Texts, factor: float) -> Texts:
@@ -216,6 +216,11 @@ def merged_texts(a: Texts, b: Texts) -> Texts:
 def bucket_of(key: int) -> int:
     """The hashed bucket of a hash: its bits 4 to 11."""
     return key >> 4 & layout.HASHED_BUCKETS - 1
+
+
+def set_of(key: int) -> int:
+    """The set of the table that a hash belongs to: its bits 0 to 3."""
+    return key & layout.SETS - 1
 
 
 _WAY = struct.Struct("<BBQQQIH")  # way, text kept, key, count, overestimate, full and kept length

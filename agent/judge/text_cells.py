@@ -8,16 +8,29 @@ enter: they only name.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from agent.judge.numeric_cells import MIN_EXPECTED
-from agent.judge.sketch_counts import Counts, Texts, bucket_of
+from agent.judge.numeric_cells import MIN_EXPECTED, Indices
+from agent.judge.sketch_counts import Counts, Texts, bucket_of, set_of
 
 #: Texts that are named as new.
 MAX_NAMED: Final = 5
+
+
+@dataclass(slots=True, eq=False)
+class _Partition:
+    """keys, buckets  texts that are cells of their own, and their hashed buckets
+    group    int64[own + 256], group of each cell: own texts, then hashed buckets without them
+    masses   float64[groups], counts of the baseline
+    """
+
+    keys: list[int]
+    buckets: Indices
+    group: Indices
+    masses: Counts
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +43,7 @@ class TextBaseline:
 
     texts: Texts
     singletons: float
+    _partitions: dict[tuple[int, tuple[bool, ...]], _Partition] = field(default_factory=dict)
 
     @classmethod
     def of(cls, texts: Texts, distinct: float) -> TextBaseline:
@@ -41,28 +55,37 @@ class TextBaseline:
 
     def partition(self, window: Texts) -> tuple[Counts, Counts]:
         """Counts of baseline and window in the same cells, float64[k] each, thin cells pooled into one."""
-        m, n = self.texts.count, window.count
-        p, q = self.texts.hashed.copy(), window.hashed.copy()
-        own_p, own_q = [], []
-        least = MIN_EXPECTED * m / max(1.0, min(m, n))
-        for key, rows in self.texts.named.items():
-            if rows >= least and not self.texts.bound(key) and not window.bound(key):
-                own_p.append(rows)
-                own_q.append(window.named.get(key, 0.0))
-                p[bucket_of(key)] -= own_p[-1]
-                q[bucket_of(key)] -= own_q[-1]
-        p, q = np.concatenate((own_p, p)), np.concatenate((own_q, q))
-        thick = p * (min(m, n) / m) >= MIN_EXPECTED
-        rest_p, rest_q = float(p[~thick].sum()), float(q[~thick].sum())
-        p, q = p[thick], q[thick]
-        if rest_p or rest_q:
-            if rest_p * min(m, n) / m >= MIN_EXPECTED or not len(p):
-                p, q = np.append(p, rest_p), np.append(q, rest_q)
-            else:  # too thin for a cell of its own: the smallest takes it
-                least_at = int(p.argmin())
-                p[least_at] += rest_p
-                q[least_at] += rest_q
-        return p, q
+        rows = min(self.texts.count, window.count)
+        step = math.floor(4 * math.log2(max(1.0, rows)))
+        full = tuple(bool(a or b) for a, b in zip(self.texts.bounds, window.bounds, strict=True))
+        found = self._partitions.get((step, full))
+        if found is None:
+            found = self._partitions[step, full] = self._cut(2.0 ** (step / 4), full)
+        own = np.array([window.named.get(key, 0.0) for key in found.keys])
+        others = window.hashed - np.bincount(found.buckets, own, len(window.hashed))
+        counts = np.bincount(found.group, np.concatenate((own, others)), len(found.masses))
+        return found.masses, counts.astype(np.float64)
+
+    def _cut(self, rows: float, full: tuple[bool, ...]) -> _Partition:
+        """Cells that expect MIN_EXPECTED of `rows`. Sets of the table that are `full` list no exact counts."""
+        share = rows / self.texts.count
+        keys = [
+            key
+            for key, n in self.texts.named.items()
+            if n * share >= MIN_EXPECTED and not full[set_of(key)]
+        ]
+        buckets = np.array([bucket_of(key) for key in keys], np.int64)
+        own = np.array([self.texts.named[key] for key in keys])
+        others = self.texts.hashed - np.bincount(buckets, own, len(self.texts.hashed))
+        masses = np.concatenate((own, others))
+        thick = masses * share >= MIN_EXPECTED
+        group = np.where(thick, np.cumsum(thick) - 1, int(thick.sum()))
+        pooled = np.bincount(group, masses, int(thick.sum()) + 1)
+        if pooled[-1] * share < MIN_EXPECTED and len(pooled) > 1:
+            # Too thin for a cell of its own: the smallest takes it.
+            group[~thick] = int(pooled[:-1].argmin())
+            pooled = np.bincount(group, masses)
+        return _Partition(keys, buckets, group, pooled.astype(np.float64))
 
     def unseen(self, window: Texts) -> tuple[float, list[tuple[str, float]]]:
         """Rows of the window whose text the baseline never held, and the texts among them that are named,
@@ -76,10 +99,8 @@ class TextBaseline:
         ratio = window.count / self.texts.count
         rows = float(window.hashed[empty].sum())
         found: list[tuple[str, float]] = []
-        for key, n in window.named.items():
-            if key in self.texts.named:
-                continue
-            new = n
+        for key in window.named.keys() - self.texts.named.keys():
+            n = new = window.named[key]
             if not empty[bucket_of(key)]:
                 rare = self.texts.bound(key) * ratio
                 new = max(0.0, n - rare - 3.0 * math.sqrt(rare))

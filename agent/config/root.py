@@ -71,6 +71,10 @@ class Config(Options, frozen=True, kw_only=True):
                 "delivery.volume_path is not set; delivery.mode: volume needs a directory that survives the process"
             )
         self._require_chunk_topic()
+        if self.delivery.mode == "volume" and self.export.temporality == "delta":
+            raise ValueError(
+                "export.temporality is delta; delivery.mode: volume needs cumulative: what a receiver has accepted of a delta does not survive a restart"
+            )
         self._require_other_dead_letter_topic()
         self._require_other_action_topics()
         self._require_known_names()

@@ -6,7 +6,9 @@ Invariants
 1. Judging follows the fold's inputs, in their order and with their times, and nothing else. So what a
    replay of the journal folds again it judges again, with the same verdicts under the same ids.
 2. Only sealed windows are judged, and time that passed (silence, stalls).
-3. A mistake in judging costs verdicts, said and counted; never a count, never the fold.
+3. Time that passes is the events': the newest one's, and what has passed since it was folded. So neither
+   recorded events nor a backlog read as silence.
+4. A mistake in judging costs verdicts, said and counted; never a count, never the fold.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from agent.config import Config
 from agent.emit.complaints import Complaints
@@ -49,7 +53,7 @@ class Judge(Protocol):
         """Windows below `sealed_until` are sealed; these are their profiles, oldest window first."""
 
     def tick(self, now_ns: int) -> Judged:
-        """Time has passed."""
+        """Time has passed, of the events' clock."""
 
     def dump(self) -> bytes: ...
 
@@ -68,6 +72,7 @@ class JudgingFold(Fold):
     ) -> None:
         super().__init__(config, start_ns=start_ns)
         self.judge = judge
+        self.newest_at_ns = start_ns  # when the newest event was folded
         self._telemetry = telemetry
         self._points = VerdictPoints(config.export.drift, config.export.max_drift_series)
         self.standing = Standing(self._points.max_drift)
@@ -80,7 +85,8 @@ class JudgingFold(Fold):
 
     def tick(self, now_ns: int) -> Effects:
         effects = self._judged(lambda: super(JudgingFold, self).tick(now_ns))
-        self._note(lambda: self.judge.tick(self._now_ns))
+        if self.newest_event_ms >= 0:
+            self._note(lambda: self.judge.tick(self._event_now_ns()))
         return effects
 
     def seal_all(self, now_ns: int) -> Effects:
@@ -88,13 +94,18 @@ class JudgingFold(Fold):
 
     def _judged(self, fold: Callable[[], Effects]) -> Effects:
         """Fold an input, and judge what it sealed: profiles, or windows that nobody had a row in."""
-        before = self.sealed_until
+        before, newest_ms = self.sealed_until, self.newest_event_ms
         effects = fold()
+        if self.newest_event_ms > newest_ms:
+            self.newest_at_ns = self._now_ns
         if effects.sealed or self.sealed_until > before:
             began = time.thread_time()
             self._note(lambda: self.judge.sealed(effects.sealed, self.sealed_until, self._now_ns))
             self._telemetry.record("inferometer.judge.duration", time.thread_time() - began)
         return effects
+
+    def _event_now_ns(self) -> int:
+        return self.newest_event_ms * 1_000_000 + self._now_ns - self.newest_at_ns
 
     def _note(self, judge: Callable[[], Judged]) -> None:
         n_dropped = self.standing.n_dropped
@@ -128,6 +139,26 @@ class JudgingFold(Fold):
         return document
 
 
+class _Own(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """What judging keeps beside the fold."""
+
+    newest_at_ns: int
+    judge: bytes
+    standing: bytes
+
+
+def _restore(fold: JudgingFold, data: bytes) -> None:
+    """Raises DecodeError."""
+    _, body = open_frame(MAGIC, VERSION, data, "state of judging")
+    try:
+        own = msgspec.msgpack.decode(body, type=_Own)
+    except msgspec.DecodeError as error:
+        raise DecodeError(f"state of judging: {error}") from None
+    fold.newest_at_ns = own.newest_at_ns
+    fold.judge.load(own.judge)
+    fold.standing.load(own.standing)
+
+
 @dataclass(frozen=True)
 class Folds:
     """How the folds of a process are made, written and read: judging ones, where there is a judge.
@@ -152,8 +183,9 @@ class Folds:
         data = persist.dump(fold)
         if not isinstance(fold, JudgingFold):
             return data
-        own = seal_frame(MAGIC, VERSION, fold.judge.dump(), fold.standing.dump())
-        return joined([_LENGTH.pack(MAGIC, len(own)), own, data])
+        own = _Own(fold.newest_at_ns, fold.judge.dump(), fold.standing.dump())
+        frame = seal_frame(MAGIC, VERSION, b"", msgspec.msgpack.encode(own))
+        return joined([_LENGTH.pack(MAGIC, len(frame)), frame, data])
 
     def load(self, data: bytes) -> Fold:
         """What `dump` wrote; of a fold that judged nothing, judging begins anew.
@@ -167,9 +199,7 @@ class Folds:
         fold = persist.load(self.config, data, self._make)
         if own and isinstance(fold, JudgingFold):
             try:
-                judge, standing = open_frame(MAGIC, VERSION, own, "state of judging")
-                fold.judge.load(bytes(judge))
-                fold.standing.load(bytes(standing))
+                _restore(fold, own)
             except DecodeError as error:
                 fresh = self._make(self.config, start_ns=0)
                 assert isinstance(fresh, JudgingFold)

@@ -5,7 +5,8 @@ Invariants
    journal makes it again, bit by bit.
 2. Everything is bounded: subjects and drift are forgotten by event time, drift by a budget too, and
    transitions that nobody told are at most `MAX_UNTOLD`.
-3. A transition stays until every way out has settled it (`told`). So what a crash kept from leaving
+3. An alarm is open under one subject: what it is told of as may change, and then that is its subject.
+4. A transition stays until every way out has settled it (`told`). So what a crash kept from leaving
    leaves after it, under the same id; what left, and was not settled, leaves twice.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.errors import DecodeError
 from agent.types import Column, StreamKey
@@ -71,6 +73,11 @@ class Subject(msgspec.Struct, array_like=True):
     open: dict[str, Verdict] = msgspec.field(default_factory=dict)
     seen: dict[StatusKey, None] = msgspec.field(default_factory=dict)  # an ordered set
 
+    def note(self) -> None:
+        """Remember the state that is shown now, so that it is zero when another is."""
+        shown = self.shown()
+        self.seen[StatusKey(shown.state, shown.severity)] = None
+
     def shown(self) -> Verdict:
         """The verdict that matters: one that fires before one that is pending before the latest."""
         return min(
@@ -98,6 +105,7 @@ class Standing:
         self.subjects: dict[SubjectKey, Subject] = {}
         self.counts: dict[CountKey, int] = {}  # transitions
         self.drift: dict[DriftKey, Drift] = {}
+        self._subject_of: dict[str, SubjectKey] = {}  # by open alarm
         self.n_dropped = 0  # transitions that nobody told, of this process
         self._max_drift = max_drift
         self._newest_ms = -1
@@ -126,16 +134,26 @@ class Standing:
             subject = self.subjects[key] = Subject(verdict)
         subject.latest = verdict
         if verdict.alarm:
+            self._leave(verdict.alarm, key)
             if verdict.state in (State.PENDING, State.FIRING):
                 subject.open[verdict.alarm] = verdict
-            else:
-                subject.open.pop(verdict.alarm, None)
-        shown = subject.shown()
-        subject.seen[StatusKey(shown.state, shown.severity)] = None
+                self._subject_of[verdict.alarm] = key
+        subject.note()
         if verdict.is_transition:
             count = CountKey(verdict.stream.model, verdict.monitor, verdict.state, verdict.severity)
             self.counts[count] = self.counts.get(count, 0) + 1
             self._keep(verdict)
+
+    def _leave(self, alarm: str, to: SubjectKey) -> None:
+        """The alarm is no more open where it was; a subject that it leaves for another has nothing to say."""
+        at = self._subject_of.pop(alarm, None)
+        if at is None:
+            return
+        subject = self.subjects[at]
+        was = subject.open.pop(alarm)
+        if at != to and subject.latest.alarm == alarm:
+            subject.latest = replace(was, state=State.OK, previous=State.OK, alarm="")
+            subject.note()
 
     def _keep(self, verdict: Verdict) -> None:
         number = self._next_number
@@ -220,6 +238,7 @@ class Standing:
             raise DecodeError(f"standing verdicts: {error}") from None
         self._newest_ms, self._next_number = read.newest_ms, read.next_number
         self.subjects = dict(read.subjects)
+        self._subject_of = {alarm: key for key, s in read.subjects for alarm in s.open}
         self.counts = dict(read.counts)
         self.drift = dict(read.drift[: self._max_drift])
         self._untold = deque(read.untold)

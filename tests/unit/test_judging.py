@@ -259,6 +259,22 @@ def test_an_open_alarm_outweighs_what_the_monitor_says_of_another_source() -> No
     assert [key[-1] for key, value in status.items() if value] == ["firing"]
 
 
+def test_an_alarm_that_is_told_under_another_monitor_is_open_there_alone() -> None:
+    standing = Standing(10)
+    standing.note(Judged([verdict(State.PENDING, previous=State.OK, monitor="drift")]))
+    standing.note(Judged([verdict(monitor="quality")]))
+    status = values(metrics_of(standing), "inference.verdict.status")
+    assert {(key[2], key[-1]) for key, value in status.items() if value} == {
+        ("drift", "ok"),
+        ("quality", "firing"),
+    }
+    assert [v.monitor for v in standing.firing()] == ["quality"]
+    again = Standing(10)
+    again.load(standing.dump())
+    again.note(Judged([verdict(State.RESOLVED, previous=State.FIRING, monitor="quality")]))
+    assert again.firing() == []
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [

@@ -79,6 +79,10 @@ class Alarms:
         self.open: list[Alarm] = []
         self._prefix = prefix
 
+    def kept(self) -> list[Alarm]:
+        """All there is, to go on from."""
+        return list(self.open)
+
     @property
     def is_open(self) -> bool:
         """Whether what is learned stands still."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from agent.config.contract import ColumnRule, ModelContract, RowRule
@@ -31,8 +31,7 @@ ALPHA: Final = 1e-6
 _EDGE: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Breach:
+class Breach(msgspec.Struct, frozen=True, array_like=True):
     """One broken rule. `column` None: the stream's. `value` and `threshold` are what the rule compares."""
 
     column: Column | None

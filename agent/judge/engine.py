@@ -13,21 +13,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from agent.config import Config
 from agent.config.contract import ModelContract
+from agent.errors import DecodeError
 from agent.fold.profile import Profile
-from agent.judge.inventory import Inventory
+from agent.judge.inventory import Inventory, InventoryKept
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import rules_of
 from agent.judge.sources import Sources
 from agent.judge.standing import Known
-from agent.judge.watched import Watched
+from agent.judge.watched import Watched, WatchedKept
 from agent.types import OVERFLOW, Json
 from agent.verdict import Judged
 
 MOST_MODELS: Final = 10_000
 #: Windows without a row that are told one by one; of a longer silence the last one is.
 _MOST_EMPTY: Final = 200
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    sealed_until: int | None
+    inventory: InventoryKept
+    models: list[WatchedKept]
 
 
 class Judge:
@@ -52,14 +61,14 @@ class Judge:
         self._rules = rules_of(config)
         self._models: dict[ModelKey, Watched] = {}
         self._sealed_until: int | None = None
-        self._first_window: int | None = None
         self._inventory = Inventory(config)
 
     # ------------------------------------------------------------ inputs
 
     def sealed(self, profiles: Iterable[Profile], sealed_until: int, now_ns: int) -> Judged:
         """Windows that sealed, and the window below which all are sealed now."""
-        self._inventory.sealed(profiles := list(profiles), now_ns)
+        profiles = list(profiles)
+        self._inventory.sealed(profiles, now_ns)
         windows: dict[int, dict[ModelKey, list[Profile]]] = {}
         for profile in profiles:
             key = ModelKey(profile.stream.model, profile.stream.version)
@@ -92,8 +101,6 @@ class Judge:
         """Windows before `until` in which some model had no row."""
         start = self._sealed_until
         if start is None or until <= start:
-            if self._first_window is None:
-                self._first_window = until
             return
         for window in range(max(start, until - _MOST_EMPTY), until):
             for key in sorted(self._models):
@@ -106,6 +113,30 @@ class Judge:
                 key, self._config, self._rules, self._known, self._sources
             )
         return found
+
+    # ------------------------------------------------------------ kept
+
+    def dump(self) -> bytes:
+        """All that the next input depends on, but for the arguments of the constructor."""
+        kept = _Kept(
+            self._sealed_until,
+            self._inventory.kept(),
+            [self._models[key].kept() for key in sorted(self._models)],
+        )
+        return msgspec.msgpack.encode(kept)
+
+    def load(self, data: bytes) -> None:
+        """Continue from `dump`, in place; nothing was put in before. Raises DecodeError."""
+        try:
+            kept = msgspec.msgpack.decode(data, type=_Kept)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise DecodeError(f"judge: {error}") from None
+        self._sealed_until = kept.sealed_until
+        self._inventory.restore(kept.inventory)
+        for one in kept.models:
+            watched = self._watched(one.key)
+            if watched is not None:
+                watched.restore(one)
 
     # ------------------------------------------------------------ read
 

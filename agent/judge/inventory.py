@@ -32,6 +32,12 @@ class Item(msgspec.Struct, kw_only=True):
     outputs: dict[str, str | None] = {}
 
 
+class InventoryKept(msgspec.Struct, array_like=True):
+    now_ms: int
+    unlisted: int
+    items: list[tuple[ModelKey, Item]]
+
+
 class Inventory:
     """See the module."""
 
@@ -73,6 +79,14 @@ class Inventory:
                 name = shown_name(column)
                 if name in into or len(into) < MOST_FEATURES:
                     into[name] = str(held.kind) if held.kind is not None else into.get(name)
+
+    def kept(self) -> InventoryKept:
+        """All there is, to go on from."""
+        return InventoryKept(self._now_ms, self._unlisted, list(self._items.items()))
+
+    def restore(self, kept: InventoryKept) -> None:
+        """Go on from `kept`, in place."""
+        self._now_ms, self._unlisted, self._items = kept.now_ms, kept.unlisted, dict(kept.items)
 
     def document(self) -> Json:
         """Models by name, each with its versions; declared ones that were never seen with none."""

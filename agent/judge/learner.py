@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from agent.fold.profile import Profile
 from agent.judge.detector import Segment
 from agent.judge.history import calibrated
 from agent.judge.panes import MIN_ROWS, Panes
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
-from agent.judge.seen import SeenStream
+from agent.judge.seen import SeenKept, SeenStream
 from agent.judge.union import united
 from agent.types import StreamKey
 
@@ -25,6 +27,13 @@ FIRST_WINDOWS: Final = 12
 FIRST_ROWS: Final = 500
 #: Panes kept: a hundred and fifty kilobytes a column at most, until learning is over.
 MOST_PANES: Final = 64
+
+
+class LearnerKept(msgspec.Struct, array_like=True):
+    n: int
+    next: int
+    whole: SeenKept
+    segments: list[tuple[Segment, SeenKept]]
 
 
 class Learner:
@@ -65,6 +74,20 @@ class Learner:
             return False
         self._next = min(self._most, max(2 * self._n, self._next))
         return True
+
+    def kept(self) -> LearnerKept:
+        """All there is, to go on from."""
+        segments = [(segment, seen.kept()) for segment, seen in self._segments.items()]
+        return LearnerKept(self._n, self._next, self._whole.kept(), segments)
+
+    def restore(self, kept: LearnerKept) -> None:
+        """Go on from `kept`, in place. Raises DecodeError."""
+        self._n, self._next = kept.n, kept.next
+        self._whole.restore(kept.whole)
+        for segment, seen in kept.segments:
+            stream = StreamKey(self._key.model, self._key.version, segment)
+            self._segments[segment] = SeenStream(stream, None)
+            self._segments[segment].restore(seen)
 
     def reference(self, width_ms: int) -> Reference:
         """What was seen so far, as if it had been a file; learning may go on."""

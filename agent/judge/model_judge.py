@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from agent.fold.profile import Profile
-from agent.judge.alarms import RANK, Alarms, Finding, Seen
+from agent.judge.alarms import RANK, Alarm, Alarms, Finding, Seen
 from agent.judge.attribution import causes, segment_causes
 from agent.judge.cells import CellKey, CellValue, Prepared, Statistic, measure
 from agent.judge.contract import MIN_ROWS, Breach, breaches
@@ -63,16 +63,14 @@ class Rule:
         return self.name or channel
 
 
-class _Kept(msgspec.Struct, array_like=True):
+class ModelKept(msgspec.Struct, array_like=True):
     """What a judge of one model remembers between windows, beside its standing."""
 
-    baseline: str
     detector: bytes
     state: bytes
-    alarms: bytes
+    alarms: list[Alarm]
     calm: int
     broken: list[Breach]
-    announced: list[Column]
     last: State
 
 
@@ -89,7 +87,6 @@ class ModelJudge:
         self._state: StateTest | None = None
         self._calm = CALM_WINDOWS
         self._broken: list[Breach] = []
-        self._announced: set[Column] = set()
         self._last = State.OK
 
     @property
@@ -104,7 +101,26 @@ class ModelJudge:
             standing.calibration, rule.target_windows, ask=rule.wanted_effect
         )
         self._state = StateTest(standing.calibration, rule.target_windows, limit=rule.allowed_psi)
-        self._announced.clear()
+
+    def kept(self) -> ModelKept:
+        """All there is beside the standing, to go on from."""
+        return ModelKept(
+            self._detector.dump() if self._detector is not None else b"",
+            self._state.dump() if self._state is not None else b"",
+            self.alarms.kept(),
+            self._calm,
+            self._broken,
+            self._last,
+        )
+
+    def restore(self, kept: ModelKept) -> None:
+        """Go on from `kept`, in place, after `stand`. Raises DecodeError."""
+        if self._detector is not None and kept.detector:
+            self._detector.load(kept.detector)
+        if self._state is not None and kept.state:
+            self._state.load(kept.state)
+        self.alarms.open = kept.alarms
+        self._calm, self._broken, self._last = kept.calm, kept.broken, kept.last
 
     # ------------------------------------------------------------ one window
 
@@ -182,7 +198,6 @@ class ModelJudge:
             for b in breaches(standing.contract, whole, read, standing.columns)
             if self.rule.takes(b.column)
         ]
-        schema = [b for b in found if b.is_schema]
         found = [b for b in found if not b.is_schema]
         if found:
             self._broken, self._calm = found, 0
@@ -190,11 +205,7 @@ class ModelJudge:
             self._calm += 1
             if self._calm < CALM_WINDOWS:
                 found = self._broken
-        self._new_columns(schema)
         return self._by_source(found, whole)
-
-    def _new_columns(self, schema: Sequence[Breach]) -> None:
-        self._announced |= {b.column for b in schema if b.column is not None}
 
     def _by_source(self, found: Sequence[Breach], whole: Profile) -> list[Finding]:
         """One finding for each source that is broken, and one for the rest."""

@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from agent.fold.kinds import is_string_kind
 from agent.fold.profile import Profile
 from agent.judge.reference import ColumnFacts
@@ -22,6 +24,24 @@ from agent.types import Column, StreamKey
 MIN_ROWS: Final = 20
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 86_400_000
+
+
+class PanesKept(msgspec.Struct, array_like=True):
+    target: int
+    panes: list[bytes]
+    open: list[bytes]
+
+
+class FactsKept(msgspec.Struct, array_like=True):
+    rows: list[int]
+    starts_ms: list[int]
+    end_ms: int
+    columns: list[tuple[Column, ColumnFacts]]
+
+
+class HoursKept(msgspec.Struct, array_like=True):
+    means: list[tuple[Column, list[tuple[int, float]]]]
+    days: dict[int, int]
 
 
 class Panes:
@@ -49,6 +69,18 @@ class Panes:
                 # A pane of twice the rows from here on; windows of time vary, so some need two.
                 typical = int(statistics.median(pane.rows for pane in self._panes))
                 self._target = max(2 * self._target, 3 * typical // 4)
+
+    def kept(self) -> PanesKept:
+        """All there is, to go on from."""
+        panes, rest = ([p.to_bytes() for p in part] for part in (self._panes, self._open))
+        return PanesKept(self._target, panes, rest)
+
+    def restore(self, kept: PanesKept) -> None:
+        """Go on from `kept`, in place. Raises DecodeError."""
+        self._target = kept.target
+        self._panes = [Profile.from_bytes(data) for data in kept.panes]
+        self._open = [Profile.from_bytes(data) for data in kept.open]
+        self._open_rows = sum(p.rows for p in self._open)
 
     def _close(self) -> None:
         self._panes.append(united(self._open, self._stream))
@@ -110,6 +142,18 @@ class WindowFacts:
         pairs = zip(self.starts_ms, self.starts_ms[1:], strict=False)
         return max((after - before for before, after in pairs), default=0) / 1000
 
+    def kept(self) -> FactsKept:
+        """All there is, to go on from."""
+        return FactsKept(self.rows, self.starts_ms, self.end_ms, list(self.columns().items()))
+
+    def restore(self, kept: FactsKept) -> None:
+        """Go on from `kept`, in place."""
+        self.rows, self.starts_ms, self.end_ms = kept.rows, kept.starts_ms, kept.end_ms
+        self._columns = {
+            name: _Rates(facts.windows, facts.missing_high, facts.violations_high)
+            for name, facts in kept.columns
+        }
+
     def columns(self) -> dict[Column, ColumnFacts]:
         return {
             name: ColumnFacts(rates.windows, rates.missing, rates.violations)
@@ -154,6 +198,15 @@ class HourShare:
             view = column.numbers
             if view is not None and view.in_domain >= MIN_ROWS:
                 self._means.setdefault(name, []).append((hour, view.mean))
+
+    def kept(self) -> HoursKept:
+        """All there is, to go on from."""
+        return HoursKept(list(self._means.items()), dict(self._days))
+
+    def restore(self, kept: HoursKept) -> None:
+        """Go on from `kept`, in place."""
+        self._means = {name: list(pairs) for name, pairs in kept.means}
+        self._days = Counter(kept.days)
 
     def matters(self) -> bool:
         return len(self._days) >= 3 and any(

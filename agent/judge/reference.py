@@ -4,13 +4,14 @@ For each model and version the union of all its rows, that of each segment, and 
 windows: rows, missing rates, hours of the day, and the calibration of the change detector.
 
 Bytes: the frame of `state.chunk` (magic "IFRF", version, lengths, crc32), a msgpack header, and the
-profiles one behind the other. `id` is a digest of the body and the facts: two files that say the same
-have the same id. Reading is exact or a DecodeError.
+profiles one behind the other. `id` is a digest of body and facts as they were first written: two builds
+from the same rows have the same id. Reading is exact or a DecodeError.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,6 +29,7 @@ VERSION: Final = 1
 #: A larger file is not read: 10,000 streams of 20 columns take some 400 MB.
 MAX_FILE_BYTES: Final = 1 << 30
 _ID_BYTES: Final = 6
+_ID: Final = re.compile(r"[0-9a-f]{12}")
 
 
 class ModelKey(NamedTuple):

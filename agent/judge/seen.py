@@ -7,14 +7,32 @@ from __future__ import annotations
 
 import statistics
 
+import msgspec
+
 from agent.fold.profile import Profile
-from agent.judge.panes import HourShare, Panes, WindowFacts, hour_of
+from agent.judge.panes import (
+    FactsKept,
+    HourShare,
+    HoursKept,
+    Panes,
+    PanesKept,
+    WindowFacts,
+    hour_of,
+)
 from agent.judge.reference import ReferenceStream
 from agent.judge.union import united
 from agent.types import StreamKey
 
 #: Profiles gathered before they are joined.
 _AT_ONCE = 64
+
+
+class SeenKept(msgspec.Struct, array_like=True):
+    facts: FactsKept
+    panes: PanesKept | None
+    hour_share: HoursKept
+    hours: list[tuple[int, bytes]]
+    parts: list[bytes]
 
 
 class SeenStream:
@@ -46,6 +64,25 @@ class SeenStream:
             known = [self._hours[hour]] if hour in self._hours else []
             self._hours[hour] = united([*known, *parts], self.stream)
         self._parts = []
+
+    def kept(self) -> SeenKept:
+        """All there is, to go on from."""
+        return SeenKept(
+            self.facts.kept(),
+            self.panes.kept() if self.panes is not None else None,
+            self._hour_share.kept(),
+            [(hour, profile.to_bytes()) for hour, profile in self._hours.items()],
+            [profile.to_bytes() for profile in self._parts],
+        )
+
+    def restore(self, kept: SeenKept) -> None:
+        """Go on from `kept`, in place. Raises DecodeError."""
+        self.facts.restore(kept.facts)
+        if self.panes is not None and kept.panes is not None:
+            self.panes.restore(kept.panes)
+        self._hour_share.restore(kept.hour_share)
+        self._hours = {hour: Profile.from_bytes(data) for hour, data in kept.hours}
+        self._parts = [Profile.from_bytes(data) for data in kept.parts]
 
     def reference(self, *, by_time: bool) -> ReferenceStream:
         self._join()

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from agent.config import Config
 from agent.fold.profile import Profile
-from agent.judge.learner import Learner, whole_of
-from agent.judge.model_judge import ModelJudge
-from agent.judge.reference import ModelKey
+from agent.judge.learner import Learner, LearnerKept, whole_of
+from agent.judge.model_judge import ModelJudge, ModelKept
+from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import Selected
 from agent.judge.sources import Sources
 from agent.judge.standing import Known, Standing
 from agent.types import Json, StreamKey
 from agent.verdict import Judged, State, stream_json
+
+
+class WatchedKept(msgspec.Struct, array_like=True):
+    key: ModelKey
+    learned: bytes  # the reference that was learned; b"": none
+    learner: LearnerKept | None
+    last_end_ms: int | None
+    standing: str  # id of what is judged against
+    judges: list[tuple[str, ModelKept]]
 
 
 class Watched:
@@ -33,6 +44,7 @@ class Watched:
         self._width_ms = int(config.windows.width_s * 1000)
         self._standing = known.standing(key)
         self._learner: Learner | None = None
+        self._learned: Reference | None = None
         if self._standing is None:
             self._learner = Learner(key, config.judge.learn_windows)
         stream = StreamKey(key.model, key.version)
@@ -75,16 +87,19 @@ class Watched:
         if learner is None or any(judge.alarms.is_open for judge in self.judges):
             return
         if learner.add(whole_of(self.key, profiles), profiles):
-            reference = learner.reference(self._width_ms)
-            segments = {stream.segment: s for stream, s in reference.segments.items()}
-            whole = reference.models[self.key]
-            self._stand(
-                self._known.standing_of(
-                    reference.id, self.key, whole, segments, self._width_ms, is_learned=True
-                )
-            )
+            self._stand_learned(learner.reference(self._width_ms))
         if learner.is_done:
             self._learner = None
+
+    def _stand_learned(self, reference: Reference) -> None:
+        self._learned = reference
+        segments = {stream.segment: s for stream, s in reference.segments.items()}
+        whole = reference.models[self.key]
+        self._stand(
+            self._known.standing_of(
+                reference.id, self.key, whole, segments, self._width_ms, is_learned=True
+            )
+        )
 
     def empty(self, window: int) -> Judged:
         """A window that sealed without a row of this model."""
@@ -109,6 +124,40 @@ class Watched:
                 if "freshness" in judge.rule.channels:
                     judged.verdicts += judge.silence(start_ms, end_ms, silent_s, allowed_s).verdicts
         return judged
+
+    # ------------------------------------------------------------ kept
+
+    def kept(self) -> WatchedKept:
+        """All there is, to go on from."""
+        learned = b""
+        if self._learned is not None:
+            learned = self._learned.to_bytes()
+        return WatchedKept(
+            self.key,
+            learned,
+            self._learner.kept() if self._learner is not None else None,
+            self._last_end_ms,
+            self._standing.id if self._standing is not None else "",
+            [(judge.rule.name, judge.kept()) for judge in self.judges],
+        )
+
+    def restore(self, kept: WatchedKept) -> None:
+        """Go on from `kept`, in place. A baseline that was given and is another by now, and monitors that
+        are new, begin anew. Raises DecodeError."""
+        self._last_end_ms = kept.last_end_ms
+        if kept.learned and (self._standing is None or self._standing.is_learned):
+            self._stand_learned(Reference.from_bytes(kept.learned))
+        if self._learner is not None:
+            self._learner = None
+            if kept.learner is not None:
+                self._learner = Learner(self.key, self._config.judge.learn_windows)
+                self._learner.restore(kept.learner)
+        if (self._standing.id if self._standing is not None else "") != kept.standing:
+            return
+        own = dict(kept.judges)
+        for judge in self.judges:
+            if judge.rule.name in own:
+                judge.restore(own[judge.rule.name])
 
     # ------------------------------------------------------------ read
 

@@ -20,7 +20,10 @@ def test_every_group_is_described() -> None:
 
 
 def test_numbers_have_a_bound_or_are_declared_free() -> None:
-    free = {"features.<name>.min", "features.<name>.max"}
+    free = {
+        *("features.<name>.min", "features.<name>.max"),
+        *("monitors[].when.above", "monitors[].when.below"),
+    }
     unbounded = {
         option.path
         for group in schema.groups()

@@ -12,6 +12,8 @@ Invariants
    `missing_timeout` is over, and what counts before it is decided on. The chain goes on without it.
 4. Uncertain: not named, and nothing can name it any more, because the group's offsets of a partition
    left its lineage (reset by a tool, topic made anew) and nobody confirmed it within the time-out.
+5. Before: as missing, but without a time-out, and no loss: the volume is younger than the group's position,
+   and nothing of its lineages was decided on since. An aggregator that is gone had it.
 
 Pure: no clock, no I/O; times are arguments. Everything is a function of the inputs and their order.
 """
@@ -37,6 +39,7 @@ class Fate(enum.StrEnum):
     ORPHANED = "orphaned"
     MISSING = "missing"
     UNCERTAIN = "uncertain"
+    BEFORE = "before"
 
 
 class Gap(NamedTuple):
@@ -86,16 +89,19 @@ class Accept:
         is_here: Callable[[str], bool],
         is_left: Callable[[str], bool],
         chains: Chains | None = None,
+        begins_late: bool = False,
     ) -> None:
         """
         is_here   the chunk is at hand, whole
         is_left   it was left in the topic for want of memory, and is read again when it is wanted
         chains    how far everything was decided on before; taken over
+        begins_late   another volume had what was decided on before
         """
         self._timeout_s = missing_timeout_s
         self._is_here = is_here
         self._is_left = is_left
         self.chains = chains or Chains()
+        self._begins_late = begins_late
         self._waiting: dict[str, _Waiting] = {}
         self._named: dict[str, _Named] = {}
         self._damaged: set[str] = set()
@@ -232,7 +238,12 @@ class Accept:
         for chunk_id, named in self._named.items():
             if self._is_here(chunk_id) or self._is_left(chunk_id):
                 continue
-            is_over = self._read_to >= named.until and now_s - named.since_s >= self._timeout_s
+            is_before = self._begins_late and not any(
+                self.chains.tip(*place) for place in named.ends
+            )
+            is_over = self._read_to >= named.until and (
+                is_before or now_s - named.since_s >= self._timeout_s
+            )
             if is_over and self._is_first(chunk_id, named):
                 gaps = []
                 for (partition, lineage), end in sorted(named.ends.items()):
@@ -240,7 +251,8 @@ class Accept:
                     start = UNKNOWN if tip is None else tip.to_offset
                     gaps.append(Gap(partition, start, end))
                 ends = tuple(End(*place, end) for place, end in named.ends.items())
-                return Verdict(Fate.MISSING, chunk_id, tuple(gaps), ends)
+                fate = Fate.BEFORE if is_before else Fate.MISSING
+                return Verdict(fate, chunk_id, tuple(gaps), ends)
         return None
 
     def _is_first(self, chunk_id: str, named: _Named) -> bool:

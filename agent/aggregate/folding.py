@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from agent.aggregate.shard import Batch
 from agent.aggregate.shard_log import ShardLog, judged, read_to
 from agent.config import Config
 from agent.delivery.kept import Kept
-from agent.errors import StateError
+from agent.errors import SourceError, StateError
 from agent.fold import persist
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
@@ -96,9 +97,11 @@ class ShardFold:
         self._irregular_before = await self.thread.call(lambda fold: dict(fold.tally.irregular))
         self._telemetry.start_after(await self.thread.call(lambda fold: fold.time_ns))
         self.is_open = True
+        begins_late = False
         if found.is_new:
             committed = await guard.committed()
             if committed is not None:
+                begins_late = True
                 self._position = committed.offset
                 self._telemetry.add("inferometer.state.fallbacks", reason="volume")
                 log.warning(
@@ -115,6 +118,7 @@ class ShardFold:
             missing_timeout_s=self._config.aggregate.missing_timeout_s,
             chains=type(chains).from_bytes(chains.to_bytes()),
             position=self._position,
+            begins_late=begins_late,
         )
 
     def close(self) -> None:
@@ -136,6 +140,12 @@ class ShardFold:
         self._count(batch, done)
         await self.kept.snapshot_if_due()
 
+    async def leave(self, guard: Guard, timeout_s: float) -> None:
+        """Let the group know how far it is; that is of use when the volume is lost."""
+        with contextlib.suppress(TimeoutError, SourceError):
+            async with asyncio.timeout(timeout_s):
+                await guard.confirm(self._position, self.n_folded)
+
     def _count(self, batch: Batch, done: _Done) -> None:
         add = self._telemetry.add
         n = sum(isinstance(what, FoldChunk) for what in batch.work)
@@ -147,13 +157,17 @@ class ShardFold:
             self._telemetry.set("inferometer.irregular", total - before, reason=reason)
         for what in batch.work:
             if isinstance(what, Verdict):
-                add(_COUNTERS[what.fate])
+                if what.fate in _COUNTERS:
+                    add(_COUNTERS[what.fate])
                 _announce(what)
 
 
 def _announce(verdict: Verdict) -> None:
     if verdict.fate is Fate.ORPHANED:
         log.info("chunk %s is an orphan: its rows came again in another", verdict.chunk_id)
+        return
+    if verdict.fate is Fate.BEFORE:
+        log.info("chunk %s was folded before this volume was made", verdict.chunk_id)
         return
     where = ", ".join(
         f"{gap.partition.topic}/{gap.partition.partition} "

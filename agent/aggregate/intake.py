@@ -49,13 +49,18 @@ class Intake:
         missing_timeout_s: float,
         chains: Chains | None = None,
         position: int = 0,
+        begins_late: bool = False,
     ) -> None:
-        """`chains`, `position`: what was settled before, and where to read on; `chains` is taken over."""
+        """`chains`, `position`: what was settled before, and where to read on; `chains` is taken over.
+
+        `begins_late`: what lies before `position` was settled by a volume that is gone.
+        """
         self._accept = Accept(
             missing_timeout_s=missing_timeout_s,
             is_here=lambda chunk_id: self._assembly.has(chunk_id),
             is_left=lambda chunk_id: self._assembly.is_left(chunk_id),
             chains=chains,
+            begins_late=begins_late,
         )
         self._assembly = Assembly(
             shard,

@@ -202,6 +202,8 @@ class Aggregator:
         try:
             async with asyncio.timeout(limit_s):
                 await asyncio.wait({read}, timeout=limit_s / 4)
+                if read.done() and self._fold.is_open:
+                    await self._fold.leave(self._guard, limit_s / 4)
                 self._guard.stop()  # nothing is folded any more
                 await asyncio.wait({read}, timeout=limit_s / 4)
                 await self._export.export_now()

@@ -42,7 +42,7 @@ def warm_kernels() -> None:
 
 @pytest.mark.timeout(700)
 @pytest.mark.usefixtures("warm_kernels")
-@pytest.mark.parametrize("mode", ["volume", "memory"])
+@pytest.mark.parametrize("mode", ["volume", "memory", "fleet"])
 def test_rounds_of_random_faults_lose_nothing_and_repeat_nothing_unsaid(
     real_kafka: RealKafka, mode: str
 ) -> None:

@@ -179,49 +179,64 @@ async def test_so_many_agents_in_one_group_give_the_totals_of_a_single_one(
     assert of_agents, "agents speak of themselves"
 
 
+class Seals:
+    """Profiles that an aggregator sealed: (stream, window, rows, coverage)."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.all: list[tuple[Any, int, int, float]] = []
+        take = folding._take
+
+        def watched(volume: Any, batch: Any) -> Any:
+            done = take(volume, batch)
+            self.all += [
+                (profile.stream, profile.window, profile.rows, profile.coverage)
+                for profile in done.effects.sealed
+            ]
+            return done
+
+        patch.setattr(folding, "_take", watched)
+
+
 async def test_a_rebalance_changes_no_seal(
-    topic: Topic, otlp_receiver: OtlpReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real_kafka: RealKafka,
+    otlp_receiver: OtlpReceiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows of 2 s of event time: the same profiles, whether agents come and go or not."""
-    seals: dict[str, list[tuple[Any, int, int, float]]] = {}
-    take = folding._take
-
-    def watched(volume: Any, batch: Any) -> Any:
-        done = take(volume, batch)
-        for profile in done.effects.sealed:
-            seal = (profile.stream, profile.window, profile.rows, profile.coverage)
-            seals.setdefault(volume._owner.group, []).append(seal)
-        return done
-
-    monkeypatch.setattr(folding, "_take", watched)
-    windows = {"windows": {"width_s": 2.0, "out_of_orderness_s": 1.0, "max_open": 20}}
     both = []
     for churns in (False, True):
-        async with fleet_of(topic, tmp_path / str(churns), otlp_receiver, shards=1) as fleet:
-            group = await _read_all(fleet, windows, churns=churns)
-        both.append(sorted(seals[group], key=repr))
+        with monkeypatch.context() as patch:
+            seals = Seals(patch)
+            topic = Topic(real_kafka, real_kafka.fresh_topic(partitions=PARTITIONS))
+            async with fleet_of(topic, tmp_path / str(churns), otlp_receiver, shards=1) as fleet:
+                await _read_in_three(fleet, churns=churns)
+            both.append(sorted(seals.all, key=repr))
     assert both[0] == both[1]
     assert len({window for _, window, _, _ in both[0]}) >= 8
     assert {coverage for *_, coverage in both[0]} == {1.0}
 
 
-async def _read_all(fleet: Fleet, windows: Json, *, churns: bool) -> str:
-    """Until all rows are counted; returns the aggregator's group."""
-    options = {**windows, "delivery": {"cut_interval_s": 0.05}}
-    first = fleet.agent(**options)
+async def _read_in_three(fleet: Fleet, *, churns: bool) -> None:
+    """A third of the rows each; in between an agent joins, and another leaves."""
+    windows: Json = {"windows": {"width_s": 2.0, "out_of_orderness_s": 1.0, "max_open": 20}}
+    third = len(SENT.values) // 3
+    agents = [fleet.agent(**windows)]
     aggregator = fleet.aggregator(**windows)
-    if churns:
-        await eventually(lambda: first._source.joined)
-        second = fleet.agent(**options)
-        await eventually(second._source.positions)
-        await fleet.inside.stop(first)
-        fleet.agent(**options)
-    await eventually(lambda: sum(fleet.offsets()) == len(SENT.values), timeout_s=40)
-    state = await eventually(lambda: _whole(aggregator))
+    parts = [SENT.values[:third], SENT.values[third : 2 * third], SENT.values[2 * third :]]
+    for part in parts:
+        fleet.topic.produce(part)
+        await eventually(lambda: _has(aggregator, fleet.topic.n_produced), timeout_s=40)
+        if churns and part is parts[0]:
+            agents.append(fleet.agent(**windows))
+            await eventually(agents[1]._source.positions)
+            assert len(agents[0]._source.positions()) < PARTITIONS
+        elif churns and part is parts[1]:
+            await fleet.inside.stop(agents[0])
+            await eventually(lambda: len(agents[1]._source.positions()) == PARTITIONS)
+    state = await aggregator._state()
     assert state["tally"]["irregular"].get("late", 0) == 0
-    return str(aggregator._guard.group_id)
 
 
-async def _whole(aggregator: Any) -> Json | None:
-    state: Json = await aggregator._state()
-    return state if state["tally"]["rows"] == len(SENT.values) else None
+async def _has(aggregator: Any, rows: int) -> bool:
+    return bool((await aggregator._state())["tally"]["rows"] == rows)

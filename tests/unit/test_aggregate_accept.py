@@ -146,6 +146,20 @@ def test_a_chunk_of_a_lineage_that_the_heads_do_not_show_yet_is_waited_for() -> 
     assert topic.outcomes() == [(Fate.FOLDED, f"{B};1")]
 
 
+def test_what_a_lost_volume_had_is_not_missing_and_not_waited_for() -> None:
+    intake = Intake(0, 1, max_bytes=1 << 20, missing_timeout_s=TIMEOUT_S, begins_late=True)
+    topic = Topic(intake)
+    topic.put(chunk(A, 7, 50, 60, f"{A};6"), confirms=(f"{A};5", f"{A};6"))
+    assert topic.outcomes() == [(Fate.BEFORE, f"{A};6"), (Fate.BEFORE, f"{A};5")]
+    topic.put(chunk(A, 8, 60, 70, f"{A};7"), confirms=(f"{A};6", f"{A};7"))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};7")]
+    topic.put(chunk(A, 9, 70, 80, f"{A};8"), without=0)
+    topic.put(chunk(A, 10, 80, 90, f"{A};9"))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};8")], "of what comes later a loss is a loss"
+    topic.now_s += TIMEOUT_S
+    assert topic.outcomes() == [(Fate.MISSING, f"{A};9")]
+
+
 def test_records_that_come_again_change_nothing_also_after_a_restart() -> None:
     topic = Topic()
     one, two = chunk(A, 1, 0, 5, ""), chunk(A, 2, 5, 9, f"{A};1")

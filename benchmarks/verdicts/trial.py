@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -42,9 +42,15 @@ def learned(tables: Iterator[Table], rows: int) -> Judge:
     while len(blocks) * size < rows:
         table = next(tables)
         n = len(next(iter(table.values())))
-        for at in range(0, n - size + 1, size):
-            blocks.append(counted_of({k: v[at : at + size] for k, v in table.items()}))
-    blocks = blocks[: rows // size]
+        blocks += [
+            counted_of({k: v[at : at + size] for k, v in table.items()})
+            for at in range(0, n - size + 1, size)
+        ]
+    return judge_of(blocks[: rows // size])
+
+
+def judge_of(blocks: Sequence[Counted]) -> Judge:
+    """What consecutive blocks of a reference become."""
     baseline = reduce(merged, blocks)
     prepared = Prepared(baseline)
     return Judge(prepared, baseline, calibrate(prepared, blocks))

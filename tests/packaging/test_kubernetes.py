@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from agent import __version__
+from agent.aggregate.run import check
 from agent.config import Config
 from agent.config.source import load_config, require_topics
 from agent.plan import predict
@@ -19,6 +20,8 @@ MANIFESTS = ["sidecar.yaml", "daemonset.yaml", "fleet.yaml"]
 #: The oldest with native sidecars on by default, the first where they are stable, the newest known.
 VERSIONS = ["1.29", "1.33", kubernetes_validate.latest_version()]
 
+SHARD = "INFEROMETER__AGGREGATE__SHARD"
+
 Object = dict[str, Any]
 
 
@@ -26,9 +29,20 @@ def objects(name: str) -> list[Object]:
     return [o for o in yaml.safe_load_all((FOLDER / name).read_text()) if o]
 
 
+#: A manifest and the component of the workload in it that is meant.
+WORKLOADS = [*MANIFESTS, "fleet.yaml aggregate"]
+
+
 def workload(name: str) -> Object:
-    (found,) = [o for o in objects(name) if "template" in o.get("spec", {})]
-    return found
+    file, _, component = name.partition(" ")
+    found = [o for o in objects(file) if "template" in o.get("spec", {})]
+    if component:
+        found = [o for o in found if component_of(o) == component]
+    return found[0]
+
+
+def component_of(each: Object) -> str:
+    return str(each["metadata"].get("labels", {}).get("app.kubernetes.io/component", ""))
 
 
 def agent_container(name: str) -> Object:
@@ -40,10 +54,16 @@ def agent_container(name: str) -> Object:
 
 def loaded(name: str, tmp_path: Path) -> Config:
     """The configuration in the manifest's ConfigMap, as the agent would read it in that container."""
-    (text,) = [o["data"]["inferometer.yaml"] for o in objects(name) if o["kind"] == "ConfigMap"]
+    (text,) = [
+        o["data"]["inferometer.yaml"]
+        for o in objects(name.partition(" ")[0])
+        if o["kind"] == "ConfigMap"
+    ]
     path = tmp_path / "inferometer.yaml"
     path.write_text(text)
     env = {e["name"]: e.get("value", f"a-{e['name']}") for e in agent_container(name)["env"]}
+    if SHARD in env:
+        env[SHARD] = "1"
     return load_config(path, env)
 
 
@@ -70,7 +90,7 @@ def test_the_validation_notices_mistakes(spoil: str) -> None:
         kubernetes_validate.validate(each, VERSIONS[-1], strict=True)
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_the_agents_configuration_inside_is_valid(name: str, tmp_path: Path) -> None:
     config = loaded(name, tmp_path)
     require_topics(config)
@@ -78,7 +98,7 @@ def test_the_agents_configuration_inside_is_valid(name: str, tmp_path: Path) -> 
     assert config.web.host == "0.0.0.0", "probes come from outside the container"
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_probes_and_ports_meet_the_web_server(name: str, tmp_path: Path) -> None:
     container, config = agent_container(name), loaded(name, tmp_path)
     (port,) = container["ports"]
@@ -99,14 +119,14 @@ def test_a_sidecar_never_makes_its_model_server_unready() -> None:
     assert "readinessProbe" not in container
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_the_pod_waits_for_the_drain(name: str, tmp_path: Path) -> None:
     pod = workload(name)["spec"]["template"]["spec"]
     drain_s = loaded(name, tmp_path).delivery.drain_timeout_s
     assert pod["terminationGracePeriodSeconds"] > drain_s + 5
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_the_agent_is_confined(name: str) -> None:
     pod = workload(name)["spec"]["template"]["spec"]
     container = agent_container(name)
@@ -122,13 +142,15 @@ def test_the_agent_is_confined(name: str) -> None:
     assert not pod.get("hostNetwork") and not pod.get("hostPID")
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_what_is_mounted_exists_and_tmp_is_writable(name: str, tmp_path: Path) -> None:
     pod = workload(name)["spec"]["template"]["spec"]
-    volumes = {v["name"]: v for v in pod["volumes"]}
+    claims = workload(name)["spec"].get("volumeClaimTemplates", [])
+    volumes = {v["name"]: v for v in [*pod["volumes"], *(c["metadata"] for c in claims)]}
     mounts = {m["mountPath"]: volumes[m["name"]] for m in agent_container(name)["volumeMounts"]}
     assert "emptyDir" in mounts["/tmp"], "kernels are copied to /tmp under a read-only root"
-    maps = {o["metadata"]["name"] for o in objects(name) if o["kind"] == "ConfigMap"}
+    file = name.partition(" ")[0]
+    maps = {o["metadata"]["name"] for o in objects(file) if o["kind"] == "ConfigMap"}
     assert mounts["/etc/inferometer"]["configMap"]["name"] in maps
     kafka = loaded(name, tmp_path).kafka
     files = [kafka.tls.ca_file, kafka.sasl.password_file if kafka.sasl else None]
@@ -136,12 +158,14 @@ def test_what_is_mounted_exists_and_tmp_is_writable(name: str, tmp_path: Path) -
         assert str(Path(file).parent) in mounts
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_selectors_choose_the_pods(name: str) -> None:
     each = workload(name)
     labels = each["spec"]["template"]["metadata"]["labels"]
     assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    for other in objects(name):
+    for other in objects(name.partition(" ")[0]):
+        if other["kind"] == "ConfigMap" or component_of(other) != component_of(each):
+            continue
         if other["kind"] == "Service":
             assert other["spec"]["selector"].items() <= labels.items()
             assert each["spec"]["serviceName"] == other["metadata"]["name"]
@@ -149,11 +173,12 @@ def test_selectors_choose_the_pods(name: str) -> None:
             assert other["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_image_and_arguments_are_those_of_the_dockerfile(name: str) -> None:
     container = agent_container(name)
     assert container["image"] == f"inferometer:{__version__}"
-    assert container["args"] == ["run", "-c", "/etc/inferometer/inferometer.yaml"]
+    command = name.partition(" ")[2] or "run"
+    assert container["args"] == [command, "-c", "/etc/inferometer/inferometer.yaml"]
     assert "command" not in container
 
 
@@ -164,7 +189,7 @@ def test_restarts_do_not_rebalance(name: str, tmp_path: Path) -> None:
     assert 30 <= kafka.session_timeout_s <= 45
 
 
-@pytest.mark.parametrize("name", MANIFESTS)
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_resources_are_the_measured_ones_and_hold_the_declared_budget(
     name: str, tmp_path: Path
 ) -> None:
@@ -180,3 +205,21 @@ def test_resources_are_the_measured_ones_and_hold_the_declared_budget(
     )
     assert most < limit
     assert predict(config).declared.memory_bytes <= config.budget.max_memory_bytes
+
+
+def test_the_fleet_has_an_aggregator_for_each_shard_with_a_volume_of_its_own(
+    tmp_path: Path,
+) -> None:
+    each, config = workload("fleet.yaml aggregate"), loaded("fleet.yaml aggregate", tmp_path)
+    assert config.delivery.mode == "fleet"
+    assert each["spec"]["replicas"] == config.delivery.shards
+    assert config.aggregate.shard == 1, "from the pod's number"
+    (shard,) = [e for e in agent_container("fleet.yaml aggregate")["env"] if e["name"] == SHARD]
+    path = shard["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.labels['apps.kubernetes.io/pod-index']"
+    (claim,) = each["spec"]["volumeClaimTemplates"]
+    mounts = agent_container("fleet.yaml aggregate")["volumeMounts"]
+    (mount,) = [m for m in mounts if m["name"] == claim["metadata"]["name"]]
+    assert config.aggregate.volume_path is not None
+    assert Path(config.aggregate.volume_path).is_relative_to(mount["mountPath"])
+    check(config)

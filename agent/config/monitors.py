@@ -135,6 +135,10 @@ class Monitor(Options, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ValueError(f'metric is "{self.metric}"; must be one of {", ".join(METRICS)}')
+        if self.metric == "quality" and self.baseline is not None:
+            raise ValueError(
+                "baseline is set; metric: quality is judged by the contract: remove it, or set judge.contract_file"
+            )
         if self.metric in JUDGED:
             if self.when is not None:
                 raise ValueError(

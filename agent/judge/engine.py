@@ -10,7 +10,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -49,14 +49,16 @@ class Judge:
         contracts: Sequence[ModelContract] = (),
         *,
         by_rows: bool = False,
+        named: Mapping[str, Reference] | None = None,
     ) -> None:
         """Raises ConfigError for a reference or contract that cannot be used.
 
+        named    references of `baselines` by name
         by_rows  windows are numbers of rows, so that volume and silence mean nothing
         """
         self._config = config
         width_ms = int(config.windows.width_s * 1000)
-        self._known = Known(references, contracts, width_ms, by_rows=by_rows)
+        self._known = Known(references, contracts, width_ms, by_rows=by_rows, named=named)
         self._sources = Sources(config.sources)
         self._rules = rules_of(config)
         self._models: dict[ModelKey, Watched] = {}

@@ -69,6 +69,7 @@ class ModelKept(msgspec.Struct, array_like=True):
     detector: bytes
     state: bytes
     alarms: list[Alarm]
+    schema: list[Alarm]
     calm: int
     broken: list[Breach]
     last: State
@@ -80,6 +81,7 @@ class ModelJudge:
     def __init__(self, stream: StreamKey, rule: Rule, sources: Sources) -> None:
         self.stream = stream
         self.alarms = Alarms(f"{rule.name}:" if rule.name else "")
+        self.schema = Alarms(f"{rule.name}:schema:")
         self.rule = rule
         self._sources = sources
         self._standing: Standing | None = None
@@ -87,6 +89,7 @@ class ModelJudge:
         self._state: StateTest | None = None
         self._calm = CALM_WINDOWS
         self._broken: list[Breach] = []
+        self._new: list[Breach] = []
         self._last = State.OK
 
     @property
@@ -108,6 +111,7 @@ class ModelJudge:
             self._detector.dump() if self._detector is not None else b"",
             self._state.dump() if self._state is not None else b"",
             self.alarms.kept(),
+            self.schema.kept(),
             self._calm,
             self._broken,
             self._last,
@@ -119,14 +123,23 @@ class ModelJudge:
             self._detector.load(kept.detector)
         if self._state is not None and kept.state:
             self._state.load(kept.state)
-        self.alarms.open = kept.alarms
+        self.alarms.open, self.schema.open = kept.alarms, kept.schema
         self._calm, self._broken, self._last = kept.calm, kept.broken, kept.last
 
     # ------------------------------------------------------------ one window
 
-    def window(self, profiles: Sequence[Profile], *, learning: float | None = None) -> Judged:
-        """Judge a window's streams. `learning`: share of the windows to learn from, while there is no
-        standing."""
+    def window(
+        self,
+        profiles: Sequence[Profile],
+        *,
+        learning: float | None = None,
+        twin: Profile | None = None,
+    ) -> Judged:
+        """Judge a window's streams.
+
+        learning  share of the windows to learn from that was seen, while there is no standing
+        twin      compare with this window of another version; the standing says what noise to expect
+        """
         whole = whole_of(ModelKey(self.stream.model, self.stream.version), profiles)
         first = profiles[0]
         if self._standing is None:
@@ -136,7 +149,7 @@ class ModelJudge:
             seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
             return Judged(self._verdicts(seen, self._held(seen), State.BLIND), [], 1)
         standing = self._standing
-        baseline = standing.whole.prepared(first.start_ms)
+        baseline = standing.whole.prepared(first.start_ms) if twin is None else Prepared(twin)
         read = counted(whole)
         findings: list[Finding] = []
         if "quality" in self.rule.channels:
@@ -145,11 +158,13 @@ class ModelJudge:
         minimum: float | None = None
         if self.rule.channels & {"drift", "state"}:
             windows = {p.stream.segment: p for p in profiles if p.stream.segment}
-            cells = self._cells(measure(baseline, read, self._expected(standing, whole)), whole)
+            cells = self._cells(
+                measure(baseline, read, self._expected(standing, whole, twin)), whole
+            )
             read_segments = {
                 segment: counted(profile)
                 for segment, profile in windows.items()
-                if segment in standing.segments
+                if segment in standing.segments and twin is None
             }
             by_segment = {
                 segment: self._cells(
@@ -168,8 +183,8 @@ class ModelJudge:
                         findings.append(finding)
             findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
         seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
-        shown = drifts(baseline, whole) if self.rule.takes(None) or self.rule.feature else []
-        return Judged(self._verdicts(seen, findings, quiet), shown, 1)
+        verdicts = self._verdicts(seen, findings, quiet) + self._schema(seen)
+        return Judged(verdicts, drifts(baseline, whole), 1)
 
     def silence(self, start_ms: int, end_ms: int, silent_s: float, allowed_s: float) -> Judged:
         """No row for longer than allowed; the window has none."""
@@ -198,6 +213,7 @@ class ModelJudge:
             for b in breaches(standing.contract, whole, read, standing.columns)
             if self.rule.takes(b.column)
         ]
+        self._new = [b for b in found if b.is_schema]
         found = [b for b in found if not b.is_schema]
         if found:
             self._broken, self._calm = found, 0
@@ -206,6 +222,39 @@ class ModelJudge:
             if self._calm < CALM_WINDOWS:
                 found = self._broken
         return self._by_source(found, whole)
+
+    def _schema(self, seen: Seen) -> list[Verdict]:
+        """New features, as a ticket that stands until the baseline or the contract knows them."""
+        findings = (
+            [
+                Finding(
+                    monitor=self.rule.named("quality"),
+                    metric="new",
+                    state=State.FIRING,
+                    value=float(len(self._new)),
+                    threshold=0.0,
+                    unit="{feature}",
+                    causes=tuple(
+                        Cause(
+                            statistic="new",
+                            score=CERTAIN,
+                            feature=None if b.column is None else shown_name(b.column),
+                            source=self._sources.of(self.stream.model, b.column),
+                            detail=b.detail,
+                        )
+                        for b in self._new[:20]
+                    ),
+                    why=f"{self._name}: {len(self._new)} features are new: "
+                    + ", ".join(
+                        shown_name(b.column) for b in self._new[:10] if b.column is not None
+                    ),
+                )
+            ]
+            if self._new
+            else []
+        )
+        severity = Severity.INFO if seen.severity is Severity.INFO else Severity.TICKET
+        return self.schema.step(msgspec.structs.replace(seen, severity=severity), findings)
 
     def _by_source(self, found: Sequence[Breach], whole: Profile) -> list[Finding]:
         """One finding for each source that is broken, and one for the rest."""
@@ -349,8 +398,11 @@ class ModelJudge:
         segments = segment_causes(key, baseline, windows, before)
         return msgspec.structs.replace(finding, causes=(*finding.causes, *segments))
 
-    def _expected(self, standing: Standing, whole: Profile) -> float | None:
-        return None if whole.is_partial else standing.whole.expected_rows(whole.start_ms)
+    def _expected(self, standing: Standing, whole: Profile, twin: Profile | None) -> float | None:
+        """Rows of a window like this one; a canary has as many as it is given."""
+        if whole.is_partial or twin is not None:
+            return None
+        return standing.whole.expected_rows(whole.start_ms)
 
     # ------------------------------------------------------------ verdicts
 

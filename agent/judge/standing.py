@@ -13,9 +13,11 @@ import msgspec
 
 from agent.config.contract import ModelContract
 from agent.errors import ConfigError, DecodeError
+from agent.fold.profile import Profile
 from agent.judge.calibration import NOTHING_LEARNED, Calibration
 from agent.judge.cells import Prepared
 from agent.judge.contract_infer import infer_model
+from agent.judge.counted import Counted
 from agent.judge.detector import Segment
 from agent.judge.panes import hour_of
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
@@ -28,9 +30,12 @@ MIN_SEGMENT_ROWS: Final = 200
 class Against:
     """One stream's baseline; what is derived from it is kept by the hour."""
 
-    def __init__(self, reference: ReferenceStream) -> None:
+    def __init__(self, reference: ReferenceStream, baseline: Counted | None = None) -> None:
+        """`baseline`: counts that stand for the reference's profile."""
         self.reference = reference
         self._prepared: dict[int, Prepared] = {}
+        if baseline is not None:
+            self._prepared[-1] = Prepared(baseline)
 
     def prepared(self, start_ms: int) -> Prepared:
         """For a window that starts then: the same hour's where hours matter and that one is known."""
@@ -42,6 +47,10 @@ class Against:
         if found is None:
             found = self._prepared[hour] = Prepared(profile)
         return found
+
+    def profile(self, start_ms: int) -> Profile:
+        """The profile itself, for a window that starts then."""
+        return self.reference.hours.get(hour_of(start_ms), self.reference.profile)
 
     def expected_rows(self, start_ms: int) -> float | None:
         """Rows of a window in the median; None where windows are not known."""
@@ -64,10 +73,11 @@ class Standing:
         contract: ModelContract,
         *,
         is_learned: bool,
+        baseline: Counted | None = None,
     ) -> None:
         self.id = id
         self.is_learned = is_learned
-        self.whole = Against(whole)
+        self.whole = Against(whole, baseline)
         self.segments = {
             segment: Against(reference)
             for segment, reference in segments.items()
@@ -94,13 +104,16 @@ class Known:
         width_ms: int,
         *,
         by_rows: bool = False,
+        named: Mapping[str, Reference] | None = None,
     ) -> None:
-        """Raises ConfigError for a calibration that cannot be read."""
+        """`named`: references of `baselines` by name. Raises ConfigError for a calibration that cannot be read."""
         self._references = references
         self._contracts = {(c.model, c.version): c for c in contracts}
         self._width_ms = width_ms
         self._by_rows = by_rows
-        for reference in references:
+        self._named = named or {}
+        self._files: dict[tuple[str, ModelKey], Standing | None] = {}
+        for reference in (*references, *self._named.values()):
             for stream in reference.streams():
                 try:
                     Calibration.from_bytes(stream.calibration) if stream.calibration else None
@@ -112,7 +125,17 @@ class Known:
 
     def standing(self, key: ModelKey) -> Standing | None:
         """From the first reference that knows the model."""
-        for reference in self._references:
+        return self._standing(self._references, key)
+
+    def of_file(self, name: str, key: ModelKey) -> Standing | None:
+        """From the reference that a baseline names."""
+        if (name, key) not in self._files:
+            known = [self._named[name]] if name in self._named else []
+            self._files[name, key] = self._standing(known, key)
+        return self._files[name, key]
+
+    def _standing(self, references: Sequence[Reference], key: ModelKey) -> Standing | None:
+        for reference in references:
             whole = reference.whole(key)
             if whole is not None:
                 known = whole.stream

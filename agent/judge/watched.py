@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from agent.config import Config
+from agent.config import Config, Monitor
+from agent.config.monitors import DISTANCES, JUDGED
 from agent.fold.profile import Profile
+from agent.judge.baselines import Moving, MovingKept, Others, make, twin_of
+from agent.judge.bounds import BoundJudge, BoundKept, takes
+from agent.judge.detector import Segment
+from agent.judge.drift_shown import drifts
 from agent.judge.learner import Learner, LearnerKept, whole_of
 from agent.judge.model_judge import ModelJudge, ModelKept
+from agent.judge.panes import MIN_ROWS
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import Selected
 from agent.judge.sources import Sources
 from agent.judge.standing import Known, Standing
 from agent.types import Json, StreamKey
-from agent.verdict import Judged, State, stream_json
+from agent.verdict import Drift, Judged, State, Verdict, stream_json
 
 
 class WatchedKept(msgspec.Struct, array_like=True):
@@ -25,6 +31,9 @@ class WatchedKept(msgspec.Struct, array_like=True):
     last_end_ms: int | None
     standing: str  # id of what is judged against
     judges: list[tuple[str, ModelKept]]
+    bounds: list[tuple[str, Segment, BoundKept]]
+    moving: list[tuple[str, MovingKept]]
+    placed: list[tuple[int, str]]
 
 
 class Watched:
@@ -41,6 +50,7 @@ class Watched:
         self.key = key
         self._config = config
         self._known = known
+        self._sources = sources
         self._width_ms = int(config.windows.width_s * 1000)
         self._standing = known.standing(key)
         self._learner: Learner | None = None
@@ -48,15 +58,33 @@ class Watched:
         if self._standing is None:
             self._learner = Learner(key, config.judge.learn_windows)
         stream = StreamKey(key.model, key.version)
-        self.judges = [ModelJudge(stream, s.rule, sources) for s in rules if s.takes(key)]
+        self._rules = [s for s in rules if s.takes(key)]
+        self.judges = [ModelJudge(stream, s.rule, sources) for s in self._rules]
+        self._moving: dict[str, Moving] = {}
+        for monitor in config.monitors:
+            name = monitor.baseline
+            if name is not None and name not in self._moving:
+                made = make(config.baselines[name], key, self._width_ms)
+                if made is not None:
+                    self._moving[name] = made
+        self._bounds: dict[tuple[str, Segment], BoundJudge] = {}
+        self._placed: dict[int, str] = {}
         if self._standing is not None:
             self._stand(self._standing)
         self._last_end_ms: int | None = None
 
     def _stand(self, standing: Standing) -> None:
+        """The default baseline has a new place; a twin's noise is judged by it too."""
         self._standing = standing
-        for judge in self.judges:
-            judge.stand(standing)
+        for selected, judge in zip(self._rules, self.judges, strict=True):
+            if selected.baseline is None or self._is_twin(selected.baseline):
+                judge.stand(standing)
+            elif self._config.baselines[selected.baseline].type == "file":
+                own = self._known.of_file(selected.baseline, self.key)
+                judge.stand(own or standing)
+
+    def _is_twin(self, name: str | None) -> bool:
+        return name is not None and self._config.baselines[name].type == "twin"
 
     @property
     def allowed_silence_s(self) -> float | None:
@@ -67,24 +95,108 @@ class Watched:
 
     # ------------------------------------------------------------ inputs
 
-    def window(
-        self, profiles: Sequence[Profile], others: Mapping[ModelKey, Sequence[Profile]]
-    ) -> Judged:
+    def window(self, profiles: Sequence[Profile], others: Others) -> Judged:
         """A window with rows. `others`: all models' profiles of it."""
-        del others
         judged = Judged(n_windows=1)
         learning = self._learner.progress if self._learner is not None else None
-        for judge in self.judges:
-            one = judge.window(profiles, learning=learning)
+        whole = whole_of(self.key, profiles)
+        for index, (selected, judge) in enumerate(zip(self._rules, self.judges, strict=True)):
+            twin: Profile | None = None
+            if selected.baseline is not None:
+                spec = self._config.baselines[selected.baseline]
+                if spec.type == "twin":
+                    twin = twin_of(self.key, str(spec.version), others)
+                    if twin is None or twin.rows < MIN_ROWS:
+                        continue
+                elif moving := self._moving.get(selected.baseline):
+                    self._place(index, judge, moving.standing(whole.start_ms))
+            one = judge.window(profiles, learning=learning, twin=twin)
             judged.verdicts += one.verdicts
             judged.drift = judged.drift or one.drift
-        self._last_end_ms = profiles[0].end_ms
+        self._last_end_ms = whole.end_ms
+        judged.verdicts += self._values(profiles, whole, others, judged.drift)
         self._learn(profiles)
+        if not self._is_open:
+            for moving in self._moving.values():
+                moving.add(whole)
         return judged
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether what is learned stands still."""
+        return any(j.alarms.is_open for j in self.judges) or any(
+            b.alarms.is_open for b in self._bounds.values()
+        )
+
+    def _place(self, index: int, judge: ModelJudge, standing: Standing | None) -> None:
+        """A moving baseline has a new place, or the hour another one; not while an alarm is open."""
+        if (
+            standing is not None
+            and self._placed.get(index) != standing.id
+            and not judge.alarms.is_open
+        ):
+            judge.stand(standing)
+            self._placed[index] = standing.id
+
+    def _values(
+        self,
+        profiles: Sequence[Profile],
+        whole: Profile,
+        others: Others,
+        drift: Sequence[Drift],
+    ) -> list[Verdict]:
+        """Monitors whose metric is a value, on the whole and on the segments that they select."""
+        verdicts: list[Verdict] = []
+        streams = [whole, *(p for p in profiles if p.stream.segment)]
+        for monitor in self._config.monitors:
+            if monitor.metric in JUDGED:
+                continue
+            for profile in streams:
+                segment = profile.stream.segment
+                if not takes(monitor, self.key, dict(segment)):
+                    continue
+                against, id, rows = self._against(monitor, profile, others)
+                found = drift
+                if monitor.metric in DISTANCES and (monitor.baseline is not None or segment):
+                    found = drifts(against, profile) if against is not None else []
+                verdicts += self._bound(monitor, profile.stream).window(
+                    profile, found, against, id, rows
+                )
+        return verdicts
+
+    def _bound(self, monitor: Monitor, stream: StreamKey) -> BoundJudge:
+        at = (monitor.name, stream.segment)
+        if at not in self._bounds:
+            self._bounds[at] = BoundJudge(monitor, stream, self._sources)
+        return self._bounds[at]
+
+    def _against(
+        self, monitor: Monitor, profile: Profile, others: Others
+    ) -> tuple[Profile | None, str, float | None]:
+        """The baseline that a monitor compares a stream with: its profile, its id, its rows a window."""
+        standing = self._standing
+        name = monitor.baseline
+        if name is not None:
+            spec = self._config.baselines[name]
+            if spec.type == "twin":
+                twin = twin_of(self.key, str(spec.version), others)
+                return twin, f"twin-{spec.version}", None
+            if spec.type == "file":
+                standing = self._known.of_file(name, self.key)
+            else:
+                standing = self._moving[name].standing(profile.start_ms)
+        if standing is None:
+            return None, "", None
+        segment = profile.stream.segment
+        against = standing.segments.get(segment) if segment else standing.whole
+        if against is None:
+            return None, standing.id, None
+        found = against.profile(profile.start_ms)
+        return found, standing.id, against.expected_rows(profile.start_ms)
 
     def _learn(self, profiles: Sequence[Profile]) -> None:
         learner = self._learner
-        if learner is None or any(judge.alarms.is_open for judge in self.judges):
+        if learner is None or self._is_open:
             return
         if learner.add(whole_of(self.key, profiles), profiles):
             self._stand_learned(learner.reference(self._width_ms))
@@ -103,7 +215,7 @@ class Watched:
 
     def empty(self, window: int) -> Judged:
         """A window that sealed without a row of this model."""
-        return self._silent(window * self._width_ms, (window + 1) * self._width_ms, 0.0)
+        return self._silent(window * self._width_ms, (window + 1) * self._width_ms)
 
     def tick(self, now_ms: int) -> Judged:
         """Wall time, for streams on which nothing at all arrives, so that no window seals."""
@@ -111,18 +223,23 @@ class Watched:
         slack_s = windows.width_s + windows.out_of_orderness_s + windows.idle_timeout_s
         end_ms = now_ms - int(1000 * slack_s)
         end_ms -= end_ms % self._width_ms
-        return self._silent(end_ms - self._width_ms, end_ms, 0.0)
+        return self._silent(end_ms - self._width_ms, end_ms)
 
-    def _silent(self, start_ms: int, end_ms: int, slack_s: float) -> Judged:
+    def _silent(self, start_ms: int, end_ms: int) -> Judged:
         allowed_s = self.allowed_silence_s
-        if self._last_end_ms is None or allowed_s is None or start_ms < self._last_end_ms:
+        if self._last_end_ms is None or start_ms < self._last_end_ms:
             return Judged()
-        silent_s = (end_ms - self._last_end_ms) / 1000 - slack_s
+        silent_s = (end_ms - self._last_end_ms) / 1000
         judged = Judged(n_windows=1)
-        if silent_s >= allowed_s:
+        if allowed_s is not None and silent_s >= allowed_s:
             for judge in self.judges:
                 if "freshness" in judge.rule.channels:
                     judged.verdicts += judge.silence(start_ms, end_ms, silent_s, allowed_s).verdicts
+        standing = self._standing.id if self._standing is not None else ""
+        for monitor in self._config.monitors:
+            if monitor.metric in ("volume", "freshness") and takes(monitor, self.key, {}):
+                bound = self._bound(monitor, StreamKey(self.key.model, self.key.version))
+                judged.verdicts += bound.empty(start_ms, end_ms, silent_s, standing)
         return judged
 
     # ------------------------------------------------------------ kept
@@ -139,6 +256,9 @@ class Watched:
             self._last_end_ms,
             self._standing.id if self._standing is not None else "",
             [(judge.rule.name, judge.kept()) for judge in self.judges],
+            [(name, segment, bound.kept()) for (name, segment), bound in self._bounds.items()],
+            [(name, moving.kept()) for name, moving in self._moving.items()],
+            list(self._placed.items()),
         )
 
     def restore(self, kept: WatchedKept) -> None:
@@ -152,8 +272,23 @@ class Watched:
             if kept.learner is not None:
                 self._learner = Learner(self.key, self._config.judge.learn_windows)
                 self._learner.restore(kept.learner)
+        for name, moving in kept.moving:
+            if name in self._moving:
+                self._moving[name].restore(moving)
+        for name, segment, bound in kept.bounds:
+            monitor = next((m for m in self._config.monitors if m.name == name), None)
+            if monitor is not None and monitor.when is not None:
+                stream = StreamKey(self.key.model, self.key.version, segment)
+                self._bound(monitor, stream).restore(bound)
         if (self._standing.id if self._standing is not None else "") != kept.standing:
             return
+        placed = dict(kept.placed)
+        for index, (selected, judge) in enumerate(zip(self._rules, self.judges, strict=True)):
+            if index in placed and selected.baseline in self._moving:
+                standing = self._moving[selected.baseline].of_id(placed[index])
+                if standing is not None:
+                    judge.stand(standing)
+                    self._placed[index] = standing.id
         own = dict(kept.judges)
         for judge in self.judges:
             if judge.rule.name in own:
@@ -183,7 +318,11 @@ class Watched:
                 "since_ms": alarm.opened_ms,
                 "why": alarm.finding.why,
             }
-            for judge in self.judges
-            for alarm in judge.alarms.open
+            for alarms in (
+                *(judge.alarms for judge in self.judges),
+                *(judge.schema for judge in self.judges),
+                *(bound.alarms for bound in self._bounds.values()),
+            )
+            for alarm in alarms.open
             if alarm.state in (State.PENDING, State.FIRING)
         ]

@@ -26,9 +26,8 @@ from agent.aggregate.shard_log import ShardLog, judged, read_to
 from agent.config import Config
 from agent.delivery.kept import Kept
 from agent.errors import SourceError, StateError
-from agent.fold import persist
-from agent.fold.base import Fold
 from agent.fold.effects import Effects
+from agent.judging import Folds
 from agent.owner_thread import OwnerThread
 from agent.state.chunk import to_bytes
 from agent.state.entries import Answered, ChunkWritten, Noted, Tick
@@ -57,7 +56,7 @@ class _Done(NamedTuple):
 class ShardFold:
     """Opens the volume of a shard and folds batches into it. All methods belong to the loop."""
 
-    def __init__(self, config: Config, group_id: str, telemetry: Telemetry) -> None:
+    def __init__(self, config: Config, group_id: str, folds: Folds, telemetry: Telemetry) -> None:
         """Lock the volume. Raises StateError."""
         self._config = config
         self._telemetry = telemetry
@@ -66,14 +65,10 @@ class ShardFold:
         self.volume = Volume(
             Path(path),
             Owner(group_id, (config.delivery.chunk_topic or "",)),
-            self._log.codec(
-                make=lambda start_ns: Fold(config, start_ns=start_ns),
-                dump=persist.dump,
-                load=lambda data: persist.load(config, data),
-            ),
+            self._log.codec(folds.make, folds.dump, folds.load),
             telemetry,
         )
-        self.thread = OwnerThread("fold", Fold(config, start_ns=telemetry.start_ns))
+        self.thread = OwnerThread("fold", folds.make(telemetry.start_ns))
         self.kept = Kept(
             self.volume,
             self.thread,

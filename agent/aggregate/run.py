@@ -4,6 +4,7 @@ Tasks
   guard     membership of the shard's own group: who may fold
   read      chunk topic and heads of the agents' group -> fold, journal first
   export    snapshot of the fold -> collector
+  telling   verdicts -> log, log events, actions
   observe   loop lag, memory, age of the snapshot
 
 Stop order (SIGTERM, SIGINT): stop reading, export, snapshot, leave. A second signal exits at once.
@@ -18,7 +19,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import uvloop
 
@@ -39,8 +40,10 @@ from agent.emit.transport import OtlpClient
 from agent.errors import ConfigError, FencedError, InferometerError
 from agent.fleet.chunk_topic import ChunkTopic, await_chunk_topic
 from agent.fold.base import Fold
+from agent.judging import Folds, Judge
 from agent.observe import resident_bytes, watch_loop
 from agent.telemetry import Telemetry
+from agent.telling import make_telling
 from agent.types import Irregular, Json, Snapshot
 from agent.warm_up import load_kernels, unless_stopped
 from agent.web.pieces import fragment
@@ -85,8 +88,14 @@ def check(config: Config) -> None:
 class Aggregator:
     """Make it inside the running loop, then `await run()`; `stop` ends it."""
 
-    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
-        """Raises ConfigError, StateError."""
+    def __init__(
+        self,
+        config: Config,
+        environment: Mapping[str, str],
+        *,
+        make_judge: Callable[[], Judge] | None = None,
+    ) -> None:
+        """`make_judge` makes the judge of the shard's windows. Raises ConfigError, StateError."""
         check(config)
         settings = resolve(config.export, environment)
         if settings.temporality == "delta":
@@ -101,7 +110,12 @@ class Aggregator:
         self._started = time.monotonic()
         self.telemetry = Telemetry()
         self._guard = Guard(config)
-        self._fold = ShardFold(config, self._guard.group_id, self.telemetry)
+        self._fold = ShardFold(
+            config,
+            self._guard.group_id,
+            Folds(config, self.telemetry, make_judge),
+            self.telemetry,
+        )
         self._guard.run_id = self._fold.volume.run_id
         known_id = self._fold.volume.instance_id
         self._resource = make_resource(config.service, environment, known_id=known_id)
@@ -124,6 +138,14 @@ class Aggregator:
             self._send if self._metrics else None,
             self._metrics.hurry if self._metrics else lambda: None,
             lambda _: None,
+        )
+        self._telling = make_telling(
+            config,
+            settings,
+            self._resource,
+            self._fold.thread,
+            self.telemetry,
+            may_leave=lambda: self._fold.volume.durable and self._guard.may_speak,
         )
         self.web = WebServer(
             config.web,
@@ -150,8 +172,9 @@ class Aggregator:
             if await self._prepare():
                 await self._run_tasks()
         finally:
-            if self._metrics is not None:
-                await self._metrics.close()
+            for part in (self._metrics, self._telling):
+                if part is not None:
+                    await part.close()
             self._fold.close()
             await self.web.stop()
 
@@ -173,6 +196,7 @@ class Aggregator:
                 group.create_task(self._guard.run(), name="guard"),
                 group.create_task(watch_loop(self._report), name="observe"),
                 group.create_task(self._export.run(), name="export"),
+                group.create_task(self._telling.run(), name="telling"),
             ]
             read = group.create_task(self._read(), name="read")
             await self._stop.wait()
@@ -207,6 +231,7 @@ class Aggregator:
                 self._guard.stop()  # nothing is folded any more
                 await asyncio.wait({read}, timeout=limit_s / 4)
                 await self._export.export_now()
+                await self._telling.flush(limit_s / 4)
                 if self._fold.is_open:
                     await self._fold.kept.snapshot()
         except TimeoutError:
@@ -282,6 +307,7 @@ class Aggregator:
             "uptime_s": round(time.monotonic() - self._started, 3),
             "shard": self._shard(),
             "volume": self._fold.kept.describe(),
+            **self._telling.state(),
             **state,
         }
 
@@ -309,4 +335,5 @@ class Aggregator:
         self.telemetry.set("inferometer.loop.lag", loop_lag_s)
         self.telemetry.set("inferometer.rss", resident_bytes())
         self._fold.kept.observe()
+        self._telling.observe()
         start_up.tidy()

@@ -158,14 +158,16 @@ class Reference(msgspec.Struct, kw_only=True):
         read.finish(len(head.entries), len(models) + len(segments))
         if not models:
             raise DecodeError("reference: it holds no model; build it from data with rows")
-        found = Reference(
-            width_ms=head.width_ms, created_ms=head.created_ms, models=models, segments=segments
+        if not _ID.fullmatch(head.id):
+            raise DecodeError(f"reference: {head.id[:40]!r} is no id")
+        # Not worked out anew: a later version may write the same profiles in other bytes.
+        return Reference(
+            id=head.id,
+            width_ms=head.width_ms,
+            created_ms=head.created_ms,
+            models=models,
+            segments=segments,
         )
-        if found.id != head.id:
-            raise DecodeError(
-                f"reference: its content is that of {found.id}, not of {head.id[:40]}"
-            )
-        return found
 
 
 def read_reference(path: Path) -> Reference:

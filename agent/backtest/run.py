@@ -21,6 +21,7 @@ from agent.fold.effects import Effects
 from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
 from agent.judge.reference import Reference
+from agent.judge.score_tables import tables_of
 from agent.replay import Progress, sketch_files
 from agent.types import Irregular, Json
 from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
@@ -123,7 +124,12 @@ def _run(
         windows.update(p.start_ms for p in effects.sealed if p.rows)
 
     fold = sketch_files(
-        files, config, on_progress=on_progress, on_effects=take, rows_per_window=rows_per_window
+        files,
+        config,
+        on_progress=on_progress,
+        on_effects=take,
+        rows_per_window=rows_per_window,
+        tables=tables_of(config, references),
     )
     return (
         Timeline(

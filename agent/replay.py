@@ -34,12 +34,15 @@ from agent.fold.effects import Effects
 from agent.ingest.files import EventFile, open_file
 from agent.kernel_thread import MAX_KNOWN_LANES, MAX_KNOWN_STREAMS, Part
 from agent.sketch.delta import Delta, concat
+from agent.sketch.pair_scorer import Tables
 from agent.state.chunk import merge_digest
 from agent.types import Block, Fetch, PartitionRange, TableFetch, Tally
 
 #: Rows of one delta; `delivery.cut_max_bytes` and `cut_max_windows` may cut sooner.
 CUT_ROWS: Final = 1 << 16
 _PROGRESS_EVERY_S: Final = 0.1
+#: Pair sums of one delta: of more windows than a cut ever has.
+_PAIRS_BYTES: Final = 1 << 28
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ def sketch_files(
     on_progress: Callable[[Progress], None] | None = None,
     on_effects: Callable[[Effects], None] | None = None,
     rows_per_window: int | None = None,
+    tables: Tables | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> Fold:
     """Everything in the files, folded and sealed. Raises as `run` does.
@@ -98,6 +102,7 @@ def sketch_files(
     on_effects       told what each cut brought about, sealed profiles with it, and the end at last
     rows_per_window  windows of so many rows, in the order of the files, whatever times they carry:
                      window w holds the rows w * n to (w + 1) * n
+    tables           score tables of models whose columns are compared in pairs
     """
     if not files:
         raise ConfigError("no file given; name at least one, or - for standard input")
@@ -111,7 +116,7 @@ def sketch_files(
             if any(source.path == path for source in sources):
                 raise ConfigError(f"{path} is given twice; its rows would be counted twice")
             sources.append(open_file(path, config))
-        sketching = _Sketching(config, clock, on_effects, rows_per_window)
+        sketching = _Sketching(config, clock, on_effects, rows_per_window, tables)
         for source in sources:
             for progress in sketching.read(source):
                 if on_progress is not None:
@@ -131,6 +136,7 @@ class _Sketching:
         clock: Callable[[], int],
         on_effects: Callable[[Effects], None] | None,
         rows_per_window: int | None,
+        tables: Tables | None,
     ) -> None:
         if rows_per_window is not None:  # numbered rows are never out of order
             windows = msgspec.structs.replace(config.windows, out_of_orderness_s=0.0)
@@ -145,6 +151,7 @@ class _Sketching:
         # The same files give the same report, to the last bit of a sum.
         self._decoder = FastDecoder(config, self._table, None, learning_clock=lambda: 0.0)
         self._delta = Delta(self._table)
+        self._delta.score(tables or {}, _PAIRS_BYTES)
         self._fold = Fold(config, start_ns=clock())
         self._digest = merge_digest(config)
         self._run_id = secrets.token_hex(8)

@@ -97,6 +97,19 @@ class Judge(Options, frozen=True, kw_only=True):
             ge=8, le=2000, description="First windows that a model without a baseline learns from."
         ),
     ] = 200
+    pairs: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto: of models whose baseline file says how, compare also which columns move together (0.1 to 0.5 us a row); off: never."
+        ),
+    ] = "auto"
+    pairs_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=65_536,
+            description="Of sums for pairs of columns, in the base and in each kernel thread: 3 kB for 20 columns, 38 kB at most, for each stream and open window. Past it windows are judged without.",
+        ),
+    ] = 33_554_432
     severity: Annotated[Severity, Meta(description="Of the default monitors.")] = Severity.PAGE
     silence_s: Annotated[
         Seconds | None,

@@ -20,6 +20,7 @@ import msgspec
 
 from agent.errors import ConfigError, DecodeError, InferometerError
 from agent.fold.profile import Profile
+from agent.judge.pairs_noise import PairBaseline
 from agent.sketch.cells import SKETCH_PARAMETERS
 from agent.state.chunk import open_frame, seal_frame
 from agent.types import Column, StreamKey
@@ -61,6 +62,7 @@ class ReferenceStream(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     hours       profiles by hour of the day (UTC); empty where the hour does not matter
     hour_rows   median rows of a window by hour of the day, beside `hours`
     calibration of the change detector, as bytes that `judge.calibration` reads; b"": none
+    pairs       what columns do together, and how their values are scored; None: not compared
     """
 
     profile: Profile
@@ -75,6 +77,7 @@ class ReferenceStream(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     hours: dict[int, Profile] = msgspec.field(default_factory=dict)
     hour_rows: dict[int, float] = msgspec.field(default_factory=dict)
     calibration: bytes = b""
+    pairs: PairBaseline | None = None
 
     @property
     def stream(self) -> StreamKey:
@@ -229,6 +232,7 @@ class _Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     columns: list[tuple[Column, ColumnFacts]]
     hour_rows: dict[int, float]
     calibration: bytes
+    pairs: PairBaseline | None = None
 
 
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -262,6 +266,7 @@ def _entries(reference: Reference) -> tuple[list[_Entry], bytes]:
                 columns=sorted(stream.columns.items()),
                 hour_rows=dict(sorted(stream.hour_rows.items())),
                 calibration=stream.calibration,
+                pairs=stream.pairs,
             )
         )
     return entries, b"".join(parts)
@@ -285,6 +290,8 @@ class _Body:
         hours_known = {hour for hour, _ in entry.hours}
         if not all(0 <= hour < 24 for hour in hours_known | set(entry.hour_rows)):
             raise DecodeError("reference: an hour is not one of 0 to 23")
+        if entry.pairs is not None:
+            entry.pairs.check()
         profile = self._profile(entry.length)
         return ReferenceStream(
             profile=profile,
@@ -299,6 +306,7 @@ class _Body:
             columns=dict(entry.columns),
             hour_rows=entry.hour_rows,
             calibration=entry.calibration,
+            pairs=entry.pairs,
         )
 
     def _profile(self, length: int) -> Profile:

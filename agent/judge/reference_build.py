@@ -21,11 +21,14 @@ from agent.fold.effects import Effects
 from agent.fold.profile import Profile
 from agent.ingest.files import STDIN
 from agent.judge.history import calibrated
+from agent.judge.pairs_cells import paired
 from agent.judge.panes import Panes
 from agent.judge.reference import ModelKey, Reference
+from agent.judge.score_tables import score_table
 from agent.judge.seen import SeenStream
 from agent.judge.union import united
 from agent.replay import Progress, sketch_files
+from agent.sketch.pair_sums import ScoreTable
 from agent.types import OVERFLOW, Irregular, StreamKey
 
 #: Windows of time from which the detector is calibrated as they are.
@@ -89,8 +92,14 @@ def build(
     width_ms = int(config.windows.width_s * 1000)
     models = {key: model.reference(by_time=not by_rows) for key, model in seen.models.items()}
     histories = seen.histories()
+    # Scores are by rank among all rows: pairs of columns need the files a second time.
+    tables: dict[tuple[str, str | None], ScoreTable] = {}
+    if config.judge.pairs == "auto":
+        found = {key: score_table(model.profile) for key, model in models.items()}
+        tables = {(key.model, key.version): table for key, table in found.items() if table}
+    is_short = not by_rows and any(len(h) < ENOUGH_WINDOWS for h in histories.values())
     blocks: dict[ModelKey, list[Profile]] = {}
-    if not by_rows and any(len(h) < ENOUGH_WINDOWS for h in histories.values()):
+    if is_short or tables:
         finer = Seen(BLOCK_ROWS)
         sketch_files(
             files,
@@ -98,16 +107,18 @@ def build(
             on_progress=on_progress,
             on_effects=finer.take,
             rows_per_window=BLOCK_ROWS,
+            tables=tables,
         )
-        blocks = {
-            key: found
-            for key, found in finer.histories().items()
-            if len(histories[key]) < ENOUGH_WINDOWS
-        }
+        blocks = finer.histories()
     for key, history in histories.items():
         model = models[key]
         rows = seen.models[key].facts.inner_rows if not by_rows else []
-        model.calibration = calibrated(model.profile, blocks.get(key, history), rows).to_bytes()
+        of_rows = blocks.get(key, history)
+        is_enough = by_rows or len(history) >= ENOUGH_WINDOWS
+        used = history if is_enough else of_rows
+        model.calibration = calibrated(model.profile, used, rows).to_bytes()
+        if (table := tables.get((key.model, key.version))) is not None:
+            model.pairs = paired(table, model.profile, of_rows)
     segments = {
         stream: s.reference(by_time=not by_rows)
         for stream, s in seen.segments.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.errors import ConfigError
+from agent.judge.pairs_noise import PairBaseline
 from agent.judge.reference import ColumnFacts, Reference, ReferenceStream
 from agent.judge.union import united
 from agent.types import Column
@@ -46,6 +47,7 @@ def _stream(parts: list[ReferenceStream]) -> ReferenceStream:
         windows=n_windows,
         columns=_columns(parts),
         calibration=longest.calibration,
+        pairs=_pairs(parts),
     )
     if timed:
         found.start_ms = min(part.start_ms for part in timed)
@@ -63,6 +65,12 @@ def _stream(parts: list[ReferenceStream]) -> ReferenceStream:
             if rows:
                 found.hour_rows[hour] = sum(rows) / len(rows)
     return found
+
+
+def _pairs(parts: list[ReferenceStream]) -> PairBaseline | None:
+    """Those of the most rows: scores of two builds are not the same, so their sums do not add."""
+    held = [part.pairs for part in parts if part.pairs is not None]
+    return max(held, key=lambda pairs: pairs.rows, default=None)
 
 
 def _columns(parts: list[ReferenceStream]) -> dict[Column, ColumnFacts]:

@@ -176,6 +176,11 @@ class Accept:
         """Whole chunks that are not decided on."""
         return len(self._waiting)
 
+    @property
+    def n_named(self) -> int:
+        """Chunks that count and are not decided on."""
+        return len(self._named)
+
     # ------------------------------------------------------------ verdicts
 
     def decide(self, now_s: float) -> Verdict | None:

@@ -128,6 +128,11 @@ class Intake:
         return self.position if oldest is None else min(oldest, self.position)
 
     @property
+    def is_settled(self) -> bool:
+        """Nothing that is known to count waits to be folded."""
+        return self._accept.n_named == 0
+
+    @property
     def held_bytes(self) -> int:
         return self._assembly.held_bytes
 

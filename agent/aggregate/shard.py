@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from agent.errors import FencedError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.ingest.announcer import Announcer
 from agent.ingest.security import client_security, reread_password_at_connect
+from agent.state.heads import Head
+from agent.types import Partition
 
 log = logging.getLogger(__name__)
 
@@ -35,22 +37,26 @@ MAX_RECORDS: Final = 64
 RETRY_S: Final = 0.5
 
 
+Work = list[Fold | Verdict]
+
+
 @dataclass(slots=True)
 class Batch:
     """What one turn brought about: to be done in this order, at once.
 
     oldest      position of the oldest record still needed when it is done
-    is_current  nothing was left to read: time may pass for windows, too. Behind an outage the rows that
-                wait in the topic come first, or clocks that stood still would pass for idle ones
+    is_current  nothing was left to read or to wait for: time may pass for windows, too. Behind an outage
+                the rows that wait in the topic come first, or clocks that stood still would pass for idle
     """
 
-    work: list[Fold | Verdict] = field(default_factory=list)
+    work: Work = field(default_factory=list)
     oldest: int = 0
     is_current: bool = False
 
 
 class ShardReader:
-    """Memory: what `Intake` holds, and one batch. All methods belong to the loop."""
+    """Memory: what `Intake` holds, and one batch. All methods belong to the loop; the intake works in a
+    thread, one turn at a time."""
 
     def __init__(
         self,
@@ -132,30 +138,40 @@ class ShardReader:
     async def _poll(self, consumer: Any, heads: HeadReader) -> None:
         found = await heads.read(ended=self._ended)
         end = (await consumer.end_offsets([self._tp]))[self._tp]
-        self._intake.heads(found, end, time.monotonic())
         self.has_heads = True
-        work: list[Fold | Verdict] = []
-        seek = self._collect(work)
-        is_current = seek is None and self._intake.position >= end
+        work, seek = await asyncio.to_thread(self._hear, found, end)
+        is_current = self._intake.position >= end and self._intake.is_settled
         await self._done(Batch(work, self._intake.oldest, is_current))
         if seek is not None:
             consumer.seek(self._tp, seek.position)
 
     async def _take(self, consumer: Any, records: list[Any]) -> bool:
         """False when the shard is to be read again from an older position."""
-        work: list[Fold | Verdict] = []
-        seek = None
-        for record in records:
-            self._intake.record(record.offset, record.value, time.monotonic())
-            if (seek := self._collect(work)) is not None:
-                break
+        if not records:
+            return True
+        work, seek = await asyncio.to_thread(self._turn, records)
         if work:  # before anything that may fail: it is settled
             await self._done(Batch(work, self._intake.oldest))
         if seek is not None:
             consumer.seek(self._tp, seek.position)
         return seek is None
 
-    def _collect(self, work: list[Fold | Verdict]) -> Seek | None:
+    # -- off the loop, one at a time: to open a large chunk takes some tenths of a second
+
+    def _hear(self, heads: Mapping[Partition, Head], end: int) -> tuple[Work, Seek | None]:
+        self._intake.heads(heads, end, time.monotonic())
+        work: Work = []
+        return work, self._collect(work)
+
+    def _turn(self, records: list[Any]) -> tuple[Work, Seek | None]:
+        work: Work = []
+        for record in records:
+            self._intake.record(record.offset, record.value, time.monotonic())
+            if (seek := self._collect(work)) is not None:
+                return work, seek
+        return work, None
+
+    def _collect(self, work: Work) -> Seek | None:
         """Everything there is to do now, into `work`, up to a seek."""
         while (what := self._intake.next(time.monotonic())) is not None:
             if isinstance(what, Seek):

@@ -211,7 +211,7 @@ class Agent:
         if config.delivery.mode == "fleet":
             topic = ChunkTopic.of(config.delivery)
             return FleetMode(
-                topic,
+                config,
                 ChunkWriter(config.kafka, topic),
                 self._commit_chunk,
                 prepare=lambda: await_chunk_topic(config.kafka, topic),

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
+from agent.config import Windows
 from agent.delivery.cut import Position
 from agent.errors import FencedError, SourceError, UnsentError
 from agent.ingest.announcer import Announcer
@@ -26,8 +27,10 @@ log = logging.getLogger(__name__)
 
 #: Between attempts to commit where the group may not be used, or to write what cannot be written.
 RETRY_S: Final = 1.0
-#: A chunk without a row is committed this often, for its word that partitions are caught up.
+#: A chunk without a row is committed this often, for its word that partitions are caught up; sooner where
+#: that word counts for a shorter time.
 IDLE_EVERY_S: Final = 5.0
+_WORDS: Final = 3  # in `windows.owner_timeout_s`
 SAY_EVERY_S: Final = 10.0
 
 Commit = Callable[
@@ -40,8 +43,9 @@ class Chained:
 
     exports_first: bool = False
 
-    def __init__(self, run_id: str, commit: Commit) -> None:
+    def __init__(self, run_id: str, commit: Commit, windows: Windows) -> None:
         self.run_id = run_id
+        self._idle_every_s = min(IDLE_EVERY_S, windows.owner_timeout_s / _WORDS)
         self._commit = commit
         self._epoch = 0
         self._ended = asyncio.Event()  # the epoch's
@@ -95,7 +99,7 @@ class Chained:
         if is_empty and caught_up == self._caught_up and now < self._idle_at:
             return True
         self._caught_up = caught_up
-        self._idle_at = now + IDLE_EVERY_S
+        self._idle_at = now + self._idle_every_s
         return False
 
     def _link(self, chunk: Chunk) -> None:

@@ -60,7 +60,7 @@ class VolumeMode(Chained):
         commit: Commit,
         telemetry: Telemetry,
     ) -> None:
-        super().__init__(volume.run_id, commit)
+        super().__init__(volume.run_id, commit, config.windows)
         self.chain: Chain | None = self
         self._telemetry = telemetry
         self._kept = Kept(

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from agent.config import Config
 from agent.delivery.chained import Chained, Commit
 from agent.delivery.cut import Outcome
 from agent.errors import FencedError
@@ -45,16 +46,16 @@ class FleetMode(Chained):
 
     def __init__(
         self,
-        topic: ChunkTopic,
+        config: Config,
         writer: ChunkWriter,
         commit: Commit,
         *,
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
         """`prepare` makes and checks the chunk topic, before the group is joined."""
-        super().__init__(new_id(), commit)
+        super().__init__(new_id(), commit, config.windows)
         self.chain: Chain | None = self
-        self._topic = topic
+        self._topic = ChunkTopic.of(config.delivery)
         self._writer = writer
         self._prepare = prepare
         self._found: dict[Partition, Head] = {}  # in the group's offsets, before the epoch

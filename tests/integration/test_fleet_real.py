@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer
 from agent.aggregate.accept import Fate, Verdict
 from agent.aggregate.intake import Intake
 from agent.aggregate.shard import Batch, ShardReader
-from agent.config import Config, Kafka
+from agent.config import Config, Delivery, Kafka
 from agent.fleet.chunk_topic import ChunkTopic, ensure_chunk_topic
 from agent.fleet.chunk_writer import ChunkWriter
 from agent.fleet.mode import FleetMode
@@ -113,8 +113,9 @@ class Fleet:
             link = CoordinatorLink(consumer._coordinator)
             return await commit_offsets(link, made[0].fence, wanted, ended=asyncio.Event())
 
+        delivery = Delivery(mode="fleet", chunk_topic=self.topic.name, shards=SHARDS)
         mode = FleetMode(
-            self.topic,
+            Config(kafka=self.kafka, delivery=delivery),
             writer,
             commit,
             prepare=lambda: ensure_chunk_topic(self.kafka, self.topic),

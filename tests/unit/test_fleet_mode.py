@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from agent.config import Config, Delivery
 from agent.delivery import chained
 from agent.errors import FencedError, SourceError, UnsentError
-from agent.fleet.chunk_topic import ChunkTopic
 from agent.fleet.mode import CONFIRMS, FleetMode
 from agent.state.heads import Head, head_of
 from agent.state.parts import Manifest, read_record
@@ -19,7 +19,7 @@ from agent.types import Chunk, Partition
 from tests.support.fleet import bare_chunk, range_at
 
 P0, P1 = Partition("events", 0), Partition("events", 1)
-TOPIC = ChunkTopic("chunks", 2)
+CONFIG = Config(delivery=Delivery(mode="fleet", chunk_topic="chunks", shards=2))
 
 
 class Writer:
@@ -67,7 +67,7 @@ class Agent:
         self.writer = Writer()
         self.group = Group(self.writer)
         self.mode = FleetMode(
-            TOPIC,
+            CONFIG,
             self.writer,  # type: ignore[arg-type]
             self.group.commit,
             prepare=lambda: asyncio.sleep(0),

@@ -38,6 +38,7 @@ _HEAD = struct.Struct("<4sBBHI")
 _CRC = struct.Struct("<I")
 _PART = struct.Struct("<BBH")  # form, bytes per count, entries
 _WAY = struct.Struct("<BBQQQIH")  # way, text kept, key, count, overestimate, full and kept length
+_SLOT = struct.Struct("<II")  # of a text: full and kept length; the text behind
 _DENSE, _SPARSE = DENSE, SPARSE
 _OVER_RANGE = (layout.OVER_POSITIVE, layout.OVER_NEGATIVE)
 _UNSIGNED: dict[int, np.dtype[Any]] = {
@@ -204,9 +205,9 @@ def string_from_bytes(data: bytes) -> Bytes:
         raise reader.wrong(f"flags {flags}")
     record = np.zeros(STRING_CELL_BYTES, np.uint8)
     record[: layout.KEYS] = np.frombuffer(reader.take(layout.KEYS), np.uint8)
-    keys = record[layout.KEYS : layout.COUNTS].view(np.uint64)
-    words = record[layout.COUNTS : layout.OVERS].view(np.uint64)
-    overs = record[layout.OVERS : layout.HASHED].view(np.uint64)
+    raw = record.data
+    ways: list[int] = []
+    found: list[tuple[int, int, int]] = []
     last = -1
     for _ in range(reader.take(1)[0]):
         way, has_text, key, count, over, length, kept = _WAY.unpack(reader.take(_WAY.size))
@@ -219,10 +220,14 @@ def string_from_bytes(data: bytes) -> Bytes:
         ):
             raise reader.wrong(f"key {way} of the heavy hitters")
         last = way
-        keys[way], words[way], overs[way] = key, count << 1 | has_text, over
-        slot = record[layout.TEXTS + way * layout.TEXT_SLOT :][: layout.TEXT_SLOT]
-        slot[:8].view(np.uint32)[:] = length, kept
-        slot[8 : 8 + kept] = np.frombuffer(reader.take(kept), np.uint8)
+        ways.append(way)
+        found.append((key, count << 1 | has_text, over))
+        slot = layout.TEXTS + way * layout.TEXT_SLOT
+        _SLOT.pack_into(raw, slot, length, kept)
+        raw[slot + _SLOT.size : slot + _SLOT.size + kept] = reader.take(kept)
+    if ways:
+        table = record[layout.KEYS : layout.HASHED].view(np.uint64).reshape(3, _SLOTS)
+        table[:, ways] = np.array(found, np.uint64).T
     hashed = reader.counts(layout.HASHED_BUCKETS)
     record[layout.HASHED : layout.STRING_REGISTERS].view(np.uint64)[:] = hashed
     registers = reader.counts(layout.TEXTS - layout.STRING_REGISTERS, 1)

@@ -64,6 +64,23 @@ class Judge(Protocol):
         """Its part of `/v1/state`."""
 
 
+def judge_maker(config: Config) -> Callable[[], Judge] | None:
+    """What makes the judge of this configuration; None where nothing is judged: an agent of a fleet folds
+    nothing. Raises ConfigError for a baseline or a contract that cannot be used."""
+    if not config.judge.enabled or config.delivery.mode == "fleet":
+        return None
+    from agent.backtest_command import given
+    from agent.judge import engine
+
+    references, contracts = given(config)
+
+    def make() -> Judge:
+        return engine.Judge(config, references, contracts)
+
+    make()  # what cannot be used is said now
+    return make
+
+
 class JudgingFold(Fold):
     """See the module, and `Fold`. One owner, the fold thread."""
 

@@ -53,7 +53,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
 from agent.ingest.kafka import KafkaSource
-from agent.judging import Folds, Judge
+from agent.judging import Folds, Judge, judge_maker
 from agent.kernel_thread import Callbacks, KernelThread
 from agent.observe import resident_bytes, watch_loop
 from agent.own_spans import OwnSpans
@@ -104,7 +104,7 @@ class Agent:
         *,
         make_judge: Callable[[], Judge] | None = None,
     ) -> None:
-        """`make_judge` makes the judge of sealed windows; None: nothing is judged."""
+        """`make_judge`: judges otherwise than configured, for tests."""
         self.failure: BaseException | None = None
         self._config = config
         self._loop = asyncio.get_running_loop()
@@ -115,7 +115,7 @@ class Agent:
         self._started = time.monotonic()
         self.telemetry = Telemetry()
         settings = resolve(config.export, environment)
-        folds = Folds(config, self.telemetry, make_judge)
+        folds = Folds(config, self.telemetry, make_judge or judge_maker(config))
         volume = None
         if config.delivery.mode == "volume":
             if settings.temporality == "delta":

@@ -185,11 +185,13 @@ def make_telling(
         if settings.logs.enabled
         else None
     )
+    own_actions = {monitor.name: monitor.actions for monitor in config.monitors}
     responder = Responder(
         config.respond,
         config.kafka,
         resource.attributes["service.name"],
         telemetry,
+        own_actions=lambda monitor: own_actions.get(monitor, ()),
         events=events,
     )
     responder.open()

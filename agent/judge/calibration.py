@@ -8,8 +8,8 @@ those; beyond its largest size the excess is taken to grow in proportion to the 
 most that a variance between windows can do (a trend apart). `docs/decisions/0011` has the experiment.
 
 Estimates of single cells are noisy, those of 60 together are not: each is shrunk toward the mean of
-its statistic as far as noise explains their spread (empirical Bayes), and stated one error high where
-that is more than what the detector's own caution covers.
+its statistic as far as noise explains their spread (empirical Bayes), and stated one error high, less
+what the detector's own caution covers.
 
 A block lies inside the baseline, so the two differ by 1/n - 1/m in place of 1/n + 1/m.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,11 +38,9 @@ MIN_BLOCKS: Final = 8
 MIN_TAIL_BLOCKS: Final = 32
 #: Blocks wanted; more are merged in pairs first.
 MOST_BLOCKS: Final = 512
-#: Cells of one model move together: so many count as one where errors of means are concerned.
-_ALIKE: Final = 4.0
 #: Rarer missing values than so many a block have tails of counts, not of a normal.
 _COMMON: Final = 5.0
-#: Error of phi that the detector's kappa covers.
+#: Error of phi that the detector's kappa of .5 covers: at slope 4, l^2 .15 / 2 = 1.2 of l kappa = 2.
 _COVERED: Final = 0.15
 #: No stretch of the tail beyond: the data are not a stream then.
 _MOST_STRETCH: Final = 4.0
@@ -228,12 +226,15 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
     sizes: dict[CellKey, list[float]] = {key: [] for key in keys}
     phis: dict[CellKey, list[float]] = {key: [] for key in keys}
     spreads: dict[CellKey, list[float]] = {key: [] for key in keys}
-    for level in levels:
-        for statistic in (Statistic.LOC, Statistic.MISSING, Statistic.SHAPE, Statistic.UNSEEN):
+    for statistic in (Statistic.LOC, Statistic.MISSING, Statistic.SHAPE, Statistic.UNSEEN):
+        distinct = 0.0
+        for level in levels:
             group = [key for key in level.values if key.statistic is statistic]
             if not group:
                 continue
-            phi = _phi(level, group, statistic)
+            terms = [_terms(level, key) for key in group]
+            distinct = distinct or _distinct(terms)
+            phi = _phi(terms, distinct)
             spread = _spread(level, group) if statistic is Statistic.SHAPE else [0.0] * len(group)
             for key, value, wide in zip(group, phi, spread, strict=True):
                 sizes[key].append(level.rows)
@@ -251,30 +252,53 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
     ]
 
 
-def _phi(level: _Level, group: Sequence[CellKey], statistic: Statistic) -> list[float]:
-    """phi of each cell: shrunk, high by the error that is not covered, at least 1."""
-    estimates, noise = [], []
-    for key in group:
-        values = level.values[key]
-        n = len(values)
-        if statistic is Statistic.SHAPE:
-            phi, per_block = float(values.mean()), 2.0 / level.df[key]
-        elif statistic is Statistic.UNSEEN:
+class _Terms(NamedTuple):
+    """One cell at one size: what it adds to phi in each block, and the variance of that by chance at phi 1."""
+
+    values: Floats
+    variance: float
+
+
+def _terms(level: _Level, key: CellKey) -> _Terms:
+    values = level.values[key]
+    match key.statistic:
+        case Statistic.SHAPE:
+            return _Terms(values, 2.0 / level.df[key])
+        case Statistic.UNSEEN:
             counts = values * level.counts[key]
-            phi = float(counts.var() / counts.mean()) if counts.any() else 1.0
-            per_block = 2.0
-        else:
-            phi, per_block = float((values**2).mean()), 2.0
-        estimates.append(phi)
-        noise.append(per_block / n * max(1.0, phi) ** 2)
-    mean, variances = float(np.mean(estimates)), np.array(noise)
-    between = max(0.0, float(np.var(estimates)) - float(variances.mean()))
-    weight = between / (between + variances)
-    shrunk = mean + weight * (np.array(estimates) - mean)
-    own = np.sqrt(weight * variances)
-    shared = (1.0 - weight) * math.sqrt(float(variances.mean()) / max(1.0, len(group) / _ALIKE))
-    beyond = np.maximum(0.0, own + shared - _COVERED * np.maximum(1.0, shrunk))
-    high: list[float] = np.maximum(1.0, shrunk + beyond).tolist()
+            mean = float(counts.mean())
+            return _Terms((counts - mean) ** 2 / mean if mean else np.ones(len(counts)), 2.0)
+        case _:
+            return _Terms(values**2, 2.0)
+
+
+def _distinct(terms: Sequence[_Terms]) -> float:
+    """How many cells of one statistic are worth together, 1 for cells that move as one: from how much
+    their mean varies between the smallest blocks, of which there are most."""
+    n = min(len(t.values) for t in terms)
+    mean = np.mean([t.values[:n] for t in terms], axis=0)
+    each = float(np.mean([t.values[:n].var() for t in terms]))
+    together = float(mean.var())
+    return min(float(len(terms)), max(1.0, each / together)) if together > 0.0 else 1.0
+
+
+def _phi(terms: Sequence[_Terms], distinct: float) -> list[float]:
+    """phi of each cell: shrunk, one error high less what is covered, at least 1."""
+    estimates = np.array([float(t.values.mean()) for t in terms])
+    noise = np.array(
+        [
+            t.variance / len(t.values) * max(1.0, e) ** 2
+            for t, e in zip(terms, estimates.tolist(), strict=True)
+        ]
+    )
+    mean = float(estimates.mean())
+    between = max(0.0, float(estimates.var()) - float(noise.mean()))
+    weight = between / (between + noise)
+    shrunk = mean + weight * (estimates - mean)
+    error = np.sqrt(weight * noise) + (1.0 - weight) * math.sqrt(float(noise.mean()) / distinct)
+    high: list[float] = np.maximum(
+        1.0, shrunk + error - _COVERED * np.maximum(1.0, shrunk)
+    ).tolist()
     return high
 
 

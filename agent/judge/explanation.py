@@ -17,7 +17,7 @@ from agent.types import Kind
 
 #: Quantiles that must agree on one factor before a change of unit is suspected.
 _PROBES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
-_SAME_FACTOR: Final = 1.03
+_SAME_FACTOR: Final = 1.05
 #: Factors nearer to 1 are a drift, not a unit.
 _LEAST_FACTOR: Final = 1.1
 

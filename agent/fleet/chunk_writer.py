@@ -46,6 +46,7 @@ class ChunkWriter:
         self._producer: Any = None
         self._announcer = Announcer(10.0)
         self.n_restarts = 0  # producers that were given up
+        self.trouble = ""  # why the last attempt failed; "" when it did not
 
     async def write(
         self, chunk_id: str, shards: Sequence[Sequence[bytes]], *, ended: asyncio.Event
@@ -70,9 +71,11 @@ class ChunkWriter:
                 hopeless = self._hopeless(error)
                 if hopeless is not None:
                     raise hopeless from None
+                self.trouble = f"{what}: {str(error) or type(error).__name__}"
                 if self._announcer.may_say("trouble"):
-                    log.warning("%s: %s; trying again", what, str(error) or type(error).__name__)
+                    log.warning("%s; trying again", self.trouble)
             else:
+                self.trouble = ""
                 return
             await until_ended(ended, asyncio.sleep(pause_s), what)
             pause_s = min(pause_s * 2, _RETRY_MAX_S)

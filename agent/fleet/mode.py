@@ -157,6 +157,9 @@ class FleetMode(Chained):
 
     # -- what others see
 
+    def reasons(self) -> list[str]:
+        return [trouble for trouble in (self._writer.trouble, self._trouble) if trouble]
+
     def describe(self) -> Json:
         return {
             "fleet": {
@@ -165,7 +168,7 @@ class FleetMode(Chained):
                 "run_id": self.run_id,
                 "confirmed": self._confirmed[-1] if self._confirmed else None,
                 "producers_replaced": self._writer.n_restarts,
-                "trouble": self._trouble or None,
+                "trouble": "; ".join(self.reasons()) or None,
             }
         }
 

@@ -6,12 +6,14 @@ Oracle of the totals: a single agent in memory mode over the same rows, and an a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from agent.aggregate import folding
@@ -240,3 +242,82 @@ async def _read_in_three(fleet: Fleet, *, churns: bool) -> None:
 
 async def _has(aggregator: Any, rows: int) -> bool:
     return bool((await aggregator._state())["tally"]["rows"] == rows)
+
+
+WAITS: Json = {
+    "windows": {
+        "width_s": 2.0,
+        "out_of_orderness_s": 1.0,
+        "idle_timeout_s": 3.0,
+        "owner_timeout_s": 2.0,
+        "max_wait_s": 1.0,
+    }
+}
+
+
+async def test_a_shard_waits_for_idle_partitions_not_and_for_unowned_ones_a_while(
+    real_kafka: RealKafka,
+    otlp_receiver: OtlpReceiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows in one of eight partitions: the others are idle, and do not hold it. When the agents are gone,
+    nobody says that they are idle any more: the window waits, then seals without those that had not come so
+    far."""
+    seals = Seals(monkeypatch)
+    topic = Topic(real_kafka, real_kafka.fresh_topic(partitions=PARTITIONS))
+    windows = _windows_of(SENT.values)
+    async with fleet_of(topic, tmp_path, otlp_receiver, shards=1) as fleet:
+        agent = fleet.agent(**WAITS)
+        aggregator = fleet.aggregator(**WAITS)
+        first, second = windows[0], windows[1]
+        produce(real_kafka.bootstrap, topic.name, first, partitions=1)
+        await eventually(lambda: _has(aggregator, len(first)))
+        await eventually(lambda: _rows_of(seals) == len(first))
+        assert {coverage for *_, coverage in seals.all} == {1.0}
+        seals.all.clear()
+        produce(real_kafka.bootstrap, topic.name, second, partitions=1)
+        await eventually(lambda: _has(aggregator, len(first) + len(second)))
+        await fleet.inside.kill(agent)
+        await eventually(lambda: _rows_of(seals) == len(second), timeout_s=30)
+        assert {coverage for *_, coverage in seals.all} == {0.0}
+
+
+def _rows_of(seals: Seals) -> int:
+    return sum(rows for _, _, rows, _ in seals.all)
+
+
+def _windows_of(values: list[bytes]) -> list[list[bytes]]:
+    """The events by window of 2 s, oldest first."""
+    found: dict[int, list[bytes]] = {}
+    for value in values:
+        found.setdefault(orjson.loads(value)["ts"] // 2000, []).append(value)
+    return [found[window] for window in sorted(found)]
+
+
+async def test_rows_that_waited_out_an_outage_of_the_aggregator_are_not_late(
+    real_kafka: RealKafka,
+    otlp_receiver: OtlpReceiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All that it knows is older than every time-out when it comes back; the topic has more."""
+    seals = Seals(monkeypatch)
+    topic = Topic(real_kafka, real_kafka.fresh_topic(partitions=PARTITIONS))
+    long = {"windows": WAITS["windows"] | {"idle_timeout_s": 0.5, "max_open": 100}}
+    async with fleet_of(topic, tmp_path, otlp_receiver, shards=1) as fleet:
+        fleet.agent(**long)
+        aggregator = fleet.aggregator(**long)
+        half = len(SENT.values) // 2
+        topic.produce(SENT.values[:half])
+        await eventually(lambda: _has(aggregator, half))
+        await fleet.inside.kill(aggregator)
+        began = time.monotonic()
+        topic.produce(SENT.values[half:])
+        await eventually(lambda: sum(fleet.offsets()) == len(SENT.values))
+        await eventually(lambda: time.monotonic() - began > 3.5)
+        aggregator = fleet.aggregator(**long)
+        await eventually(lambda: _has(aggregator, len(SENT.values)))
+        assert (await aggregator._state())["tally"]["irregular"].get("late", 0) == 0
+        await eventually(lambda: _rows_of(seals) == len(SENT.values))
+        assert {coverage for *_, coverage in seals.all} == {1.0}

@@ -28,14 +28,15 @@ class Writer:
     n_restarts = 0
 
     def __init__(self) -> None:
+        self.trouble = ""
         self.written: list[tuple[str, Sequence[Sequence[bytes]]]] = []
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
 
     async def write(
         self, chunk_id: str, shards: Sequence[Sequence[bytes]], *, ended: asyncio.Event
     ) -> None:
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         self.written.append((chunk_id, shards))
 
     def manifests(self) -> list[Manifest]:
@@ -220,6 +221,13 @@ async def test_group_that_may_not_be_used_is_asked_again_and_said_in_readiness(
 async def test_topic_that_cannot_be_written_ends_the_agent() -> None:
     agent = Agent()
     await agent.begin(1, P0)
-    agent.writer.trouble = SourceError("chunk topic is not authorised")
+    agent.writer.error = SourceError("chunk topic is not authorised")
     with pytest.raises(SourceError, match="not authorised"):
         await agent.mode.deliver(agent.chunk(1, p0=(0, 5)))
+
+
+async def test_trouble_of_the_writer_is_said_in_readiness() -> None:
+    agent = Agent()
+    agent.writer.trouble = "writing chunk 1 to 'chunks': not enough replicas"
+    assert agent.mode.reasons() == [agent.writer.trouble]
+    assert agent.mode.describe()["fleet"]["trouble"] == agent.writer.trouble

@@ -1,7 +1,7 @@
 """A data-quality contract from a reference: what was so without exception, with room for chance.
 
 Rates get their exact upper bound at ALPHA, the worst single window, and a margin; ranges are widened by
-half of their span on each side, but not across zero; categories are closed only when all of them are known
+their span on each side, but not across zero; categories are closed only when all of them are known
 and none is rare. What the reference does not show is not asked for.
 """
 
@@ -26,6 +26,10 @@ ROWS_FACTOR: Final = 4.0
 MOST_CATEGORIES: Final = 100
 #: Of a closed set, each category was seen so often.
 CATEGORY_ROWS: Final = 5
+#: Ranges reach beyond what was seen by so many spans, and so many rows may lie outside: values of one storm,
+#: or one batch, come together. A range is for what cannot be; what merely differs is the change detector's.
+ROOM: Final = 1.0
+_OUTSIDE: Final = 0.01
 _CUT_BYTES: Final = 56
 _UNIQUE: Final = 0.97
 _UNIQUE_ROWS: Final = 1000
@@ -111,7 +115,7 @@ def _column(
         min=low,
         max=high,
         categories=_categories(held, read),
-        outside=_rounded(_upper(0, usable)),
+        outside=_rounded(_upper(0, usable) if read.texts is not None else _OUTSIDE),
         distinct=0.9 if _is_unique(held, usable) else None,
     )
 
@@ -139,7 +143,7 @@ def _range(
     is_score = column.role is Role.PREDICTION and column.name.startswith(_PROBABILITIES)
     if is_score and low >= 0.0 and high <= 1.0:
         return 0.0, 1.0
-    room = 0.5 * (high - low)
+    room = ROOM * (high - low)
     if not math.isfinite(room):
         return None, None
     least = max(0.0, low - room) if low >= 0.0 else low - room

@@ -13,8 +13,9 @@ from typing import Final
 
 from agent.judge.cells import CellKey, Prepared, Statistic, measure
 from agent.judge.counted import Counted, merged, scaled
-from agent.judge.detector import Evidence, Segment
+from agent.judge.detector import CellId, Evidence, Segment
 from agent.judge.explanation import explain
+from agent.judge.pairs_cells import PairsFound
 from agent.types import Column, Role
 from agent.verdict import Cause, shown_name
 
@@ -41,11 +42,13 @@ def causes(
     sources: Mapping[Column, str] | None = None,
     baseline: Prepared | None = None,
     window: Counted | None = None,
+    pairs: PairsFound | None = None,
 ) -> list[Cause]:
     """Explanations of an alarm, from the detector's list.
 
     sources           which source each feature comes from, where that is declared
     baseline, window  of all traffic: with them causes say in words what moved
+    pairs             of all traffic: names the columns behind the cell of pairs
 
     Empty for an empty list. A source that is named comes first, its features behind it.
     """
@@ -57,13 +60,14 @@ def causes(
         Cause(
             statistic=str(e.id.key.statistic),
             score=e.score,
-            feature=None if e.id.key.column is None else shown_name(e.id.key.column),
-            source=named.get(e.id.key.column) if e.id.key.column is not None else None,
+            feature=None if column is None else shown_name(column),
+            source=named.get(column) if column is not None else None,
             segment=e.id.segment,
             share=e.share,
-            detail=_detail(e.id.key, baseline, window) if e.id.segment is None else "",
+            detail=_detail(e.id, baseline, window, pairs),
         )
         for e in best
+        for column in (_column(e.id.key, pairs),)
     ]
     return [*_sources(best, named), *features][:_MOST_CAUSES]
 
@@ -121,10 +125,21 @@ def _sources(best: Sequence[Evidence], sources: Mapping[Column, str]) -> list[Ca
     return found
 
 
-def _detail(key: CellKey, baseline: Prepared | None, window: Counted | None) -> str:
-    if baseline is None or window is None or key.column is None:
+def _column(key: CellKey, pairs: PairsFound | None) -> Column | None:
+    """The column of a cell; of pairs the one that most broken pairs have in common."""
+    return pairs.culprit if key.statistic is Statistic.PAIRS and pairs is not None else key.column
+
+
+def _detail(
+    id: CellId, baseline: Prepared | None, window: Counted | None, pairs: PairsFound | None
+) -> str:
+    if id.segment is not None:
         return ""
-    return explain(key, baseline, window)
+    if id.key.statistic is Statistic.PAIRS:
+        return pairs.detail if pairs is not None else ""
+    if baseline is None or window is None or id.key.column is None:
+        return ""
+    return explain(id.key, baseline, window)
 
 
 def segment_causes(

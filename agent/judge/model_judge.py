@@ -22,6 +22,7 @@ from agent.judge.counted import Counted, counted
 from agent.judge.detector import ChangeDetector, Evidence, Segment, Step
 from agent.judge.drift_shown import drifts
 from agent.judge.learner import whole_of
+from agent.judge.pairs_cells import PairsFound, measure_pairs
 from agent.judge.reference import ModelKey
 from agent.judge.sources import Sources, matches
 from agent.judge.standing import Standing
@@ -161,6 +162,9 @@ class ModelJudge:
             cells = self._cells(
                 measure(baseline, read, self._expected(standing, whole, twin)), whole
             )
+            pairs = self._pairs(standing, whole) if twin is None else None
+            if pairs is not None:
+                cells.append(pairs.value)
             read_segments = {
                 segment: counted(profile)
                 for segment, profile in windows.items()
@@ -178,7 +182,7 @@ class ModelJudge:
             found = {"drift": step, "state": self._slow(first.window, cells, by_segment)}
             for channel, one in found.items():
                 if channel in self.rule.channels and one is not None:
-                    finding = self._drift(channel, one, standing, baseline, read)
+                    finding = self._drift(channel, one, standing, baseline, read, pairs)
                     if finding is not None:
                         findings.append(finding)
             findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
@@ -327,6 +331,11 @@ class ModelJudge:
             and not (v.key.statistic is Statistic.VOLUME and whole.is_partial)
         ]
 
+    def _pairs(self, standing: Standing, whole: Profile) -> PairsFound | None:
+        """Whether columns still move together; None where that is not watched or not known."""
+        known = standing.whole.reference.pairs
+        return measure_pairs(known, whole) if known is not None and self.rule.takes(None) else None
+
     def _change(
         self,
         window: int,
@@ -345,7 +354,13 @@ class ModelJudge:
         return None if self._state is None else self._state.step(window, cells, segments)
 
     def _drift(
-        self, channel: str, step: Step, standing: Standing, baseline: Prepared, read: Counted
+        self,
+        channel: str,
+        step: Step,
+        standing: Standing,
+        baseline: Prepared,
+        read: Counted,
+        pairs: PairsFound | None,
     ) -> Finding | None:
         if step.state not in (State.PENDING, State.FIRING):
             return None
@@ -356,6 +371,7 @@ class ModelJudge:
             sources=self._sources.by_column(self.stream.model, columns),
             baseline=baseline,
             window=read,
+            pairs=pairs,
         )
         if not found:
             return None

@@ -70,6 +70,10 @@ class Noise:
                 past[i] = abs(z[i]) - tolerance / sd
                 minimum[i] = tolerance + 6.0 * sd
                 continue
+            if statistic is Statistic.PAIRS:  # noise, margin and tolerance of each pair are in x
+                z[i] = past[i] = cell.x
+                minimum[i] = tolerance + 6.0 * cell.spread / math.sqrt(cell.n)
+                continue
             phi_n = noise.phi_at(cell.n)
             if statistic is Statistic.UNSEEN:
                 good_turing = (cell.df + 3.0 * math.sqrt(cell.df + 1.0)) / cell.m

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from agent.errors import DecodeError
 from agent.fold.profile import Profile
-from agent.judge.cells import CellKey, CellValue, Statistic
+from agent.judge.cells import TOLERANCE, CellKey, CellValue, Statistic
 from agent.judge.pairs_noise import PairBaseline, calibrate_pairs, correlations
 from agent.judge.special import log_normal_tail, normal_quantile
 from agent.sketch.pair_sums import PairSums, ScoreTable
@@ -31,8 +31,6 @@ from agent.types import Column, Role
 from agent.verdict import shown_name
 
 Floats = NDArray[np.float64]
-#: Change of a correlation that nobody wants to hear of.
-TOLERANCE: Final = 0.02
 #: A score that keeps less of its variance has no correlation to speak of; its column's own cells speak.
 MIN_VARIANCE: Final = 0.1
 #: Chance that chance in the baseline exceeds the margin of any pair.
@@ -41,26 +39,33 @@ _MARGIN_RISK: Final = 0.05
 _LISTED_LOG_P: Final = math.log(1e-3)
 _LEAST_Z: Final = -4.0
 _MOST_BROKEN: Final = 5
+_ABOUT_EQUAL: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class BrokenPair:
-    """Two columns whose correlation changed, and by how many deviations past tolerance and margin."""
+    """Two columns whose correlation changed, that of values or of spreads (distances from the middle), and by how
+    many deviations past tolerance and margin."""
 
     columns: tuple[Column, Column]
+    spread: tuple[bool, bool]
     before: float
     now: float
     z: float
 
     @property
     def text(self) -> str:
-        a, b = (shown_name(column) for column in self.columns)
+        a, b = (
+            f"{'spread of ' if is_spread else ''}{shown_name(column)}"
+            for column, is_spread in zip(self.columns, self.spread, strict=True)
+        )
         return f"{a} x {b}: correlation {self.before:.2f} -> {self.now:.2f}"
 
 
 @dataclass(frozen=True, slots=True)
 class PairsFound:
-    """broken  pairs past chance, the worst first; at least the worst of all
+    """broken  pairs past chance, at least the worst of all; the worst first, but those with an output of the model
+            last, since it follows its input
     culprit  the column that most of them have in common
     """
 
@@ -69,14 +74,14 @@ class PairsFound:
 
     @property
     def culprit(self) -> Column:
+        """Of two that are about equal the same one in every window."""
         sums: dict[Column, float] = {}
         for pair in self.broken:
             for column in pair.columns:
-                sums[column] = sums.get(column, 0.0) + max(0.0, pair.z) ** 2
-        # A model's output follows its input: it is the culprit only where no feature is.
-        return max(
-            sums, key=lambda c: (c.role is Role.FEATURE, sums[c], c == self.broken[0].columns[0])
-        )
+                sums[column] = sums.get(column, 0.0) + max(1e-9, pair.z) ** 2
+        inputs = [c for c in sums if c.role is Role.FEATURE] or list(sums)
+        most = max(sums[c] for c in inputs)
+        return min(c for c in inputs if sums[c] >= _ABOUT_EQUAL * most)
 
     @property
     def detail(self) -> str:
@@ -137,7 +142,7 @@ def measured(baseline: PairBaseline, sums: PairSums, present: Floats) -> PairsFo
     # Missing rows, which score 0, take off up to this much of a correlation.
     ratio = np.clip(present, 0.01, 1.0) / np.clip(baseline.present, 0.01, 1.0)
     kept = np.sqrt(ratio[pairs.first] * ratio[pairs.second])[places]
-    allowed = TOLERANCE + np.abs(before) * np.abs(1.0 - kept)
+    allowed = TOLERANCE[Statistic.PAIRS] + np.abs(before) * np.abs(1.0 - kept)
     log_k = math.log(len(places))
     reach = normal_quantile(math.log(_MARGIN_RISK / 2.0) - log_k)
     margin = reach * np.sqrt(theirs / (own + theirs))
@@ -153,7 +158,9 @@ def measured(baseline: PairBaseline, sums: PairSums, present: Floats) -> PairsFo
         owners = baseline.table.owners
         columns = owners[i].column, owners[j].column
         if not any(set(columns) == set(pair.columns) for pair in broken):
-            broken.append(BrokenPair(columns, float(before[at]), float(now[at]), float(z[at])))
+            spread = bool(pairs.is_spread[i]), bool(pairs.is_spread[j])
+            changed = float(before[at]), float(now[at]), float(z[at])
+            broken.append(BrokenPair(columns, spread, *changed))
     worst = int(order[0])
     log_p = math.log(2.0) + log_k + log_normal_tail(float(z[worst]))
     x = max(_LEAST_Z, normal_quantile(log_p)) if log_p < -1e-9 else _LEAST_Z
@@ -168,4 +175,5 @@ def measured(baseline: PairBaseline, sums: PairSums, present: Floats) -> PairsFo
         float(error[worst] * math.sqrt(n)),
         0.5 * math.erfc(x / 2**0.5),
     )
+    broken.sort(key=lambda pair: any(c.role is not Role.FEATURE for c in pair.columns))
     return PairsFound(value, tuple(broken))

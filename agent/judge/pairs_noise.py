@@ -33,19 +33,33 @@ MOST_BLOCKS: Final = 512
 MIN_ROWS: Final = 60
 #: Rows times 9 over both scores' kurtosis: a normal's tail describes the correlation from here on.
 MIN_NORMAL_ROWS: Final = 50.0
+#: Of the variance, given the value that a spread belongs to: less says nothing.
+_MIN_LEFT: Final = 0.2
 _MOST_STRETCH: Final = 4.0
 
 
 class Pairs:
-    """The pairs of scores of different columns. first, second  int64[K]; peaks  float64[K], products of
-    kurtosis."""
+    """The pairs of scores of different columns.
+
+    first, second  int64[K]
+    peaks   float64[K], products of kurtosis
+    given   int64[K]: where `second` is a spread and `first` is none, the value that it is the spread of, which is
+            held fixed (else a column that shifts would seem to spread with its partners); -1 elsewhere
+    """
 
     def __init__(self, table: ScoreTable) -> None:
         owner = {id(column): i for i, column in enumerate(table.columns)}
         owners = np.array([owner[id(column)] for column in table.owners])
         first, second = np.triu_indices(table.n_scores, 1)
         others = owners[first] != owners[second]
-        self.first, self.second = first[others], second[others]
+        first, second = first[others], second[others]
+        values = np.full(table.n_scores, -1)  # of each spread, its value
+        values[table.spreads] = np.flatnonzero([c.n_scores > 1 for c in table.numbers])
+        self.is_spread = values >= 0
+        swapped = self.is_spread[first] & ~self.is_spread[second]
+        self.first = np.where(swapped, second, first)
+        self.second = np.where(swapped, first, second)
+        self.given = np.where(self.is_spread[self.first], -1, values[self.second])
         self.peaks: Floats = table.peaks[self.first] * table.peaks[self.second]
 
     def normal(self, rows: float) -> NDArray[np.bool_]:
@@ -58,13 +72,18 @@ class Pairs:
 
 
 def correlations(sums: PairSums, pairs: Pairs) -> tuple[Floats, Floats]:
-    """Correlation of each pair, float64[K], nan where a score does not vary; and both variances, float64[2, K]."""
+    """Correlation of each pair, float64[K], given the value where one is (`Pairs.given`); nan where a score does not
+    vary by itself. And both variances, float64[2, K]."""
     _, covariance = sums.moments()
     variance = np.diag(covariance)
-    both = np.stack((variance[pairs.first], variance[pairs.second]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = covariance[pairs.first, pairs.second] / np.sqrt(both[0] * both[1])
-    found[(both <= 0.0).any(axis=0)] = np.nan
+        every = covariance / np.sqrt(np.outer(variance, variance))
+        found: Floats = every[pairs.first, pairs.second]
+        held = pairs.given >= 0
+        one, two = every[pairs.first, pairs.given][held], every[pairs.second, pairs.given][held]
+        left = (1.0 - one**2) * (1.0 - two**2)
+        found[held] = np.where(left >= _MIN_LEFT, (found[held] - one * two) / np.sqrt(left), np.nan)
+    both = np.stack((variance[pairs.first], variance[pairs.second]))
     return found, both
 
 

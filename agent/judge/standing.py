@@ -189,4 +189,5 @@ def _other_width(whole: ReferenceStream) -> ReferenceStream:
         columns=whole.columns,
         hours=whole.hours,
         calibration=whole.calibration,
+        pairs=whole.pairs,
     )

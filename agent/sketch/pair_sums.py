@@ -124,6 +124,12 @@ class ScoreTable(
         return [*self.numbers, *second, *(c for c in self.texts for _ in c.peaks)]
 
     @cached_property
+    def spreads(self) -> slice:
+        """Which scores are spreads: the second ones."""
+        first = len(self.numbers)
+        return slice(first, first + sum(c.n_scores > 1 for c in self.numbers))
+
+    @cached_property
     def peaks(self) -> Floats:
         """Kurtosis of each score, float64[n_scores]."""
         first = [c.peaks[0] for c in self.numbers]

@@ -65,9 +65,20 @@ class Judge(Protocol):
 
 
 def judge_maker(config: Config) -> Callable[[], Judge] | None:
-    """What makes the judge of this configuration; None where nothing is judged: an agent of a fleet folds
-    nothing. Raises ConfigError for a baseline or a contract that cannot be used."""
-    if not config.judge.enabled or config.delivery.mode == "fleet":
+    """What makes the judge of this configuration; None where nothing is judged.
+
+    Of a fleet only an aggregator judges, and only one that has every stream of its models: the shards
+    are of streams, a baseline is of a model. Raises ConfigError for a baseline or a contract that
+    cannot be used.
+    """
+    if not config.judge.enabled:
+        return None
+    if config.delivery.mode == "fleet" and config.delivery.shards > 1:
+        log.warning(
+            "delivery.shards is %d: nothing is judged; judging needs all streams of a model in one "
+            "aggregator, so delivery.shards: 1",
+            config.delivery.shards,
+        )
         return None
     from agent.backtest_command import given
     from agent.judge import engine

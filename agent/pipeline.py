@@ -115,7 +115,9 @@ class Agent:
         self._started = time.monotonic()
         self.telemetry = Telemetry()
         settings = resolve(config.export, environment)
-        folds = Folds(config, self.telemetry, make_judge or judge_maker(config))
+        if make_judge is None and config.delivery.mode != "fleet":  # there aggregators judge
+            make_judge = judge_maker(config)
+        folds = Folds(config, self.telemetry, make_judge)
         volume = None
         if config.delivery.mode == "volume":
             if settings.temporality == "delta":

@@ -59,12 +59,12 @@ class Telling:
         self._events = events
         self._may_leave = may_leave
         self._told = 0  # number of the last transition that was given out
+        self._is_restored = False
         self._open: dict[int, int] = {}  # outcomes that are waited for, by number
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
-        """Tell, until cancelled. The alarms that fire already are told to actions that repeat them."""
-        self._responder.restore(await self._fold.call(_firing))
+        """Tell, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._responder.run(), name="actions")
             if self._events is not None:
@@ -78,7 +78,8 @@ class Telling:
         """Give out what is untold now; True when there may be more."""
         async with self._turn:
             after, settled = self._told, self._settled_upto()
-            found = await self._fold.call(lambda fold: self._fetch(fold, after, settled))
+            firing, found = await self._fold.call(lambda fold: self._fetch(fold, after, settled))
+            self._responder.restore(firing)
             for untold in found:
                 self._told = untold.number
                 self._give_out(untold)
@@ -114,12 +115,15 @@ class Telling:
 
     # -- one batch
 
-    def _fetch(self, fold: Fold, after: int, settled: int) -> list[Untold]:
-        """On the fold thread."""
-        if not isinstance(fold, JudgingFold):
-            return []
-        fold.standing.settle(settled)
-        return fold.standing.untold(after, BATCH) if self._may_leave() else []
+    def _fetch(self, fold: Fold, after: int, settled: int) -> tuple[list[Verdict], list[Untold]]:
+        """On the fold thread: alarms that fired before this process, once, and what is untold."""
+        if not isinstance(fold, JudgingFold) or not self._may_leave():
+            return [], []
+        standing = fold.standing
+        firing = [] if self._is_restored else standing.firing()
+        self._is_restored = True
+        standing.settle(settled)
+        return firing, standing.untold(after, BATCH)
 
     def _give_out(self, untold: Untold) -> None:
         number, verdict = untold
@@ -159,10 +163,6 @@ def line_of(verdict: Verdict) -> str:
         f"{where}: {verdict.monitor} is {verdict.state.value}{who} "
         f"(window from {iso(verdict.window_start_ms)}){why}"
     )
-
-
-def _firing(fold: Fold) -> list[Verdict]:
-    return fold.standing.firing() if isinstance(fold, JudgingFold) else []
 
 
 def _settle(fold: Fold, upto: int) -> None:

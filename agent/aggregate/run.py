@@ -40,7 +40,7 @@ from agent.emit.transport import OtlpClient
 from agent.errors import ConfigError, FencedError, InferometerError
 from agent.fleet.chunk_topic import ChunkTopic, await_chunk_topic
 from agent.fold.base import Fold
-from agent.judging import Folds, Judge
+from agent.judging import Folds, Judge, judge_maker
 from agent.observe import resident_bytes, watch_loop
 from agent.telemetry import Telemetry
 from agent.telling import make_telling
@@ -95,7 +95,7 @@ class Aggregator:
         *,
         make_judge: Callable[[], Judge] | None = None,
     ) -> None:
-        """`make_judge` makes the judge of the shard's windows. Raises ConfigError, StateError."""
+        """`make_judge`: judges otherwise than configured, for tests. Raises ConfigError, StateError."""
         check(config)
         settings = resolve(config.export, environment)
         if settings.temporality == "delta":
@@ -113,7 +113,7 @@ class Aggregator:
         self._fold = ShardFold(
             config,
             self._guard.group_id,
-            Folds(config, self.telemetry, make_judge),
+            Folds(config, self.telemetry, make_judge or judge_maker(config)),
             self.telemetry,
         )
         self._guard.run_id = self._fold.volume.run_id

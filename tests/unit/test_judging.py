@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,7 +17,10 @@ from agent.fold.base import Fold
 from agent.fold.profile import Profile
 from agent.judging import Folds, JudgingFold
 from agent.respond.standing import MAX_UNTOLD, Standing
-from agent.state.chunk import merge_digest
+from agent.state.chunk import merge_digest, to_bytes
+from agent.state.entries import Answered, ChunkWritten, Tick
+from agent.state.recovery import Owner
+from agent.state.volume import Volume
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Column, Group, Json, Metric, NumberPoint, Role, StreamKey
 from agent.verdict import Drift, Judged, Severity, State, Verdict, identity
@@ -357,3 +361,52 @@ def test_verdicts_that_fire_are_known_after_a_restart() -> None:
     assert isinstance(again, JudgingFold)
     firing: list[Verdict] = again.standing.firing()
     assert [v.alarm for v in firing] == ["a-2"] and again.standing.untold(0, 9) == []
+
+
+# ---------------------------------------------------------------- on a volume
+
+
+def volume_at(path: Path) -> Volume:
+    made = Volume(path, Owner("g", ("t",)), folds().codec(), Telemetry(), clock=lambda: 1)
+    made.open()
+    return made
+
+
+def live(volume: Volume, first_s: int, last_s: int) -> None:
+    """Rows as volume mode takes them: written, answered, and time in between; all durable."""
+    for second in range(first_s, last_s):
+        one = chunk_of("m", second)
+        one.number = second
+        volume.take(ChunkWritten(to_bytes(one)), chunk=one, sync=True)
+        volume.take(Answered(one.number, True, [], second * 1_000_000_000))
+        volume.take(Tick(second * 1_000_000_000 + 1))
+        volume.sync()
+
+
+def untold_ids(volume: Volume) -> list[str]:
+    fold = volume.fold
+    assert isinstance(fold, JudgingFold)
+    return [identity(untold.verdict) for untold in fold.standing.untold(0, 999)]
+
+
+@pytest.mark.parametrize("snapshot_at", [None, 20])
+def test_a_crash_tells_again_what_was_not_settled_and_nothing_else(
+    tmp_path: Path, snapshot_at: int | None
+) -> None:
+    volume = volume_at(tmp_path)
+    live(volume, 10, 20)
+    fold = volume.fold
+    assert isinstance(fold, JudgingFold)
+    before = untold_ids(volume)
+    if snapshot_at:
+        fold.standing.settle(5)  # told and settled before the snapshot
+        volume.snapshot()
+    live(volume, 20, 30)
+    whole = untold_ids(volume)
+    judged = fold.judge.dump()
+    volume.close()  # as a crash: nothing is written that was not
+    again = volume_at(tmp_path)
+    assert untold_ids(again) == whole
+    assert whole[: len(before)] == before if snapshot_at is None else whole[0] == before[5]
+    assert isinstance(again.fold, JudgingFold) and again.fold.judge.dump() == judged
+    again.close()

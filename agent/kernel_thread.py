@@ -27,6 +27,7 @@ from agent.decode.lanes import StreamTable
 from agent.decode.spans import SpanSampler
 from agent.sketch.delta import Delta
 from agent.sketch.packed import PackedCells
+from agent.sketch.pair_scorer import Tables
 from agent.thread_name import show_thread_name
 from agent.types import (
     Drop,
@@ -146,13 +147,22 @@ class _Owned:
 
 
 class KernelThread:
-    """Number `index` of `of`, which share the budget of request spans.
+    """Number `index` of `of`, which share the budget of request spans. `tables`: of models whose columns are
+    compared in pairs.
 
     Start with `start()`; talk by `put`, `open`, `close_epoch`, `cut`, `hint`; end with `stop()`.
     """
 
-    def __init__(self, index: int, of: int, config: Config, callbacks: Callbacks) -> None:
+    def __init__(
+        self,
+        index: int,
+        of: int,
+        config: Config,
+        callbacks: Callbacks,
+        tables: Tables | None = None,
+    ) -> None:
         self._config = config
+        self._tables = tables or {}
         self._callbacks = callbacks
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
@@ -176,6 +186,7 @@ class KernelThread:
             sampler=sampler,
             delta=Delta(table),
         )
+        self._own.delta.score(self._tables, config.judge.pairs_max_bytes)
         self._own.decoder.slice_values = SHORT_SLICE_VALUES
         self._thread.start()
 

@@ -76,6 +76,7 @@ class Fold:
         self.newest_event_ms = -1
         self.n_foreign = 0
         self.n_unsketched_values = 0  # of columns past a limit, ended streams' too
+        self.pairs_bytes = 0  # of open windows
         self._config = config
         self._start_ns = start_ns
         self._now_ns = start_ns
@@ -319,7 +320,7 @@ class Fold:
             into.errors += group.errors
             into.unseen += group.rows * self._unseen_a_row
             if pairs := pairs_of(group):
-                into.pairs = united_pairs((into.pairs, pairs))
+                self._add_pairs(into, pairs)
             for ref, n in zip(group.cells, counts, strict=True):
                 total = stream.columns.get(ref.column)
                 if total is None:
@@ -333,6 +334,13 @@ class Fold:
                         is_string = ref.type is JsonType.STRING
                         column.cell = self._store.window_pages(is_string).alloc()
                     merges.window(ref.type is JsonType.STRING, column.cell, ref.cell)
+
+    def _add_pairs(self, into: StreamWindow, pairs: bytes) -> None:
+        """Of a window; left out where there is no room for them."""
+        united = united_pairs((into.pairs, pairs))
+        grown = self.pairs_bytes + len(united) - len(into.pairs)
+        if grown <= self._config.judge.pairs_max_bytes:
+            self.pairs_bytes, into.pairs = grown, united
 
     def _new_cells_bytes(self, window: int, parts: list[tuple[Stream, Group, list[int]]]) -> int:
         """Bytes of the cells that folding these groups into a window takes."""
@@ -393,6 +401,7 @@ class Fold:
             streams = sorted(self._streams_of.pop(seal.window, []), key=lambda s: s.key)
             profiles = close_window(streams, seal, self._marks.width_ms, self._store)
             for stream, profile in zip(streams, profiles, strict=True):
+                self.pairs_bytes -= len(profile.pairs)
                 stream.sealed.append(profile)
                 while len(stream.sealed) > self._config.windows.keep:
                     stream.sealed.popleft()

@@ -225,9 +225,10 @@ def _restore_streams(fold: Fold, header: _Header, body: Body) -> None:
         if stream.key in fold.streams:
             raise DecodeError(f"{_WHAT}: stream {stream.key} occurs twice")
         register.take(stream)
-        for window in stream.open:
+        for window, held in stream.open.items():
             if window not in marks.open:
                 raise DecodeError(f"{_WHAT}: stream {stream.key} is in window {window}, not open")
+            fold.pairs_bytes += len(held.pairs)
             fold._streams_of.setdefault(window, []).append(stream)
     body.end()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import NormalDist
 from typing import Final
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from agent.config import Config
 from agent.fold.profile import Profile, ProfileColumn
-from agent.judge.reference import Reference
+from agent.judge.reference import Reference, read_reference
 from agent.judge.sketch_counts import read_texts
 from agent.sketch.histogram import representatives
 from agent.sketch.pair_scorer import Tables
@@ -72,6 +73,14 @@ def score_table(profile: Profile) -> ScoreTable | None:
     if len(columns) < 2:
         return None
     return ScoreTable(columns, 2 if n_scores > _WIDE else 0)
+
+
+def configured_tables(config: Config) -> Tables:
+    """Tables of the baseline that `judge.baseline_file` names. Raises ConfigError where it cannot be read."""
+    judge = config.judge
+    if not judge.enabled or judge.pairs == "off" or judge.baseline_file is None:
+        return {}
+    return tables_of(config, [read_reference(Path(judge.baseline_file))])
 
 
 def tables_of(config: Config, references: Iterable[Reference]) -> Tables:

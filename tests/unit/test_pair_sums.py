@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 
-from agent.config import Config
+from agent.config import Config, Judge
 from agent.errors import DecodeError
 from agent.fold.base import Fold
 from agent.fold.persist import dump, load
@@ -270,3 +270,22 @@ def test_bytes_that_are_no_sums_or_no_table_are_refused() -> None:
     for table in (struct.pack("<I", 7), ScoreTable([]).to_bytes(), uneven.to_bytes()):
         with pytest.raises(DecodeError, match="score table"):
             ScoreTable.from_bytes(table)
+
+
+def test_windows_past_the_bytes_allowed_have_no_sums_and_their_bytes_are_given_back() -> None:
+    rows = [Row(s, T0 + 60_000 * w, {feature("x"): 1.0}) for s in (A, B) for w in (0, 1)]
+    config = Config(judge=Judge(pairs_max_bytes=65_536))
+    fold = Fold(config, start_ns=1)
+    fold.pairs_bytes = 65_536 - 100  # as if other windows held them: room for two of 33 to 54 bytes
+    lanes = LaneTable()
+    delta = Delta(lanes)
+    delta.score({("m", "1"): TABLE}, 1 << 20)
+    delta.add(block_of(lanes, rows))
+    chunk = chunk_of([[]], digest=merge_digest(config))
+    chunk.groups, chunk.numeric, chunk.strings = delta.freeze()
+    fold.apply(chunk, 2)
+    assert fold.pairs_bytes <= 65_536
+    assert load(config, dump(fold)).pairs_bytes == fold.pairs_bytes - (65_536 - 100)
+    sealed = fold.seal_all(3).sealed
+    assert 0 < sum(bool(profile.pairs) for profile in sealed) < len(sealed) == 4
+    assert fold.pairs_bytes == 65_536 - 100

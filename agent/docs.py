@@ -1,4 +1,5 @@
-"""Writes the generated pages: `docs/configuration.md` from the option structs, `docs/metrics.md` from the registry.
+"""Writes the generated pages: `docs/configuration.md` and `docs/inferometer.schema.json` from the option structs,
+`docs/metrics.md` from the registry.
 
     python -m agent.docs [--check]
 
@@ -7,10 +8,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from agent.config import schema
+import msgspec
+
+from agent.config import Config, schema
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -34,7 +39,9 @@ web:
 ```
 
 `inferometer check -c inferometer.yaml` says whether a file is right, and `--show` prints every option with the
-value it has. A mistake is one line: the file and line, the option, the value, the bound and what to do.
+value it has. An editor that knows JSON
+Schema helps with `docs/inferometer.schema.json` (`# yaml-language-server: $schema=inferometer.schema.json`).
+A mistake is one line: the file and line, the option, the value, the bound and what to do.
 
 ```
 inferometer.yaml:3: kafka.session_timeout_s is 900; must be a number from 1 to 300 (seconds)
@@ -85,7 +92,42 @@ def metrics() -> str:
     return markdown()
 
 
-PAGES = {"configuration.md": configuration, "metrics.md": metrics}
+def json_schema() -> str:
+    """The text of `docs/inferometer.schema.json`, for editors: JSON Schema of a configuration file.
+
+    Where a value may come from the environment, text of that form is allowed too.
+    """
+    found = msgspec.json.schema(Config, schema_hook=lambda kind: {"type": "string"})
+    definitions = {name: _for_editors(body) for name, body in sorted(found["$defs"].items())}
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "inferometer.yaml",
+        "$ref": found["$ref"],
+        "$defs": definitions,
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _for_editors(body: Any) -> Any:
+    """Numbers and booleans may also be `${env:NAME}`; groups may be left empty, as in `kafka:`."""
+    if isinstance(body, list):
+        return [_for_editors(item) for item in body]
+    if not isinstance(body, dict):
+        return body
+    found = {key: _for_editors(value) for key, value in body.items() if key != "properties"}
+    if "properties" in body:
+        found["properties"] = {k: _for_editors(v) for k, v in body["properties"].items()}
+    if found.get("type") in ("number", "integer", "boolean"):
+        kept = {k: found.pop(k) for k in ("description", "default") if k in found}
+        return kept | {"anyOf": [found, {"type": "string", "pattern": r"\$\{env:"}]}
+    return found
+
+
+PAGES = {
+    "configuration.md": configuration,
+    "metrics.md": metrics,
+    "inferometer.schema.json": json_schema,
+}
 
 
 def stale() -> list[str]:

@@ -1,8 +1,8 @@
 """Splits a chunk by shard: what each aggregator folds of it.
 
-A shard is a partition of the chunk topic. A stream belongs to one shard, by a fixed hash of its key,
-so each of its series has one writer. Every shard gets a part of every chunk, if only the ranges: each
-aggregator sees all partitions' clocks and the whole chain of chunks.
+A shard is a partition of the chunk topic. A model belongs to one shard, by a fixed hash of its name, so
+each series has one writer, and who judges a model has all of its streams. Every shard gets a part of
+every chunk, if only the ranges: each aggregator sees all partitions' clocks and the whole chain of chunks.
 
 Invariant: over all shards, groups, exemplars and tallies add up to those of the chunk. Request spans
 are in none: they leave their agent.
@@ -27,19 +27,18 @@ from agent.types import (
     JsonType,
     Partition,
     PartitionRange,
-    StreamKey,
     Tally,
 )
 
 #: Changes when a stream would go to another shard: then aggregators start anew, with a new topic.
-SHARDING_VERSION = 1
+SHARDING_VERSION = 2
 _PERSON = b"inferometer-s%d" % SHARDING_VERSION
 
 
 @lru_cache(maxsize=16_384)
-def shard_of(stream: StreamKey, n_shards: int) -> int:
-    """The shard of a stream, 0..n_shards - 1: the same in every process and release."""
-    return _hash((stream.model, stream.version, *stream.segment)) % n_shards
+def shard_of(model: str, n_shards: int) -> int:
+    """The shard of a model, 0..n_shards - 1: the same in every process and release."""
+    return _hash((model,)) % n_shards
 
 
 def home_shard(partition: Partition, n_shards: int) -> int:
@@ -55,15 +54,15 @@ def _hash(parts: object) -> int:
 def split(chunk: Chunk, n_shards: int) -> list[Chunk]:
     """The chunk's part of each shard, in order; its cells stay where they are, only refs are copied.
 
-    Id, epoch, digest and ranges are those of the chunk. Labels go to the shard of their model without
-    version and segment; the rest of the tally to the home shard of the chunk's first partition.
+    Id, epoch, digest and ranges are those of the chunk. Labels go to the shard of their model, the
+    rest of the tally to the home shard of the chunk's first partition.
     """
     groups: list[list[Group]] = [[] for _ in range(n_shards)]
     for group in chunk.groups:
-        groups[shard_of(group.stream, n_shards)].append(group)
+        groups[shard_of(group.stream.model, n_shards)].append(group)
     exemplars: list[list[Exemplar]] = [[] for _ in range(n_shards)]
     for exemplar in chunk.exemplars:
-        exemplars[shard_of(exemplar.stream, n_shards)].append(exemplar)
+        exemplars[shard_of(exemplar.stream.model, n_shards)].append(exemplar)
     tallies = _tallies(chunk.tally, chunk.ranges, n_shards)
     parts = []
     for shard in range(n_shards):
@@ -89,7 +88,7 @@ def _tallies(tally: Tally, ranges: list[PartitionRange], n_shards: int) -> list[
     home.add(tally)
     home.labels_by_model = Counter()
     for model, n in tally.labels_by_model.items():
-        tallies[shard_of(StreamKey(model, ""), n_shards)].labels_by_model[model] += n
+        tallies[shard_of(model, n_shards)].labels_by_model[model] += n
     return tallies
 
 

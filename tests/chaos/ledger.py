@@ -189,7 +189,7 @@ class Ledger:
     def _one(self) -> None:
         rnd, number = self._rnd, self._number
         self._number += 1
-        stream = (f"model-{rnd.randrange(N_STREAMS // 2)}", str(rnd.randrange(1, 3)))
+        stream = (f"m{rnd.randrange(N_STREAMS // 2)}", str(rnd.randrange(1, 3)))
         row = Row(
             stream,
             None if rnd.random() < 0.1 else rnd.randrange(1, 1 << 16),

@@ -30,7 +30,7 @@ from tests.support.wait import eventually
 
 SHARDS = 2
 T0_MS = 1_700_000_000_000
-KEYS = [StreamKey("m", str(version)) for version in range(6)]
+KEYS = [StreamKey(f"m{n}", "1") for n in range(6)]
 
 
 @dataclass

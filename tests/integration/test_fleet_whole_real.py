@@ -67,7 +67,7 @@ class Fleet:
     receiver: OtlpReceiver
     inside: Inside
     folder: Path
-    shards: int = 2
+    shards: int = 3  # the models of `Sent` are in two of them
     group: str = field(default_factory=lambda: unique("fleet"))
     chunks: str = field(default_factory=lambda: unique("chunks"))
 
@@ -103,7 +103,7 @@ def topic(real_kafka: RealKafka) -> Topic:
 
 @asynccontextmanager
 async def fleet_of(
-    topic: Topic, folder: Path, receiver: OtlpReceiver, shards: int = 2
+    topic: Topic, folder: Path, receiver: OtlpReceiver, shards: int = 3
 ) -> AsyncIterator[Fleet]:
     async with running() as inside:
         yield Fleet(topic, receiver, inside, folder, shards)
@@ -176,6 +176,8 @@ async def test_so_many_agents_in_one_group_give_the_totals_of_a_single_one(
         await fleet.inside.stop_all()
     points = otlp_receiver.points()
     assert_same_totals(points, single)
+    writers = {point.resource["service.instance.id"] for point in points.named("inference.rows")}
+    assert len(writers) == 2
     assert_series_never_reset(points)
     of_agents = {point.name for point in points if point.name == "inferometer.cuts"}
     assert of_agents, "agents speak of themselves"

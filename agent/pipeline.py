@@ -53,6 +53,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.dead_letter import DeadLetters
 from agent.ingest.kafka import KafkaSource
+from agent.judge.score_tables import configured_tables
 from agent.judging import Folds, Judge, judge_maker
 from agent.kernel_thread import Callbacks, KernelThread
 from agent.observe import resident_bytes, watch_loop
@@ -140,8 +141,9 @@ class Agent:
         self._fold = OwnerThread("fold", folds.make(self.telemetry.start_ns))
         self._shedding = Shedding(config.overload, self.telemetry)
         n_threads = kernel_threads(config)
+        tables = configured_tables(config)
         self._kernels = [
-            KernelThread(index, n_threads, config, self._kernel_callbacks())
+            KernelThread(index, n_threads, config, self._kernel_callbacks(), tables)
             for index in range(n_threads)
         ]
         self._kernel_of: dict[Partition, KernelThread] = {}

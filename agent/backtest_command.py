@@ -17,7 +17,7 @@ from agent.profile_command import adapted, named, require_folder, write_json, wr
 
 def backtest(options: argparse.Namespace, config: Config) -> int:
     """Judge files; returns the exit status."""
-    from agent.backtest import html, png, run, text
+    from agent.backtest import html, learn, png, run, text
     from agent.replay import progress_bar
     from agent.verdict import State
 
@@ -30,12 +30,18 @@ def backtest(options: argparse.Namespace, config: Config) -> int:
         png.require()
     config = named(adapted(config, options.window, options.model))
     references, contracts = given(config, options.baseline, options.contract)
+    named_references = {
+        name: read_reference(Path(spec.file))
+        for name, spec in config.baselines.items()
+        if spec.file is not None
+    }
     with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
         timeline = run.run(
             options.files,
             config,
             references,
             contracts,
+            named=named_references,
             rows_per_window=options.rows,
             on_progress=show,
         )
@@ -45,10 +51,18 @@ def backtest(options: argparse.Namespace, config: Config) -> int:
         options.html.write_text(html.page(timeline))
     if options.png is not None:
         png.write(timeline, options.png)
+    learned = []
+    if options.learn_budget is not None:
+        learned = timeline.learning.bounds(options.learn_budget, timeline.width_ms / 1000)
     if options.json:
-        write_json(run.document(timeline))
+        document = run.document(timeline)
+        if options.learn_budget is not None:
+            document["learned"] = learn.learned_json(learned)
+        write_json(document)
     else:
         write_lines(text.lines(timeline))
+        if options.learn_budget is not None:
+            write_lines(["", *learn.learned_lines(learned, options.learn_budget)])
     failing = {"firing": {State.FIRING}, "pending": {State.FIRING, State.PENDING}}
     states = failing.get(options.fail_on or "", set())
     broken = [alarm for alarm in timeline.alarms if any(v.state in states for v in alarm)]

@@ -179,6 +179,12 @@ def _add_backtest(parser: _Parser) -> None:
     parser.add_argument("--model", metavar="NAME", help="model of events that name none")
     parser.add_argument("--window", type=float, metavar="S", help="seconds (windows.width_s)")
     parser.add_argument("--rows", type=_count, metavar="N", help="windows of N rows, not of time")
+    parser.add_argument(
+        "--learn-budget",
+        type=_days,
+        metavar="DAYS",
+        help="bounds of monitors that files like these would pass once in so many days",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the timeline, a page")
     parser.add_argument("--png", type=Path, metavar="FILE", help="also as a picture (matplotlib)")
     parser.add_argument(
@@ -236,6 +242,10 @@ def _seconds(text: str) -> float:
 
 def _rate(text: str) -> float:
     return _within(text, 1_000_000, "events a second")
+
+
+def _days(text: str) -> float:
+    return _within(text, 3650, "days")
 
 
 def _within(text: str, most: int, unit: str) -> float:

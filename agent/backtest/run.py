@@ -6,13 +6,14 @@ Time is the windows' own: the same files and configuration give the same verdict
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from agent.backtest.learn import Learning
 from agent.config import Config
 from agent.config.contract import ModelContract
 from agent.errors import ConfigError
@@ -22,6 +23,7 @@ from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
 from agent.judge.reference import Reference
 from agent.judge.score_tables import tables_of
+from agent.judge.sources import matches
 from agent.replay import Progress, sketch_files
 from agent.types import Irregular, Json
 from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
@@ -47,6 +49,7 @@ class Timeline:
     by_rows: int | None = None
     notes: list[str] = field(default_factory=list)
     inventory: Json = field(default_factory=dict)
+    learning: Learning = field(default_factory=Learning)
 
     @property
     def alarms(self) -> list[list[Verdict]]:
@@ -73,23 +76,40 @@ def run(
     references: Sequence[Reference] = (),
     contracts: Sequence[ModelContract] = (),
     *,
+    named: Mapping[str, Reference] | None = None,
     rows_per_window: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Timeline:
-    """Judge every window of the files. Raises ConfigError and SourceError as `replay` does."""
+    """Judge every window of the files. Raises ConfigError and SourceError as `replay` does.
+
+    named  references of `baselines`, by name
+    """
     config = _with_model(config, references)
+
+    def judged(rows_per_window: int | None) -> tuple[Timeline, Fold]:
+        learning = Learning()
+        judge = Judge(
+            config,
+            references,
+            contracts,
+            by_rows=rows_per_window is not None,
+            named=named,
+            on_values=learning.see,
+        )
+        timeline, fold = _run(files, config, judge, references, rows_per_window, on_progress)
+        timeline.learning = learning
+        return timeline, fold
+
     if rows_per_window is None:
-        timeline, fold = _run(files, config, references, contracts, None, on_progress)
+        timeline, fold = judged(None)
         problem = _why_not_by_time(fold, timeline)
         if problem and STDIN not in files:
             rows_per_window = min(MOST_ROWS, max(LEAST_ROWS, fold.tally.rows // 20))
             notes = [f"{problem}: windows of {rows_per_window:,} rows in the order of the files"]
-            timeline, fold = _run(
-                files, config, references, contracts, rows_per_window, on_progress
-            )
+            timeline, fold = judged(rows_per_window)
             timeline.notes = notes
     else:
-        timeline, fold = _run(files, config, references, contracts, rows_per_window, on_progress)
+        timeline, fold = judged(rows_per_window)
     if not fold.tally.rows:
         dropped = ", ".join(f"{why} {n:,}" for why, n in sorted(fold.tally.dropped.items()) if n)
         raise ConfigError(
@@ -102,18 +122,18 @@ def run(
     if late and rows_per_window is None:
         timeline.notes.append(f"{late:,} of {fold.tally.rows:,} rows were late: in no window")
     _note_models(timeline, fold, references)
+    _note_monitors(timeline, fold, config)
     return timeline
 
 
 def _run(
     files: Sequence[Path],
     config: Config,
+    judge: Judge,
     references: Sequence[Reference],
-    contracts: Sequence[ModelContract],
     rows_per_window: int | None,
     on_progress: Callable[[Progress], None] | None,
 ) -> tuple[Timeline, Fold]:
-    judge = Judge(config, references, contracts, by_rows=rows_per_window is not None)
     judged = Judged()
     windows: set[int] = set()
     width_ms = int(config.windows.width_s * 1000)
@@ -172,6 +192,19 @@ def _note_models(timeline: Timeline, fold: Fold, references: Sequence[Reference]
             f"no baseline for {', '.join(strange[:5])}: learned from the first windows "
             f"(the reference has {', '.join(sorted(known)[:5])}; --model names events that name none)"
         )
+
+
+def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:
+    for monitor in config.monitors:
+        if not any(
+            matches(monitor.select.model, key.model)
+            and matches(monitor.select.version, key.version)
+            for key in fold.streams
+        ):
+            timeline.notes.append(
+                f'monitor "{monitor.name}" selects nothing: no stream is model {monitor.select.model}, '
+                f"version {monitor.select.version}"
+            )
 
 
 # ---------------------------------------------------------------- document

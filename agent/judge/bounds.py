@@ -6,7 +6,7 @@ However many features break the bound, it is one alarm, with the one that breaks
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -32,6 +32,9 @@ _UNITS: Final = {
     "distinct": "{value}",
 }
 
+#: Told the values of a monitor in each window that has any.
+OnValues = Callable[[Monitor, StreamKey, Mapping[Column | None, float]], None]
+
 
 class BoundKept(msgspec.Struct, array_like=True):
     streaks: list[tuple[Column | None, int]]
@@ -43,13 +46,20 @@ class BoundKept(msgspec.Struct, array_like=True):
 class BoundJudge:
     """One monitor on one stream: the whole of a model and version, or a segment of it."""
 
-    def __init__(self, monitor: Monitor, stream: StreamKey, sources: Sources) -> None:
+    def __init__(
+        self,
+        monitor: Monitor,
+        stream: StreamKey,
+        sources: Sources,
+        on_values: OnValues | None = None,
+    ) -> None:
         assert monitor.when is not None
         self.monitor = monitor
         self.stream = stream
         self.alarms = Alarms(f"{monitor.name}:")
         self._when = monitor.when
         self._sources = sources
+        self._on_values = on_values
         self._streaks: dict[Column | None, int] = {}
         self._calm = 0
         self._is_blind = False
@@ -102,6 +112,8 @@ class BoundJudge:
         values: Mapping[Column | None, float],
         before: Mapping[Column | None, float],
     ) -> list[Verdict]:
+        if self._on_values is not None:
+            self._on_values(self.monitor, self.stream, values)
         broken: list[tuple[float, Column | None, float, float]] = []
         for column, value in values.items():
             bound = self._broken(value, before.get(column))

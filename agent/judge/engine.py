@@ -19,6 +19,7 @@ from agent.config import Config
 from agent.config.contract import ModelContract
 from agent.errors import DecodeError
 from agent.fold.profile import Profile
+from agent.judge.bounds import OnValues
 from agent.judge.inventory import Inventory, InventoryKept
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import rules_of
@@ -50,6 +51,7 @@ class Judge:
         *,
         by_rows: bool = False,
         named: Mapping[str, Reference] | None = None,
+        on_values: OnValues | None = None,
     ) -> None:
         """Raises ConfigError for a reference or contract that cannot be used.
 
@@ -57,6 +59,7 @@ class Judge:
         by_rows  windows are numbers of rows, so that volume and silence mean nothing
         """
         self._config = config
+        self._on_values = on_values
         width_ms = int(config.windows.width_s * 1000)
         self._known = Known(references, contracts, width_ms, by_rows=by_rows, named=named)
         self._sources = Sources(config.sources)
@@ -112,7 +115,7 @@ class Judge:
         found = self._models.get(key)
         if found is None and len(self._models) < MOST_MODELS:
             found = self._models[key] = Watched(
-                key, self._config, self._rules, self._known, self._sources
+                key, self._config, self._rules, self._known, self._sources, self._on_values
             )
         return found
 

@@ -10,7 +10,7 @@ from agent.config import Config, Monitor
 from agent.config.monitors import DISTANCES, JUDGED
 from agent.fold.profile import Profile
 from agent.judge.baselines import Moving, MovingKept, Others, make, twin_of
-from agent.judge.bounds import BoundJudge, BoundKept, takes
+from agent.judge.bounds import BoundJudge, BoundKept, OnValues, takes
 from agent.judge.detector import Segment
 from agent.judge.drift_shown import drifts
 from agent.judge.learner import Learner, LearnerKept, whole_of
@@ -46,8 +46,10 @@ class Watched:
         rules: Sequence[Selected],
         known: Known,
         sources: Sources,
+        on_values: OnValues | None = None,
     ) -> None:
         self.key = key
+        self._on_values = on_values
         self._config = config
         self._known = known
         self._sources = sources
@@ -167,7 +169,7 @@ class Watched:
     def _bound(self, monitor: Monitor, stream: StreamKey) -> BoundJudge:
         at = (monitor.name, stream.segment)
         if at not in self._bounds:
-            self._bounds[at] = BoundJudge(monitor, stream, self._sources)
+            self._bounds[at] = BoundJudge(monitor, stream, self._sources, self._on_values)
         return self._bounds[at]
 
     def _against(

@@ -113,6 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_backtest(
         add("backtest", _backtest, "What monitors would have said of recorded events.", _BACKTEST)
     )
+    inventory = add("inventory", _inventory, "Every model seen, declared or not.", _INVENTORY)
+    inventory.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recorded events")
+    inventory.add_argument("--url", help="a running agent instead, such as http://127.0.0.1:9464")
+    inventory.add_argument("--model", metavar="NAME", help="model of events that name none")
+    inventory.add_argument("-q", "--quiet", action="store_true", help="no progress bar on stderr")
+    _add_json(inventory)
     warmup = add("warmup", _warmup, "Compile all kernels into their cache.", _WARMUP)
     warmup.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     _add_json(warmup)
@@ -316,6 +322,11 @@ examples:
 Without a baseline, models learn from their first windows. Without monitors, defaults watch quality, drift,
 volume and freshness of every model. Exit status 1 with --fail-on when an alarm gets that far.
 """
+_INVENTORY = """\
+examples:
+  inferometer inventory --url http://127.0.0.1:9464
+  inferometer inventory -c inferometer.yaml monday.jsonl
+"""
 _WARMUP = """\
 example:
   INFEROMETER_KERNEL_CACHE=/var/cache/inferometer inferometer warmup
@@ -447,6 +458,14 @@ def _backtest(options: argparse.Namespace) -> int:
     from agent.backtest_command import backtest
 
     return backtest(options, config)
+
+
+def _inventory(options: argparse.Namespace) -> int:
+    config = _config(options)
+    _logs(config)
+    from agent.inventory_command import inventory
+
+    return inventory(options, config)
 
 
 def _warmup(options: argparse.Namespace) -> int:

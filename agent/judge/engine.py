@@ -21,6 +21,7 @@ from agent.errors import DecodeError
 from agent.fold.profile import Profile
 from agent.judge.bounds import OnValues
 from agent.judge.inventory import Inventory, InventoryKept
+from agent.judge.presence import Presence, PresenceKept
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import rules_of
 from agent.judge.sources import Sources
@@ -37,6 +38,7 @@ _MOST_EMPTY: Final = 200
 class _Kept(msgspec.Struct, array_like=True):
     sealed_until: int | None
     inventory: InventoryKept
+    presence: PresenceKept
     models: list[WatchedKept]
 
 
@@ -67,6 +69,7 @@ class Judge:
         self._models: dict[ModelKey, Watched] = {}
         self._sealed_until: int | None = None
         self._inventory = Inventory(config)
+        self._presence = Presence(config)
 
     # ------------------------------------------------------------ inputs
 
@@ -86,6 +89,7 @@ class Judge:
                 watched = self._watched(key)
                 if watched is not None:
                     judged.add(watched.window(windows[window][key], windows[window]))
+            judged.verdicts += self._presence.window(window, windows[window])
             self._sealed_until = max(self._sealed_until or window, window + 1)
         if windows or self._sealed_until is not None:
             self._pass(judged, sealed_until)
@@ -126,6 +130,7 @@ class Judge:
         kept = _Kept(
             self._sealed_until,
             self._inventory.kept(),
+            self._presence.kept(),
             [self._models[key].kept() for key in sorted(self._models)],
         )
         return msgspec.msgpack.encode(kept)
@@ -138,6 +143,7 @@ class Judge:
             raise DecodeError(f"judge: {error}") from None
         self._sealed_until = kept.sealed_until
         self._inventory.restore(kept.inventory)
+        self._presence.restore(kept.presence)
         for one in kept.models:
             watched = self._watched(one.key)
             if watched is not None:
@@ -149,6 +155,7 @@ class Judge:
         """The document that `/v1/state` shows as `judge`."""
         return {
             "models": [self._models[key].state() for key in sorted(self._models)],
+            "inventory": self.inventory(),
             "alarms": [
                 alarm for key in sorted(self._models) for alarm in self._models[key].alarms()
             ],

@@ -1,0 +1,104 @@
+"""`inferometer inventory`: every model seen on the stream, declared or not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from agent.config import Config
+from agent.errors import ConfigError, SourceError
+
+_MOST_NAMES = 8
+
+
+def inventory(options: argparse.Namespace, config: Config) -> int:
+    """From files, or from a running agent; returns the exit status."""
+    from agent.profile_command import adapted, write_json, write_lines
+
+    if bool(options.files) == bool(options.url):
+        raise ConfigError("inventory needs files, or --url of a running agent; give one of them")
+    if options.url:
+        document = _of_agent(options.url)
+    else:
+        document = _of_files(options, adapted(config, None, options.model))
+    if options.json:
+        write_json(document)
+    else:
+        write_lines(lines(document))
+    return 0
+
+
+def _of_files(options: argparse.Namespace, config: Config) -> Any:
+    from agent.judge.inventory import Inventory
+    from agent.replay import progress_bar, sketch_files
+
+    found = Inventory(config)
+    with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
+        sketch_files(
+            options.files,
+            config,
+            on_progress=show,
+            on_effects=lambda effects: found.sealed(effects.sealed, 0),
+        )
+    return found.document()
+
+
+def _of_agent(url: str) -> Any:
+    """What the agent at this address has seen. Raises ConfigError for what is no agent, SourceError for no answer."""
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--url is {url}; must begin with http:// or https://")
+    address = url.rstrip("/") + "/v1/state"
+    try:
+        with urlopen(address, timeout=15) as answer:
+            state = json.loads(answer.read())
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise SourceError(f"{address}: {reason}; is the agent up, and web.enabled?") from None
+    except ValueError:
+        raise SourceError(f"{address}: the answer is not JSON; is this an agent?") from None
+    found = state.get("judge", {}).get("inventory") if isinstance(state, dict) else None
+    if found is None:
+        raise SourceError(f"{address}: no inventory in the answer; judge.enabled must be true")
+    return found
+
+
+def lines(document: Any) -> Iterator[str]:
+    """A table for people."""
+    from agent.backtest.text import when
+    from agent.judge.profile_text import table
+
+    declares = any(model["declared"] for model in document["models"])
+    head = ["model", "version", "rows", "rows/s", "windows", "first seen", "last seen", "features"]
+    rows = [head]
+    for model in document["models"]:
+        name = model["model"]
+        if declares and not model["declared"]:
+            name += " (not declared)"
+        if not model["versions"]:
+            rows.append([name, "never seen", "", "", "", "", "", ""])
+        for version in model["versions"]:
+            names = list(version["features"])
+            shown = ", ".join(names[:_MOST_NAMES])
+            if len(names) > _MOST_NAMES:
+                shown += f", ... ({len(names):,})"
+            rows.append(
+                [
+                    name,
+                    version["version"] or "-",
+                    f"{version['rows']:,}",
+                    f"{version['rows_per_s']:,.1f}",
+                    f"{version['windows']:,}",
+                    when(version["first_seen_ms"]),
+                    when(version["last_seen_ms"]),
+                    shown,
+                ]
+            )
+    yield from table(rows, left=(0, 1, 5, 6, 7))
+    if document["unlisted"]:
+        yield f"  ... and {document['unlisted']:,} more windows of models past the limit"

@@ -71,12 +71,13 @@ def _go(folder: Path, *arguments: str) -> str:
 
 
 class Alertmanager:
-    """One Alertmanager without a cluster, that notifies nobody, or `webhook_url`."""
+    """One Alertmanager without a cluster, that notifies nobody, or `webhook_url`, or as `config` says."""
 
-    def __init__(self, folder: Path, *, webhook_url: str = "") -> None:
+    def __init__(self, folder: Path, *, webhook_url: str = "", config: Path | None = None) -> None:
         self._binary = alertmanager_binary()
         self.folder = folder
         self._webhook_url = webhook_url
+        self._config = config
         self._port = 0
         self._process: OwnedProcess | None = None
 
@@ -116,7 +117,11 @@ class Alertmanager:
         if self._webhook_url:
             receiver["webhook_configs"] = [{"url": self._webhook_url, "send_resolved": True}]
         route = {"receiver": "tests", "group_wait": "10ms", "group_interval": "50ms"}
-        config.write_text(yaml.safe_dump({"route": route, "receivers": [receiver]}))
+        config.write_text(
+            self._config.read_text()
+            if self._config is not None
+            else yaml.safe_dump({"route": route, "receivers": [receiver]})
+        )
         self._process = OwnedProcess(
             [
                 self._binary,

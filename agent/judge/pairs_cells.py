@@ -89,8 +89,9 @@ class PairsFound:
 
 
 def measure_pairs(baseline: PairBaseline, window: Profile) -> PairsFound | None:
-    """The cell of a window; None where it has no sums of this baseline's scores, or too few rows of them."""
-    if not window.pairs:
+    """The cell of a window; None where it has no sums of this baseline's scores or too few rows of them, or the
+    baseline too few blocks to say what is noise."""
+    if not window.pairs or not baseline.levels:
         return None
     try:
         sums = PairSums.from_bytes(window.pairs)
@@ -130,7 +131,7 @@ def measured(baseline: PairBaseline, sums: PairSums, present: Floats) -> PairsFo
     usable = (
         pairs.normal(n)
         & (variances >= MIN_VARIANCE * baseline.variances).all(axis=0)
-        & np.isfinite(now)
+        & np.isfinite(now - baseline.before)
     )
     places = np.flatnonzero(usable)
     if not len(places):

@@ -83,6 +83,7 @@ def correlations(sums: PairSums, pairs: Pairs) -> tuple[Floats, Floats]:
         one, two = every[pairs.first, pairs.given][held], every[pairs.second, pairs.given][held]
         left = (1.0 - one**2) * (1.0 - two**2)
         found[held] = np.where(left >= _MIN_LEFT, (found[held] - one * two) / np.sqrt(left), np.nan)
+    found[~np.isfinite(found)] = np.nan
     both = np.stack((variance[pairs.first], variance[pairs.second]))
     return found, both
 
@@ -209,11 +210,12 @@ def _level(
         n = float(block.rows)
         if n <= 0.95 * m:  # a block lies inside the baseline
             off[i] = (correlations(block, pairs)[0] - baseline.before) / math.sqrt(1 / n - 1 / m)
+    held = np.isfinite(off[::2]).sum(axis=0)
     np.nan_to_num(off, copy=False)
     even, odd = off[::2], off[1::2]
     # By theory (1 - r^2)^2 for normals; then what the next smaller size showed.
     model = before if before is not None else np.maximum(0.05, 1.0 - _square(baseline.before)) ** 2
-    variance = _moderated((even**2).mean(axis=0), model, len(even))
+    variance = _moderated((even**2).sum(axis=0) / np.maximum(1, held), model, len(even))
     if before is not None:
         variance = np.maximum(before, variance)
     sd = np.sqrt(variance)

@@ -13,6 +13,9 @@ from agent.config import Config
 from agent.config.source import check_files, require_topics
 from agent.emit.environment import SignalSettings, own_endpoint_of, resolve
 from agent.errors import ConfigError
+from agent.judge.contract_yaml import read_contract
+from agent.judge.reference import read_reference
+from agent.judge.sources import matches
 
 #: What gRPC resolves by itself, besides http and https that say whether TLS is used.
 _GRPC_SCHEMES = frozenset(
@@ -26,7 +29,7 @@ def check(config: Config, env: Mapping[str, str], source: Path | None = None) ->
     `source`: the configuration's file, for messages. Values by themselves were judged when it was read.
     """
     require_topics(config, source)
-    files = check_files(config)
+    files = [*check_files(config), *_judge_files(config, env)]
     if config.kafka.security_protocol != "PLAINTEXT":
         # aiokafka is slow to import: only where there is something to judge.
         from agent.ingest.security import client_security
@@ -34,6 +37,14 @@ def check(config: Config, env: Mapping[str, str], source: Path | None = None) ->
         client_security(config.kafka)
     for index, action in enumerate(config.respond.actions):
         files += check_files(action, f"respond.actions[{index}]")
+    if config.respond.actions:
+        from agent.respond import responder
+
+        responder.check(config.respond, config.kafka)
+    if config.judge.enabled and (config.judge.baseline_file or config.judge.contract_file):
+        from agent.judging import judge_maker
+
+        judge_maker(config)
     otlp = resolve(config.export, env)
     for signal in (otlp.metrics, otlp.traces, otlp.logs):
         _require_known_scheme(config, env, signal)
@@ -65,6 +76,37 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
         )
         if line not in found:
             found.append(line)
+    return found + _judging(config)
+
+
+def _judge_files(config: Config, env: Mapping[str, str]) -> list[Path]:
+    """Read the references and the contract that are named, as a start would."""
+    named = {"judge.baseline_file": config.judge.baseline_file}
+    named |= {f"baselines.{name}.file": b.file for name, b in config.baselines.items()}
+    paths = {at: Path(name) for at, name in named.items() if name}
+    if config.judge.enabled:
+        for at, path in paths.items():
+            try:
+                read_reference(path)
+            except ConfigError as error:
+                raise ConfigError(f"{at}: {error}") from None
+        if config.judge.contract_file:
+            read_contract(Path(config.judge.contract_file), env)
+    return list(paths.values())
+
+
+def _judging(config: Config) -> list[str]:
+    """Monitors that cannot see anything."""
+    found = []
+    if config.monitors and not config.judge.enabled:
+        found.append("judge.enabled is false, so monitors watch nothing; remove one of the two")
+    names = [model.name for model in config.models]
+    for index, monitor in enumerate(config.monitors):
+        if names and not any(matches(monitor.select.model, name) for name in names):
+            found.append(
+                f'monitors[{index}] ("{monitor.name}") selects none of the declared models: '
+                f"select.model is {monitor.select.model}; declare the model, or correct the pattern"
+            )
     return found
 
 

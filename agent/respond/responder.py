@@ -22,6 +22,8 @@ from agent.respond.audit import Audit
 from agent.respond.channel import Channel
 from agent.respond.event import event_of
 from agent.respond.kafka_topic import KafkaTopicChannel
+from agent.respond.secret_file import secret_text
+from agent.respond.signing import read_keys
 from agent.respond.webhook import WebhookChannel
 from agent.telemetry import Telemetry
 from agent.types import Json
@@ -164,6 +166,17 @@ class Responder:
             self._written.clear()
             while self._unwritten:
                 await self._audit.add(self._unwritten.popleft())
+
+
+def check(config: Respond, kafka: Kafka) -> None:
+    """What can be known of actions before anything is sent. Raises ConfigError."""
+    for index, action in enumerate(config.actions):
+        channel_of(action, kafka, index)
+        webhook = action.webhook
+        if webhook is not None and webhook.secret_file is not None:
+            read_keys(webhook.secret_file, f"respond.actions[{index}].webhook.secret_file")
+        if webhook is not None and webhook.url_file is not None:
+            secret_text(webhook.url_file, f"respond.actions[{index}].webhook.url_file")
 
 
 def channel_of(action: Action, kafka: Kafka, index: int) -> Channel:

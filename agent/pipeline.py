@@ -527,7 +527,6 @@ class Agent:
             time.monotonic(),
             self._deliver.n_records,
             sum(at["lag"] or 0 for at in positions),
-            any(at["paused"] == "buffer" for at in positions),
         )
         for at in positions:
             if at["lag"] is not None:

@@ -27,7 +27,7 @@ class Overload(Options, frozen=True, kw_only=True):
     behind_s: Annotated[
         Seconds,
         Meta(
-            description="Leave records out when those that wait would take longer than this at the present rate, and are getting more."
+            description="Leave records out when those that wait would take longer than this at the present rate, and do not get fewer. A step that does not make the agent read faster is taken back."
         ),
     ] = 60.0
     max_halvings: Annotated[

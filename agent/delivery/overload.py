@@ -1,9 +1,10 @@
 """When to leave records out, and how many: looks at the lag once a second, changes the level at cuts.
 
     behind   lag in records / records read a second, over the last `STEP_S`
-    up       behind more than `overload.behind_s`, the lag does not shrink, and it is this process that is
-             the bottleneck: fetched bytes have waited for a kernel thread
-    down     behind less than a quarter of that; so a level holds for a while, and none swings fast
+    up       behind more than `overload.behind_s`, and the lag does not shrink
+    back     the step up did not make reading faster: what holds it up is not this process, but a broker or
+             the network, and records would be given up for nothing. Tried again after `HOLD_S`
+    down     behind less than a quarter of the limit; so a level holds for a while, and none swings fast
 
 Invariants
  1. One step is one bit: half of the records, or twice as many.
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: A level is looked at again after this time: a few cuts, so that its effect can be seen.
 STEP_S = 5.0
+#: What a step up must do to the rate of reading, and how long none is tried when it did not.
+HELPS, HOLD_S = 1.1, 60.0
 
 
 class Shedding:
@@ -39,7 +42,8 @@ class Shedding:
         self._telemetry = telemetry
         self._wanted = 0
         self._looked: tuple[float, int, int] | None = None  # time, records, lag
-        self._was_pressed = False
+        self._rate_before = 0.0  # the last step up; 0 when the last step was none
+        self._hold_until = 0.0
         self._last_behind_s = 0.0
 
     @property
@@ -59,35 +63,46 @@ class Shedding:
         bits, self.level.bits = self.level.bits, self._wanted
         return bits
 
-    def look(self, now_s: float, records: int, lag: int, is_pressed: bool) -> None:
+    def look(self, now_s: float, records: int, lag: int) -> None:
         """Decide about the level, every `STEP_S` at most.
 
-        now_s       monotonic
-        records     read since the start, those left out included
-        lag         records that wait in the log
-        is_pressed  fetched bytes wait for a kernel thread, to the limit of `kafka.buffer_max_bytes`
+        now_s    monotonic
+        records  read since the start, those left out included
+        lag      records that wait in the log
         """
         self._telemetry.set("inferometer.overload.ratio", self.ratio)
         if not self.is_enabled:
             return
-        self._was_pressed |= is_pressed
         if self._looked is None:
             self._looked = now_s, records, lag
             return
         then_s, records_then, lag_then = self._looked
         if now_s - then_s < STEP_S:
             return
+        self._looked = now_s, records, lag
         rate = (records - records_then) / (now_s - then_s)
         behind_s = lag / rate if rate > 0 else math.inf if lag else 0.0
         self._last_behind_s = behind_s
         if behind_s < math.inf:
             self._telemetry.set("inferometer.overload.behind", behind_s)
-        if behind_s > self._behind_s and lag >= lag_then and rate > 0 and self._was_pressed:
-            self._want(min(self._wanted + 1, self._max_bits), behind_s)
+        self._decide(now_s, rate, behind_s, is_shrinking=lag < lag_then)
+
+    def _decide(self, now_s: float, rate: float, behind_s: float, *, is_shrinking: bool) -> None:
+        rate_before, self._rate_before = self._rate_before, 0.0
+        if rate_before and rate < HELPS * rate_before and not is_shrinking:
+            self._hold_until = now_s + HOLD_S
+            self._want(self._wanted - 1, behind_s)
         elif behind_s < self._behind_s / 4:
             self._want(max(self._wanted - 1, 0), behind_s)
-        self._looked = now_s, records, lag
-        self._was_pressed = is_pressed
+        elif (
+            behind_s > self._behind_s
+            and rate > 0
+            and not is_shrinking
+            and now_s >= self._hold_until
+            and self._wanted < self._max_bits
+        ):
+            self._rate_before = rate
+            self._want(self._wanted + 1, behind_s)
 
     def _want(self, bits: int, behind_s: float) -> None:
         if bits == self._wanted:

@@ -171,7 +171,11 @@ class PairBaseline(
             or sums.n_scores != self.table.n_scores
             or len(self.shares) != self.table.n_scores
             or not k
-            or any(len(level.sd) != 4 * k or not level.rows > 0.0 for level in self.levels)
+            or not all(0.0 <= share <= 1.0 for share in self.shares)
+            or any(len(level.sd) != 4 * k for level in self.levels)
+            or not all(0.0 < level.rows < 1e15 for level in self.levels)
+            or not all(1.0 <= level.stretch <= _MOST_STRETCH for level in self.levels)
+            or (self.levels and not (1e-4 < self._sds.min() <= self._sds.max() < 1e6))
             or any(a.rows >= b.rows for a, b in zip(self.levels, self.levels[1:], strict=False))
         ):
             raise DecodeError("pairs of a reference: table, sums and noise do not match")

@@ -17,6 +17,7 @@ numbers of 1, 2, 4 or 8 bytes: what the largest needs. 3.4 kB for 20 numeric col
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,13 +82,14 @@ class ScoredColumn(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_
     def problem(self) -> str:
         """What is wrong with it; "" when nothing is."""
         n = len(self.levels) // max(1, self.n_scores)
-        if not 1 <= self.n_scores <= 4 or n * self.n_scores != len(self.levels):
+        if not 1 <= self.n_scores <= 4 or not n or n * self.n_scores != len(self.levels):
             return f"{len(self.levels)} levels of {self.n_scores} scores"
         if self.type is JsonType.STRING:
             sound = n == len(self.keys) + 1 and all(1 < key < 1 << 64 for key in self.keys)
         else:
             sound = n % 2 == 1 and n <= 2 * MOST_CELLS + 1 and 40 <= self.shift <= 52
             sound = sound and abs(self.low) < 1 << 24 and self.n_scores <= 2
+        sound = sound and math.isfinite(self.centre) and all(1.0 <= p < 1e6 for p in self.peaks)
         if int(np.abs(self.cells.astype(np.int16)).max()) > MOST_UNITS:
             sound = False
         return "" if sound else "cells"

@@ -53,7 +53,7 @@ def correlated(
     place = (z[:, 0] > 0.5).astype(int) + (z[:, 0] > -0.7)
     if not linked:
         place = rng.permutation(place)
-    columns = {f"f{i}": z[:, i].copy() for i in range(6)}
+    columns: Table = {f"f{i}": z[:, i].copy() for i in range(6)}
     columns["f6"] = np.exp(2.0 * z[:, 6])
     columns["f7"] = np.where(z[:, 7] > 0.5, 0.0, np.exp(z[:, 7]))
     columns["c"] = np.array(["a", "b", "cc"])[place]

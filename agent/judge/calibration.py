@@ -4,8 +4,7 @@ The baseline's own rows, in order, are cut into blocks; blocks are merged in pai
 to eight. At each size a cell's variance is compared with that of independent rows. The ratio, `phi`,
 is 1 for rows that are, constant for rows that come in clusters, and grows with the size where the stream itself
 wanders. So a file whose blocks are smaller than the windows judged later still says what to expect of
-those; beyond its largest size the excess is taken to grow in proportion to the rows, which is the
-most that a variance between windows can do (a trend apart). `docs/decisions/0011` has the experiment.
+those; beyond its largest size phi is taken to go on growing as it grew. `docs/decisions/0011` has the experiment.
 
 Estimates of single cells are noisy, those of 60 together are not: each is shrunk toward the mean of
 its statistic as far as noise explains their spread (empirical Bayes), and stated one error high, less
@@ -38,6 +37,9 @@ MIN_BLOCKS: Final = 8
 MIN_TAIL_BLOCKS: Final = 32
 #: Blocks wanted; more are merged in pairs first.
 MOST_BLOCKS: Final = 512
+#: Windows over which evidence adds up before it pages or is gone.
+HORIZON: Final = 4
+_LASTING_COVERED: Final = 1.2
 #: Rarer missing values than so many a block have tails of counts, not of a normal.
 _COMMON: Final = 5.0
 #: Error of phi that the detector's kappa of .5 covers: at slope 4, l^2 .15 / 2 = 1.2 of l kappa = 2.
@@ -63,9 +65,23 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
 
     def phi_at(self, rows: float) -> float:
         """phi for windows of so many rows."""
-        if rows > self.sizes[-1]:
-            return 1.0 + (self.phi[-1] - 1.0) * rows / self.sizes[-1]
+        beyond = rows - self.sizes[-1]
+        if beyond > 0.0:
+            return self.phi[-1] + self._growth() * beyond
         return _between(rows, self.sizes, self.phi)
+
+    def lasting_at(self, rows: float) -> float:
+        """By how much neighbouring windows repeat each other: the variance of the mean of HORIZON of them over
+        that of as many that are independent; 1 for those."""
+        return self.phi_at(HORIZON * rows) / self.phi_at(rows)
+
+    def _growth(self) -> float:
+        """phi per row beyond the largest size: as over all sizes, or over the last three if that is more."""
+        sizes, phi = self.sizes, self.phi
+        if len(sizes) == 1:
+            return (phi[0] - 1.0) / sizes[0]
+        last = max(0, len(sizes) - 3)
+        return max((phi[-1] - phi[i]) / (sizes[-1] - sizes[i]) for i in (0, last))
 
     def spread_at(self, rows: float) -> float:
         return _between(rows, self.sizes, self.spread)

@@ -55,7 +55,7 @@ class Noise:
     def deviations(self, values: Sequence[CellValue]) -> Deviations:
         """Of cells in the order given; a volume must have been calibrated."""
         k = len(values)
-        z, past, minimum = np.zeros(k), np.zeros(k), np.zeros(k)
+        z, past, minimum, lasting = np.zeros(k), np.zeros(k), np.zeros(k), np.ones(k)
         two = np.zeros(k, np.bool_)
         shapes: list[int] = []
         terms: list[tuple[float, float, float, float, float]] = []
@@ -83,6 +83,7 @@ class Noise:
                 continue
             own, theirs = phi_n / cell.n, noise.phi_at(cell.m) / cell.m
             total = own + theirs
+            lasting[i] = math.sqrt(noise.lasting_at(cell.n))
             if statistic is Statistic.SHAPE:
                 shapes.append(i)
                 at_one = (1.0 / cell.n + 1.0 / cell.m) / total
@@ -90,7 +91,7 @@ class Noise:
                 allowed = 1.0 + tolerance / (cell.df * total)
                 terms.append((ratio, allowed, cell.df, noise.spread_at(cell.n), theirs / total))
                 # A ratio of 1 + 6 sqrt(2 / df) is six deviations.
-                minimum[i] = tolerance + 6.0 * math.sqrt(2.0 * cell.df) * total
+                minimum[i] = tolerance + 6.0 * lasting[i] * math.sqrt(2.0 * cell.df) * total
                 continue
             two[i] = True
             margin = self._reach * math.sqrt(theirs / total)
@@ -101,13 +102,13 @@ class Noise:
             else:  # x has the tolerance taken off and the baseline's error in it
                 z[i] = cell.x / math.sqrt(total / (1.0 / cell.n + 1.0 / cell.m))
                 past[i] = abs(z[i]) - margin
-            minimum[i] = math.hypot(tolerance, margin * error) + 6.0 * error
+            minimum[i] = math.hypot(tolerance, margin * error) + 6.0 * lasting[i] * error
         if shapes:
             ratio, allowed, df, spread, share = np.array(terms).T
             at = np.array(shapes)
             z[at] = spread_chi2_z(ratio, df, spread)
             past[at] = spread_chi2_z(ratio / allowed, df, spread) - self._reach * share
-        return Deviations(z, past, two, minimum)
+        return Deviations(z, past / lasting, two, minimum)
 
     def variance(self, cell: CellValue) -> float:
         """phi(n)/n + phi(m)/m: one over the independent rows that window and baseline are worth together."""

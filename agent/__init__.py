@@ -22,8 +22,11 @@ The flow, and the folder or module that owns each step. A stage imports the shar
     emit/      OTLP metrics and traces, Prometheus, console
     web/       /livez /readyz /metrics /v1/state
 
-A chunk counts when the consumer group's committed offsets cover it. In memory mode the fold comes
-first, and the commit follows the collector's acceptance of an export that holds the chunk.
+A chunk counts when the consumer group's committed offsets cover it. `delivery/` has the modes: in memory
+mode the fold comes first, and the commit follows the collector's acceptance of an export that holds the
+chunk; in volume mode the chunk is in a journal before the commit. A fleet cuts the flow in two at the
+chunk: agents write it to a topic (`fleet/`), `inferometer aggregate` reads what counts and goes on from
+fold/ (`aggregate/`).
 """
 
 __version__ = "0.1.0"

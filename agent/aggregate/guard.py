@@ -163,6 +163,12 @@ class Guard:
                 self._kafka.group_instance_id,
             )
             self._elsewhere_since = None
+            log.info(
+                "shard %d is ours: group %s, generation %d",
+                self._partition.partition,
+                self.group_id,
+                coordinator.generation,
+            )
         else:
             if self._elsewhere_since is None:
                 self._elsewhere_since = time.monotonic()

@@ -13,8 +13,6 @@ from agent.config import Config
 from agent.config.source import check_files, require_topics
 from agent.emit.environment import SignalSettings, own_endpoint_of, resolve
 from agent.errors import ConfigError
-from agent.judge.contract_yaml import read_contract
-from agent.judge.reference import read_reference
 from agent.judge.sources import matches
 
 #: What gRPC resolves by itself, besides http and https that say whether TLS is used.
@@ -84,7 +82,11 @@ def _judge_files(config: Config, env: Mapping[str, str]) -> list[Path]:
     named = {"judge.baseline_file": config.judge.baseline_file}
     named |= {f"baselines.{name}.file": b.file for name, b in config.baselines.items()}
     paths = {at: Path(name) for at, name in named.items() if name}
-    if config.judge.enabled:
+    if config.judge.enabled and (paths or config.judge.contract_file):
+        # Sketches are slow to import: only where there is something to read.
+        from agent.judge.contract_yaml import read_contract
+        from agent.judge.reference import read_reference
+
         for at, path in paths.items():
             try:
                 read_reference(path)

@@ -10,16 +10,18 @@ A series is one OTLP data stream (metric and attributes). On `/metrics` a histog
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.config import Config
-from agent.types import Attributes, Json
+from agent.types import Attributes, Json, StreamKey
 
 if TYPE_CHECKING:
     from agent.fold.base import Fold
+    from agent.judge.forecast import Forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Sample:
     folded: list[str]  # first names of streams that the budget had no room for
     unsketched_columns: int  # of all streams, past a limit
     unsketched_values: int
+    columns: dict[StreamKey, int] = field(default_factory=dict)  # of each stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,14 @@ class Plan:
     limit: Line
     elsewhere_bytes: dict[str, int]  # bounds of memory outside of the base
     sample: Sample | None
+    monitors: Forecast | None = None  # what will be judged
     warnings: list[str] = field(default_factory=list)
 
 
 def predict(config: Config, sample: Path | None = None) -> Plan:
     """Add up the declared models, and count the sample when there is one. Raises as `replay` does."""
     from agent.fold.costs import Costs
+    from agent.judge.forecast import forecast
 
     costs = Costs(config)
     models = []
@@ -76,6 +81,7 @@ def predict(config: Config, sample: Path | None = None) -> Plan:
     )
     budget = config.budget
     limit = Line("budget", budget.max_streams, budget.max_series, budget.max_memory_bytes)
+    counted = _sample(config, sample) if sample is not None else None
     plan = Plan(
         models=models,
         declared=declared,
@@ -84,10 +90,32 @@ def predict(config: Config, sample: Path | None = None) -> Plan:
             "delta of each kernel thread (delivery.cut_max_bytes)": config.delivery.cut_max_bytes,
             "fetched, not yet sketched (kafka.buffer_max_bytes)": config.kafka.buffer_max_bytes,
         },
-        sample=_sample(config, sample) if sample is not None else None,
+        sample=counted,
+        monitors=forecast(
+            config,
+            counted.columns if counted is not None else _expected(config),
+            is_declared=counted is None,
+        ),
     )
     plan.warnings.extend(_warnings(plan))
+    if plan.monitors is not None:
+        plan.warnings.extend(plan.monitors.warnings)
     return plan
+
+
+def _expected(config: Config) -> dict[StreamKey, int]:
+    """Columns of every stream that the declared models can have, up to the budget; versions and segments,
+    of which only the number is known, are named by it."""
+    streams = (
+        (
+            StreamKey(model.name, f"#{version}", (("#", f"{segment}"),) if segment else ()),
+            model.features,
+        )
+        for model in config.models
+        for version in range(model.versions)
+        for segment in range(model.segments)
+    )
+    return dict(itertools.islice(streams, config.budget.max_streams))
 
 
 def _sample(config: Config, path: Path) -> Sample:
@@ -125,6 +153,7 @@ def count(fold: Fold, name: str) -> Sample:
         folded=list(fold.state(0)["budget"]["folded"]),
         unsketched_columns=sum(len(stream.unsketched) for stream in fold.streams.values()),
         unsketched_values=fold.n_unsketched_values,
+        columns={key: len(stream.columns) for key, stream in fold.streams.items()},
     )
 
 
@@ -139,7 +168,10 @@ def _identity(attributes: Attributes) -> tuple[tuple[str, str], ...]:
 
 def as_json(plan: Plan) -> Json:
     """The document of `--json`."""
-    return dataclasses.asdict(plan)
+    document = dataclasses.asdict(plan)
+    if document["sample"] is not None:
+        del document["sample"]["columns"]  # keyed by streams: for the forecast only
+    return document
 
 
 def as_table(plan: Plan) -> str:
@@ -162,6 +194,8 @@ def as_table(plan: Plan) -> str:
         dropped = f", {sample.dropped:,} dropped" if sample.dropped else ""
         text += f"\n{sample.file}: {sample.rows:,} rows{dropped}, as exported and held after the last one\n"
         text += _table([*sample.streams, None, sample.total])
+    if plan.monitors is not None and plan.monitors.watches:
+        text += _watched(plan.monitors)
     for warning in plan.warnings:
         text += f"\nWarning: {warning}\n"
     return text
@@ -177,6 +211,21 @@ def _table(rows: list[Line | None]) -> str:
         else:
             text += f"{row.name:{width}}  {row.streams:>9,}  {row.series:>9,}  {_bytes(row.memory_bytes):>10}\n"
     return text
+
+
+def _watched(monitors: Forecast) -> str:
+    """What is judged, a line each monitor."""
+    width = max(24, *(len(watch.monitor) for watch in monitors.watches))
+    text = f"\nJudged in every window\n{'':{width}}  {'streams':>9}  {'values':>9}  {'CPU':>10}  metric\n"
+    for watch in monitors.watches:
+        text += (
+            f"{watch.monitor:{width}}  {watch.streams:>9,}  {watch.values:>9,}  "
+            f"{1000 * watch.cpu_s:>7,.1f} ms  {watch.metric}\n"
+        )
+    text += f"Baselines and evidence: {_bytes(monitors.memory_bytes)}"
+    if monitors.learning_bytes:
+        text += f", and {_bytes(monitors.learning_bytes)} more while they are learned"
+    return text + "\n"
 
 
 def _bytes(n: int) -> str:

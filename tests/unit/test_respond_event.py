@@ -9,6 +9,7 @@ import jsonschema
 import orjson
 import pytest
 
+from agent.config.source import load_config
 from agent.respond.event import CONTENT_TYPE, MAX_CAUSES, alarm_of, event_of
 from agent.types import StreamKey
 from agent.verdict import Cause, State, Verdict, identity
@@ -90,3 +91,16 @@ def test_an_alarm_has_a_name_also_where_the_judge_gave_none() -> None:
     nameless = verdict(alarm="")
     assert alarm_of(nameless) == alarm_of(verdict(State.RESOLVED, alarm=""))
     assert alarm_of(nameless) != alarm_of(verdict(alarm="", monitor="other"))
+
+
+def test_the_event_and_the_options_in_the_documentation_are_right(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "response.md").read_text()
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    document = orjson.loads(shown)
+    jsonschema.validate(document, orjson.loads(SCHEMA.read_bytes()))
+    assert document.keys() == orjson.loads(event_of(verdict(), SOURCE).body).keys()
+    assert document["data"].keys() == orjson.loads(event_of(verdict(), SOURCE).body)["data"].keys()
+    (options,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    path = tmp_path / "inferometer.yaml"
+    path.write_text(options)
+    assert [action.name for action in load_config(path, {}).respond.actions] == ["rollback"]

@@ -18,8 +18,12 @@ The flow, and the folder or module that owns each step. A stage imports the shar
         v
     fold/      Chunk -> base: kinds, admission, overflow, windows, watermarks, seal -> Profile
         |
-        v      one fold thread; only folded state leaves the process
-    emit/      OTLP metrics and traces, Prometheus, console
+        v      one fold thread, `judging`
+    judge/     Profile -> Verdict: baselines, contracts, drift, change detection, one alarm for one break
+        |
+        v      only folded state leaves the process, and what was judged from it
+    emit/      OTLP metrics, traces and log events, Prometheus, console
+    respond/   Verdict -> webhook, Kafka topic, Alertmanager; `telling` asks the fold for what is untold
     web/       /livez /readyz /metrics /v1/state
 
 A chunk counts when the consumer group's committed offsets cover it. `delivery/` has the modes: in memory

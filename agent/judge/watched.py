@@ -66,7 +66,7 @@ class Watched:
         for monitor in config.monitors:
             name = monitor.baseline
             if name is not None and name not in self._moving:
-                made = make(config.baselines[name], key, self._width_ms)
+                made = make(config.baselines[name], key)
                 if made is not None:
                     self._moving[name] = made
         self._bounds: dict[tuple[str, Segment], BoundJudge] = {}

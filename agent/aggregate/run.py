@@ -37,7 +37,7 @@ from agent.emit.prometheus import render_pieces
 from agent.emit.release import release
 from agent.emit.resource import make_resource
 from agent.emit.transport import OtlpClient
-from agent.errors import ConfigError, FencedError, InferometerError
+from agent.errors import ConfigError, FencedError, InferometerError, SourceError
 from agent.fleet.chunk_topic import ChunkTopic, await_chunk_topic
 from agent.fold.base import Fold
 from agent.judging import Folds, Judge, judge_maker
@@ -199,7 +199,10 @@ class Aggregator:
                 group.create_task(self._telling.run(), name="telling"),
             ]
             read = group.create_task(self._read(), name="read")
-            await self._stop.wait()
+            stopped = group.create_task(self._stop.wait(), name="stop")
+            await asyncio.wait({stopped, read}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done() and (read.cancelled() or read.exception() is None):
+                raise SourceError("the shard is not read any more, and nobody asked for that")
             await self._drain(read)
             for task in tasks:
                 task.cancel()

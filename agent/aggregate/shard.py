@@ -25,6 +25,7 @@ from agent.config import Kafka
 from agent.errors import FencedError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.ingest.announcer import Announcer
+from agent.ingest.consumer import disconnect
 from agent.ingest.security import client_security, reread_password_at_connect
 from agent.state.heads import Head
 from agent.types import Partition
@@ -35,6 +36,8 @@ POLL_S: Final = 1.0
 #: Records of one turn: a chunk's parts have up to 900 KiB each.
 MAX_RECORDS: Final = 64
 RETRY_S: Final = 0.5
+#: For the connections to close.
+STOP_S: Final = 2.0
 
 
 Work = list[Fold | Verdict]
@@ -104,7 +107,8 @@ class ShardReader:
                     )
                 await asyncio.sleep(RETRY_S)
             finally:
-                await consumer.stop()
+                # Not `stop` alone: it lets a cancellation of the client's own tasks out, which would end this.
+                await disconnect(consumer, STOP_S)
 
     def _consumer(self) -> Any:
         return AIOKafkaConsumer(

@@ -13,7 +13,9 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from agent.aggregate.guard import Guard
+from agent.aggregate.shard import ShardReader
 from agent.errors import FencedError, SourceError, StateError
+from agent.sketch.kernels.warm import warm
 from tests.integration.test_fleet_whole_real import Fleet, Topic, _has, fleet_of
 from tests.support.fleet_inside import config_of
 from tests.support.kafka_real import RealKafka
@@ -22,9 +24,17 @@ from tests.support.sent import Sent
 from tests.support.series_rules import assert_series_never_reset
 from tests.support.wait import eventually
 
+pytestmark = pytest.mark.timeout(700)  # the first one may have to compile
+
 PARTITIONS = 8
 SENT = Sent(1200, seed=3)
 THIRD = len(SENT.values) // 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_kernels() -> None:
+    """Before any clock runs."""
+    warm()
 
 
 @pytest.fixture
@@ -126,3 +136,16 @@ async def test_a_chunk_that_is_gone_raises_an_alarm_and_counting_goes_on(
     assert "in no total" in caplog.text
     pages: Any = await aggregator._ready()
     assert pages.ready
+
+
+async def test_an_aggregator_whose_reading_has_ended_does_not_live_on(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ends(reader: ShardReader) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(ShardReader, "run", ends)
+    aggregator = fleet.aggregator()
+    failed = await eventually(lambda: fleet.inside.failed(aggregator))
+    assert isinstance(failed, ExceptionGroup)
+    assert "not read any more" in str(failed.exceptions[0])

@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from agent.aggregate import folding
+from agent.sketch.kernels.warm import warm
 from tests.support.agent_process import Json, merged
 from tests.support.fleet_inside import Inside, running
 from tests.support.kafka_real import RealKafka, unique
@@ -26,6 +27,8 @@ from tests.support.produce import committed, produce
 from tests.support.sent import Sent
 from tests.support.series_rules import assert_series_never_reset
 from tests.support.wait import eventually
+
+pytestmark = pytest.mark.timeout(700)  # the first one may have to compile
 
 PARTITIONS = 8
 SENT = Sent(4000, seed=7)
@@ -92,6 +95,12 @@ class Fleet:
 
     def offsets(self) -> list[int]:
         return committed(self.topic.kafka.bootstrap, self.group, self.topic.name, PARTITIONS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_kernels() -> None:
+    """Before any clock runs."""
+    warm()
 
 
 @pytest.fixture(scope="module")

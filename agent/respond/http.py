@@ -80,7 +80,7 @@ class Poster:
             raise TransientExportError(f"{place} cannot be reached: {_cause(error)}") from None
         if 200 <= status < 300:
             return
-        said = shown(text.decode("utf-8", "replace"), self._headers)
+        said = shown(text.decode("utf-8", "replace"), (*self._headers, *_secret_parts(url)))
         message = f"{place} answered {status}: {said}" if said else f"{place} answered {status}"
         if status in (401, 403):
             await self.close()
@@ -117,6 +117,13 @@ def place_of(url: str) -> str:
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"
     return "a URL that cannot be read"
+
+
+def _secret_parts(url: str) -> list[tuple[str, str]]:
+    """What is behind a URL's host, to be hidden like values of headers: servers like to say it again."""
+    parts = urlsplit(url)
+    found = [parts.path.strip("/"), parts.query, *parts.path.split("/")]
+    return [("", part) for part in sorted(found, key=len, reverse=True)]
 
 
 def _read_headers(path: str, option: str) -> dict[str, str]:

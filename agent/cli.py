@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from agent.compiled import mode
 
             mode.use_files()
+            # Before numpy is loaded. Products of matrices are small here, and BLAS threads spin between them.
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
         status = command(options)

@@ -95,24 +95,11 @@ class RecordArena:
         self._note_damage(n_batches, unread)
         hi = lo + n_batches
         to_offset = int(batches.table[hi - 1, BATCH_NEXT_OFFSET]) if n_batches else 0
-        offset, timestamp_ms, vpos, vlen, kpos, klen, hpos, hlen, hcount, tpos, tlen = self._rows[
-            :, :n
-        ]
         return Indexed(
             n=n,
             hi=hi,
             to_offset=to_offset,
-            offset=offset,
-            timestamp_ms=timestamp_ms,
-            vpos=vpos,
-            vlen=vlen,
-            kpos=kpos,
-            klen=klen,
-            hpos=hpos,
-            hlen=hlen,
-            hcount=hcount,
-            tpos=tpos,
-            tlen=tlen,
+            rows=self._rows,
             address=self._address,
             text=self._whole,
             at=self._at,

@@ -113,6 +113,8 @@ class StreamRules:
         self._limits = limits
         self._generation = table.generation
         self._slow_above_s: Mapping[StreamKey, float] = {}
+        self._rows = np.empty(0, np.int64)
+        self._why = np.empty(0, np.uint8)
         self._clear()
 
     def _clear(self) -> None:
@@ -127,7 +129,7 @@ class StreamRules:
     def find(
         self, view: RowView, slow_above_s: Mapping[StreamKey, float], threshold: int, seed: int
     ) -> Found:
-        """Rows to keep before any budget.
+        """Rows to keep before any budget; good until the next call.
 
         slow_above_s  latency above which a stream's rows are slow; replaced, not changed
         threshold     of the base rate; seed: of word 1 of the ids
@@ -135,34 +137,33 @@ class StreamRules:
         if slow_above_s is not self._slow_above_s or self._table.generation != self._generation:
             self._refresh(slow_above_s)
         n = view.block.n
-        rows = np.empty(n, np.int64)
-        why = np.empty(n, np.uint8)
-        if n == 0:
-            return Found(rows, why)
-        found = self._run(view, threshold, seed, rows, why)
+        if len(self._rows) < n:
+            self._rows = np.empty(n, np.int64)
+            self._why = np.empty(n, np.uint8)
+        found = 0
+        if n:
+            found = self._run(view, threshold, seed)
         if found < 0:  # streams or lanes that are new
             self._refresh(slow_above_s)
-            found = self._run(view, threshold, seed, rows, why)
+            found = self._run(view, threshold, seed)
         if found < 0:
             raise RuntimeError("a row is wider than its stream, or of a stream that does not exist")
-        return Found(rows[:found], why[:found])
+        return Found(self._rows[:found], self._why[:found])
 
-    def _run(
-        self,
-        view: RowView,
-        threshold: int,
-        seed: int,
-        rows: NDArray[np.int64],
-        why: NDArray[np.uint8],
-    ) -> int:
+    def _run(self, view: RowView, threshold: int, seed: int) -> int:
         block = view.block
-        digits = f"{min(threshold, REJECT_ALL - 1):014x}".encode()
+        digits = b"%014x" % min(threshold, REJECT_ALL - 1)
+        if block.at is not None:
+            stream, _, _, is_error, numbers, number_start, _ = block.at.rows
+        else:
+            stream, is_error = address_of(block.stream), address_of(block.is_error)
+            numbers, number_start = address_of(block.numbers), address_of(block.number_start)
         found: int = find_candidates(
             block.n,
-            address_of(block.stream),
-            address_of(block.is_error),
-            address_of(block.numbers),
-            address_of(block.number_start),
+            stream,
+            is_error,
+            numbers,
+            number_start,
             address_of(view.offset),
             0 if view.row is None else address_of(view.row),
             0 if view.n_rows is None else address_of(view.n_rows),
@@ -181,8 +182,8 @@ class StreamRules:
             int.from_bytes(digits[:8], "big"),
             int.from_bytes(digits[8:], "big"),
             seed - (seed >> 63 << 64),
-            address_of(rows),
-            address_of(why),
+            address_of(self._rows),
+            address_of(self._why),
         )
         return found
 

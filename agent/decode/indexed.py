@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,32 +35,46 @@ class Columns(NamedTuple):
     tlen: int
 
 
+def _column(name: str, doc: str) -> Any:
+    """A column of `Indexed.rows` as a property: few are looked at outside of kernels, so none is made before."""
+    at = Columns._fields.index(name)
+
+    def column(index: Indexed) -> NDArray[np.int64]:
+        return index.rows[at, : index.n]
+
+    return property(column, doc=doc)
+
+
 @dataclass(slots=True)
 class Indexed:
     """Records of batches[lo:hi], in offset order. int64[n] each; positions count from the arena's start.
 
-    A length of -1 is null (a tombstone, no key). `tpos` is where the value of the last header
-    `traceparent`, of any case, that is not empty begins; -1 without one.
+    A length of -1 is null (a tombstone, no key).
     """
 
     n: int
     hi: int  # the next load begins with this batch
     to_offset: int  # end of what batches[lo:hi] cover
-    offset: NDArray[np.int64]
-    timestamp_ms: NDArray[np.int64]
-    vpos: NDArray[np.int64]
-    vlen: NDArray[np.int64]
-    kpos: NDArray[np.int64]
-    klen: NDArray[np.int64]
-    hpos: NDArray[np.int64]
-    hlen: NDArray[np.int64]  # bytes of all headers
-    hcount: NDArray[np.int64]
-    tpos: NDArray[np.int64]
-    tlen: NDArray[np.int64]
+    rows: NDArray[np.int64]  # [columns, n or more], as `Columns` names them
     address: int  # of the arena
     text: NDArray[np.uint8]  # the arena
     at: Columns
     unread: list[Unread] = field(default_factory=list)
+
+    offset: ClassVar[Any] = _column("offset", "Of the records.")
+    timestamp_ms: ClassVar[Any] = _column("timestamp_ms", "Below 0: none.")
+    vpos: ClassVar[Any] = _column("vpos", "Where values begin.")
+    vlen: ClassVar[Any] = _column("vlen", "Bytes of values.")
+    kpos: ClassVar[Any] = _column("kpos", "Where keys begin.")
+    klen: ClassVar[Any] = _column("klen", "Bytes of keys.")
+    hpos: ClassVar[Any] = _column("hpos", "Where headers begin.")
+    hlen: ClassVar[Any] = _column("hlen", "Bytes of all headers.")
+    hcount: ClassVar[Any] = _column("hcount", "Headers.")
+    tpos: ClassVar[Any] = _column(
+        "tpos",
+        "Where the value of the last header `traceparent`, of any case, that is not empty begins; -1 without one.",
+    )
+    tlen: ClassVar[Any] = _column("tlen", "Its bytes.")
 
     def record(self, row: int) -> Record:
         """A copy of one record; a header name that is not UTF-8 has U+FFFD in its place."""

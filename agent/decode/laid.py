@@ -48,11 +48,11 @@ def lay_out(records: Sequence[Record], to_offset: int) -> Indexed:
         n=n,
         hi=0,
         to_offset=to_offset,
+        rows=columns,
         address=text.ctypes.data,
         text=text,
         at=addresses,
         unread=[],
-        **index,
     )
 
 

@@ -22,7 +22,7 @@ from agent.decode.automaton import Template
 from agent.decode.fields import FieldMap
 from agent.decode.kernels import scan_layout
 from agent.decode.kernels import template as kernel
-from agent.decode.kernels.values import new_frame
+from agent.decode.kernels.values import MARKS, MARKS_STRIDE, new_frame
 from agent.decode.lanes import Shape
 from agent.decode.leaves import Leaf, Resolver, WireKind
 from agent.decode.spelling import Path, Speller, Spelling, Unspellable
@@ -65,6 +65,10 @@ class Templates:
         self._speller = Speller(max_depth, resolver.is_skipped, self._elements.__contains__)
         make_frame: Any = new_frame
         self._frame: NDArray[np.int64] = make_frame(decode.max_name_bytes, decode.max_record_bytes)
+        # Of two records each of two kinds; of records that are never that long, no page is ever touched.
+        self._marks = np.zeros((4, decode.max_record_bytes // 64 + 3), np.uint64)
+        self._frame[MARKS // 8] = self._marks.ctypes.data
+        self._frame[MARKS_STRIDE // 8] = self._marks.strides[0]
         self._places = np.zeros((kernel.N_LINES, kernel.WAYS, 2), np.uint64)
         self._header = np.zeros((MAX_TEMPLATES, kernel.N_TEMPLATE_SLOTS), np.int64)
         self._scratch = np.zeros(scan_layout.SCRATCH_WORDS, np.int64)

@@ -12,6 +12,7 @@ from agent.decode.kernels import values
 from agent.decode.kernels.digits import decimal_bits
 from agent.decode.kernels.hashing import PROCESS_KEY, keyed_hash, merge_hash
 from agent.decode.kernels.row_layout import TIME_ABSENT
+from agent.decode.kernels.simd import nondigit32, special32
 from agent.decode.kernels.times import epoch_ms_of_float, epoch_ms_of_integer, rfc3339_ms
 
 _compiled: Any = njit(nogil=True, error_model="numpy")
@@ -23,7 +24,7 @@ N_APART = 6
 
 @_compiled
 def _number(at, end, out):
-    return values.number(at, end, out)
+    return values.number(at, nondigit32(at), out)
 
 
 @_compiled
@@ -33,7 +34,7 @@ def _with_exponent(at, end, out):
 
 @_compiled
 def _text_end(at, end):
-    return values.text_end(at, end)
+    return values.text_end(at, end, special32(at))
 
 
 @_compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.decode.kernels.scan_layout import FOUND_TEXT
+from agent.decode.kernels.simd import special32
 from agent.decode.kernels.values import past, text_end
 from agent.sketch.kernels.compile import inlined, outlined
 from agent.sketch.kernels.memory import load_i64, load_u8, store_i64, store_u8
@@ -138,7 +139,7 @@ def text_any(at, end, zone, scratch):
 
     Text with escapes goes to the free part of the zone, which stays free: `keep_text` takes it.
     """
-    stop = text_end(at, end)
+    stop = text_end(at, end, special32(at))
     if past(stop, end):
         out = load_i64(zone)
         stop, length = unescape(at, end, out, load_i64(zone + 8))

@@ -444,7 +444,7 @@ def settle_rows(n_again, rows, slots, mask, out):
     return n_left
 
 
-@kernel(f"int64({', '.join(['int64'] * 10)})")
+@kernel(f"int64({', '.join(['int64'] * 10)})", nogil=False)
 def close_rows(
     n,
     rows,
@@ -504,7 +504,7 @@ def close_rows(
     return newest
 
 
-@kernel("int64(int64, int64)")
+@kernel("int64(int64, int64)", nogil=False)
 def sum_sizes(length, n):
     """Sum of int64[n] lengths, those below 0 left out."""
     total = 0

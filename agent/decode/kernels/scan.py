@@ -58,7 +58,7 @@ from agent.decode.kernels.scan_layout import (
     VECTOR,
     WORD,
 )
-from agent.decode.kernels.simd import different32, prefetch_read, special32
+from agent.decode.kernels.simd import different32, nondigit32, prefetch_read, special32
 from agent.decode.kernels.skip import behind_space, skip_value
 from agent.decode.kernels.values import (
     NAME_KEY,
@@ -246,7 +246,7 @@ def scan_record(at, end, zone, tables):
         elif c == 34:
             at += 1
             start = at
-            stop = text_end(at, end)
+            stop = text_end(at, end, special32(at))
             if past(stop, end):
                 stop = text_any(at, end, zone, scratch)
                 if past(stop, end):
@@ -268,7 +268,7 @@ def scan_record(at, end, zone, tables):
                 return -1
         elif c == 45 or 48 <= c <= 57:
             start = at
-            at = number(start, end, leaf + 8)
+            at = number(start, nondigit32(start), leaf + 8)
             if past(at, end) or (load_u8(at) | 32) == 101:
                 at = number_with_exponent(start, end, leaf + 8)
                 if past(at, end):

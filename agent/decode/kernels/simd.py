@@ -7,16 +7,13 @@ record, and each function says what it reads.
 
 from __future__ import annotations
 
-import numpy as np
 from llvmlite import ir
 
 from agent.sketch.kernels.toolchain import cgutils, intrinsic, types
 
 _I8, _I32, _I64, _I128 = (ir.IntType(bits) for bits in (8, 32, 64, 128))
-_V32 = ir.VectorType(_I8, 32)
+_V32, _V64 = (ir.VectorType(_I8, size) for size in (32, 64))
 u64, i64, f64 = types.uint64, types.int64, types.float64
-#: What `digits32` answers when there are more than 19 significant digits.
-TOO_MANY_DIGITS = np.uint64((1 << 64) - 1)
 
 
 def _splat(kind, value):
@@ -27,12 +24,13 @@ def _load(builder, address, kind):
     return builder.load(builder.inttoptr(address, kind.as_pointer()), align=1)
 
 
-def _make_mask(name, test, doc):
+def _make_mask(name, kind, test, doc):
     @intrinsic
     def mask(typingctx, address):
         def codegen(context, builder, signature, args):
-            bits = test(builder, _load(builder, args[0], _V32))
-            return builder.zext(builder.bitcast(bits, _I32), _I64)
+            bits = test(builder, _load(builder, args[0], kind))
+            word = builder.bitcast(bits, ir.IntType(kind.count))
+            return builder.zext(word, _I64) if kind.count < 64 else word
 
         return u64(types.int64), codegen
 
@@ -42,29 +40,36 @@ def _make_mask(name, test, doc):
 
 
 def _is_not_digit(builder, x):
-    return builder.icmp_unsigned(">", builder.sub(x, _splat(_V32, 48)), _splat(_V32, 9))
+    return builder.icmp_unsigned(">", builder.sub(x, _splat(x.type, 48)), _splat(x.type, 9))
 
 
 def _is_special(builder, x):
-    quote = builder.icmp_unsigned("==", x, _splat(_V32, 34))
-    escape = builder.icmp_unsigned("==", x, _splat(_V32, 92))
+    quote = builder.icmp_unsigned("==", x, _splat(x.type, 34))
+    escape = builder.icmp_unsigned("==", x, _splat(x.type, 92))
     # One signed compare takes control characters and everything that is not ASCII.
-    return builder.or_(builder.or_(quote, escape), builder.icmp_signed("<", x, _splat(_V32, 32)))
+    return builder.or_(builder.or_(quote, escape), builder.icmp_signed("<", x, _splat(x.type, 32)))
 
 
 nondigit32 = _make_mask(
-    "nondigit32", _is_not_digit, "Bit mask of the 32 bytes at `address` that are not '0' to '9'."
+    "nondigit32",
+    _V32,
+    _is_not_digit,
+    "Bit mask of the 32 bytes at `address` that are not '0' to '9'.",
 )
+nondigit64 = _make_mask("nondigit64", _V64, _is_not_digit, "The same of 64 bytes.")
 quotes32 = _make_mask(
     "quotes32",
+    _V32,
     lambda builder, x: builder.icmp_unsigned("==", x, _splat(_V32, 34)),
     "Bit mask of the 32 bytes at `address` that are quotes.",
 )
 special32 = _make_mask(
     "special32",
+    _V32,
     _is_special,
     "Bit mask of the 32 bytes at `address` that end or spoil plain text: quote, backslash, control, non-ASCII.",
 )
+special64 = _make_mask("special64", _V64, _is_special, "The same of 64 bytes.")
 
 
 @intrinsic
@@ -98,11 +103,11 @@ def digits32(typingctx, end, n_last, n_all):
     """The decimal digits that end at address `end`, as one uint64.
 
     n_last  digits directly before `end`
-    n_all   digits altogether, at most 24; when there are more than n_last, one byte (the decimal
-            point) lies before the last n_last and is skipped
+    n_all   digits altogether, at most 24, of which at most 19 are significant; when there are more than
+            n_last, one byte (the decimal point) lies before the last n_last and is skipped
 
-    More than 19 significant digits give TOO_MANY_DIGITS. Reads [end - 33, end). Pairs of digits, then
-    of two-digit numbers, and so on are joined by vertical multiply-adds: about 20 instructions.
+    Reads [end - 33, end). Pairs of digits, then of two-digit numbers, and so on are joined by vertical
+    multiplications: about 20 instructions.
     """
     # An unaligned load at k selects the last k of 32 bytes.
     window = ir.Constant(ir.ArrayType(_I8, 64), [0] * 32 + [255] * 32)
@@ -121,17 +126,20 @@ def digits32(typingctx, end, n_last, n_all):
             builder.and_(before, builder.xor(is_last, _splat(_V32, 255))),
         )
         x = builder.and_(builder.xor(x, _splat(_V32, 48)), is_digit)
-        for width, factor in ((16, 10), (32, 100), (64, 10_000)):
+        # The earlier digits are the lower half. In one product, with the rest out of its top:
+        # (low + high * 2^half) * (1 + factor * 2^half) = low + (high + factor * low) * 2^half + ...
+        for width, factor in ((16, 10), (32, 100)):
             kind = ir.VectorType(ir.IntType(width), 256 // width)
-            x = builder.bitcast(x, kind)
-            low = builder.and_(x, _splat(kind, (1 << (width // 2)) - 1))
-            high = builder.lshr(x, _splat(kind, width // 2))
-            x = builder.add(builder.mul(low, _splat(kind, factor)), high)
+            x = builder.mul(builder.bitcast(x, kind), _splat(kind, 1 + (factor << width // 2)))
+            x = builder.lshr(x, _splat(kind, width // 2))
+        kind = ir.VectorType(_I64, 4)
+        x = builder.bitcast(x, kind)
+        low = builder.and_(x, _splat(kind, (1 << 32) - 1))
+        high = builder.lshr(x, _splat(kind, 32))
+        x = builder.add(builder.mul(low, _splat(kind, 10_000)), high)
         top, middle, bottom = (builder.extract_element(x, ir.Constant(_I32, k)) for k in (1, 2, 3))
         value = builder.add(builder.mul(middle, ir.Constant(_I64, 10**8)), bottom)
-        value = builder.add(value, builder.mul(top, ir.Constant(_I64, 10**16)))
-        is_too_many = builder.icmp_unsigned(">", top, ir.Constant(_I64, 999))
-        return builder.select(is_too_many, ir.Constant(_I64, (1 << 64) - 1), value)
+        return builder.add(value, builder.mul(top, ir.Constant(_I64, 10**16)))
 
     return u64(i64, i64, i64), codegen
 

@@ -32,9 +32,12 @@ from __future__ import annotations
 import numpy as np
 
 from agent.decode.kernels.hashing import keyed_hash
-from agent.decode.kernels.simd import different32, prefetch_read, quotes32
+from agent.decode.kernels.simd import different32, quotes32
 from agent.decode.kernels.skip import skip_value
 from agent.decode.kernels.values import (
+    BEGIN,
+    MARKS,
+    MARKS_STRIDE,
     N_STEPS,
     NAME_KEY,
     RECORD_LIMIT,
@@ -43,6 +46,7 @@ from agent.decode.kernels.values import (
     begin_rows,
     close_row,
     leave_row,
+    mark_record,
     open_row,
     past,
     take,
@@ -217,6 +221,11 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
     limit, key = load_i64(frame + RECORD_LIMIT), load_i64(frame + NAME_KEY)
     row = load_i64(table + 8 * ROWS)
     begin_rows(rows, frame, arena)
+    stride = load_i64(frame + MARKS_STRIDE)
+    marks = load_i64(frame + MARKS)
+    other_marks = marks + 2 * stride
+    if n > 0 and 0 <= load_i64(length) <= limit:
+        mark_record(other_marks, stride, arena + load_i64(position), load_i64(length))
     attempts = 0
     n_misfits = 0
     place = U(0)
@@ -226,9 +235,16 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
         size = load_i64(length + 8 * r)
         begin = arena + load_i64(position + 8 * r)
         end = begin + size
-        # Cold memory costs as little as hot, when it is asked for in time.
-        for ahead in range(2048, 2048 + size, 64):
-            prefetch_read(begin + ahead)
+        marks, other_marks = other_marks, marks
+        store_i64(frame + BEGIN, begin)
+        # One row ahead: what was just stored in words cannot be loaded across them at once.
+        if r + 1 < n and 0 <= load_i64(length + 8 * r + 8) <= limit:
+            mark_record(
+                other_marks,
+                stride,
+                arena + load_i64(position + 8 * r + 8),
+                load_i64(length + 8 * r + 8),
+            )
         fits = False
         n_failures = 0
         is_search = False
@@ -274,7 +290,7 @@ def decode_templates(table, rows, arena, position, length, n, misfits):
                 value = at + load_u8(node + SIZE)
                 if step < ANY:
                     lane, operand = load_i32(node + LANE), load_u64(node + OPERAND)
-                    stop = take(step, value, end, lane, operand, frame)
+                    stop = take(step, value, end, marks, lane, operand, frame)
                 elif step == ANY:
                     stop = 0
                     if load_u64(node + OPERAND) in (U(0), U(load_u8(value))):

@@ -44,6 +44,7 @@ from agent.sketch.kernels.numbers import (
 from agent.sketch.kernels.vectors import (
     ALL_ABSENT,
     ANY_NEGATIVE,
+    copy4,
     copy_words,
     fill8,
     fill_words,
@@ -186,6 +187,14 @@ def flush(arena, group, work):
     return True
 
 
+@inlined
+def fetch_next_row(group):
+    """Ask for the memory that the group's next row will be put to."""
+    row = load_i64(group + 8 * NEXT_ROW)
+    prefetch(row)
+    prefetch(row + 64)
+
+
 @outlined
 def make_room_for_row(arena, group, width, work):
     """Make the buffer ready for one more row of `width` words; False when the arena has no room."""
@@ -213,7 +222,13 @@ def append_row(group, numbers, width):
     """Put a row behind the others; there is room."""
     row = load_i64(group + 8 * NEXT_ROW)
     pitch = load_i64(group + 8 * PITCH)
-    copy_words(row, numbers, width)
+    if width < 4:
+        copy_words(row, numbers, width)
+    else:
+        last = 8 * (width - 4)
+        for at in range(0, last, 32):
+            copy4(row + at, numbers + at)
+        copy4(row + last, numbers + last)  # over some that have been copied
     if width < pitch:
         fill_words(row + 8 * width, ABSENT, pitch - width)
     store_i64(group + 8 * NEXT_ROW, row + 8 * pitch)

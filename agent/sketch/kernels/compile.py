@@ -102,7 +102,8 @@ def kernel(signature: str, *, nogil: bool = True) -> Any:
     """Compile a function that Python calls; `signature` is the only one it is ever used with.
 
     nogil  False for what the event loop calls: with the GIL given away, a kernel thread that runs Python
-           may keep it for several milliseconds
+           may keep it for several milliseconds. Also for what takes a few microseconds: to give the GIL away
+           and to wait for it again costs more
 
     Compiled or loaded at the first call or by `warm`. `nogil`: threads run side by side; `numpy` errors: a
     division by zero gives inf or NaN, and costs no branch. No fastmath: it deletes NaN checks.

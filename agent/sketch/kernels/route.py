@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.sketch.kernels.buffers import append_row, make_room_for_row
+from agent.sketch.kernels.buffers import append_row, fetch_next_row, make_room_for_row
 from agent.sketch.kernels.compile import inlined, kernel
 from agent.sketch.kernels.layout import (
     END_ROWS,
@@ -35,6 +35,8 @@ from agent.sketch.kernels.vectors import fill_words
 U = np.uint64
 K0, K1 = U(0x9E3779B97F4A7C15), U(0xD6E8FEB86659FD93)
 GROUP_BYTES = 8 * GROUP_FIELDS
+#: Rows that are routed before their numbers are moved, and how far ahead their places are asked for.
+TILE_ROWS, ROWS_AHEAD = 64, 6
 
 #: Why `add_rows` came back.
 DONE, SLOTS_FULL, NO_MEMORY, BAD_STREAM, BAD_ROW = range(5)
@@ -98,53 +100,72 @@ def add_rows(
     group = np.int64(0)
     why = DONE
     r = first
-    while r < n:
-        s = load_i32(stream + 4 * r)
-        if s < 0:
-            store_u32(group_of_row + 4 * r, -1)
-            r += 1
-            continue
-        begin = load_i64(number_start + 8 * r)
-        width = load_i64(number_start + 8 * r + 8) - begin
-        if s >= n_streams or begin < 0 or width < 0 or begin + width > n_numbers:
-            why = BAD_STREAM if s >= n_streams else BAD_ROW
-            break
-        w = load_i64(window + 8 * r)
-        t = load_i64(event_time + 8 * r)
-        if s != last_stream or w != last_window:
-            at = slot_of(s, w, mask)
-            group = np.int64(0)
-            while group == 0:
-                taken = load_i32(slots + 4 * at)
-                if taken == 0:
-                    if 2 * n_groups > mask:
-                        return n_groups << 32 | SLOTS_FULL << 28 | r
-                    group = groups + GROUP_BYTES * n_groups
-                    n_groups += 1
-                    store_u32(slots + 4 * at, n_groups)
-                    start_group(group, s, w, t)
-                else:
-                    group = groups + GROUP_BYTES * (taken - 1)
-                    if load_i64(group + 8 * STREAM) != s or load_i64(group + 8 * WINDOW) != w:
-                        group = np.int64(0)
-                        at = (at + 1) & mask
-            last_stream, last_window = s, w
-        if width > 0:
-            is_full = load_i64(group + 8 * NEXT_ROW) == load_i64(group + 8 * END_ROWS)
-            if (is_full or width > load_i64(group + 8 * PITCH)) and not make_room_for_row(
-                arena, group, width, work
-            ):
-                why = NO_MEMORY
+    while why == DONE and r < n:
+        # A tile of rows is routed first. Then it is known where each will be put, and asked for in time.
+        tile = r
+        tile_end = min(r + TILE_ROWS, n)
+        while tile < tile_end:
+            s = load_i32(stream + 4 * tile)
+            if s < 0:
+                store_u32(group_of_row + 4 * tile, -1)
+                tile += 1
+                continue
+            begin = load_i64(number_start + 8 * tile)
+            width = load_i64(number_start + 8 * tile + 8) - begin
+            if s >= n_streams or begin < 0 or width < 0 or begin + width > n_numbers:
+                why = BAD_STREAM if s >= n_streams else BAD_ROW
                 break
-            append_row(group, numbers + 8 * begin, width)
-        store_i64(group + 8 * ROWS, load_i64(group + 8 * ROWS) + 1)
-        store_i64(group + 8 * ERRORS, load_i64(group + 8 * ERRORS) + load_u8(is_error + r))
-        if t < load_i64(group + 8 * MIN_TIME):
-            store_i64(group + 8 * MIN_TIME, t)
-        if t > load_i64(group + 8 * MAX_TIME):
-            store_i64(group + 8 * MAX_TIME, t)
-        store_u32(group_of_row + 4 * r, (group - groups) // GROUP_BYTES)
-        r += 1
+            w = load_i64(window + 8 * tile)
+            if s != last_stream or w != last_window:
+                at = slot_of(s, w, mask)
+                group = np.int64(0)
+                while group == 0:
+                    taken = load_i32(slots + 4 * at)
+                    if taken == 0:
+                        if 2 * n_groups > mask:
+                            why = SLOTS_FULL
+                            break
+                        group = groups + GROUP_BYTES * n_groups
+                        n_groups += 1
+                        store_u32(slots + 4 * at, n_groups)
+                        start_group(group, s, w, load_i64(event_time + 8 * tile))
+                    else:
+                        group = groups + GROUP_BYTES * (taken - 1)
+                        if load_i64(group + 8 * STREAM) != s or load_i64(group + 8 * WINDOW) != w:
+                            group = np.int64(0)
+                            at = (at + 1) & mask
+                if why != DONE:
+                    break
+                last_stream, last_window = s, w
+            store_u32(group_of_row + 4 * tile, (group - groups) // GROUP_BYTES)
+            tile += 1
+        tile_end = tile
+        while r < tile_end:
+            ahead = load_i32(group_of_row + 4 * min(r + ROWS_AHEAD, tile_end - 1))
+            fetch_next_row(groups + GROUP_BYTES * max(ahead, 0))
+            number = load_i32(group_of_row + 4 * r)
+            if number < 0:
+                r += 1
+                continue
+            its = groups + GROUP_BYTES * number
+            begin = load_i64(number_start + 8 * r)
+            width = load_i64(number_start + 8 * r + 8) - begin
+            t = load_i64(event_time + 8 * r)
+            if width > 0:
+                is_full = load_i64(its + 8 * NEXT_ROW) == load_i64(its + 8 * END_ROWS)
+                if (is_full or width > load_i64(its + 8 * PITCH)) and not make_room_for_row(
+                    arena, its, width, work
+                ):
+                    why = NO_MEMORY
+                    break
+                append_row(its, numbers + 8 * begin, width)
+            store_i64(its + 8 * ROWS, load_i64(its + 8 * ROWS) + 1)
+            store_i64(its + 8 * ERRORS, load_i64(its + 8 * ERRORS) + load_u8(is_error + r))
+            if t < load_i64(its + 8 * MIN_TIME):
+                store_i64(its + 8 * MIN_TIME, t)
+            if t > load_i64(its + 8 * MAX_TIME):
+                store_i64(its + 8 * MAX_TIME, t)
+            r += 1
     return n_groups << 32 | why << 28 | r
 
 

@@ -208,6 +208,18 @@ def copy_words(typingctx, target, source, n):
 
 
 @intrinsic
+def copy4(typingctx, target, source):
+    """Copy four 64-bit words, at any addresses."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(_at(builder, args[1], _V4I), align=1)
+        builder.store(value, _at(builder, args[0], _V4I), align=1)
+        return context.get_dummy_value()
+
+    return types.void(i64, i64), codegen
+
+
+@intrinsic
 def fill_words(typingctx, target, bits, n):
     """n copies of a 64-bit word, at any address."""
 

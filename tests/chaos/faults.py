@@ -324,7 +324,8 @@ def clock_jumps(life: Life, rnd: random.Random) -> str:
     by_s = rnd.choice([5.0, 90.0, 3600.0])
     if life.is_exact and rnd.random() < 0.5:
         by_s = -by_s
-        life.heard.clock_went_back = True
+        # An agent with a volume knows where the process before it had ended; one without does not.
+        life.heard.clock_went_back = life.mode != "volume"
     agent = _some(life, rnd)
     agent.controls.jump(by_s)
     if rnd.random() < 0.3:

@@ -15,10 +15,8 @@ Invariants
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, Final, Protocol
 
@@ -124,7 +122,6 @@ class PairScorer:
     """See the module. `tables` is asked once for each stream and freeze."""
 
     def __init__(self, lanes: Lanes, tables: Tables, max_bytes: int) -> None:
-        one_blas_thread()
         self._lanes = lanes
         self._tables = tables
         self._max_bytes = max_bytes
@@ -314,18 +311,3 @@ def _values(
         return flat.take(at)
     there = (lanes[:, None] >= 0) & (lanes[:, None] < width)
     return np.where(there, flat.take(np.where(there, at, 0)), flat.dtype.type(absent))
-
-
-def one_blas_thread() -> None:
-    """Products of a few thousand rows gain nothing from a second thread, which others need.
-
-    The agent has threads of its own; where numpy comes with another library than OpenBLAS, its own
-    setting stays.
-    """
-    found = find_spec("numpy._core._multiarray_umath")
-    if found is None or found.origin is None:
-        return
-    blas = ctypes.CDLL(found.origin)  # which numpy has loaded already, with its library
-    for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
-        if hasattr(blas, name):
-            getattr(blas, name)(1)

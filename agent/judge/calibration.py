@@ -65,6 +65,8 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
 
     def phi_at(self, rows: float) -> float:
         """phi for windows of so many rows."""
+        if self.phi[0] == self.phi[-1] and len(self.phi) > 1:  # most cells: it never falls
+            return self.phi[0]
         beyond = rows - self.sizes[-1]
         if beyond > 0.0:
             return self.phi[-1] + self._growth() * beyond

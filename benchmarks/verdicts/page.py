@@ -1,0 +1,26 @@
+"""Writes the tables of docs/verdicts.md from documents of `python -m benchmarks.verdicts --json`.
+
+python -m benchmarks.verdicts.page DOCUMENT.json ...
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import orjson
+
+from benchmarks.page import with_parts
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "verdicts.md"
+
+
+def main() -> None:
+    documents = [orjson.loads(Path(name).read_bytes()) for name in sys.argv[1:]]
+    if not documents:
+        sys.exit("no document; python -m benchmarks.verdicts --json > DOCUMENT.json")
+    PAGE.write_text(with_parts(PAGE.read_text(), documents))
+
+
+if __name__ == "__main__":
+    main()

@@ -167,19 +167,17 @@ class ChangeDetector:
         found = self._noise.deviations(values)
         cells = [self._cells[i] for i in ids]
         slots = np.array([cell.slot for cell in cells])
-        past = found.past / np.array([self.calibration.stretch_at(v.n) for v in values])
+        stretch = {n: self.calibration.stretch_at(n) for n in {v.n for v in values}}
+        past = found.past / np.array([stretch[v.n] for v in values])
         level = np.where(found.two, np.interp(past, _TWO_SIDED, _AS_ONE), past)
         bet = np.minimum(MOST_Z, level - self._kappa)[:, None]
         grown = (1.0 + self._evidence[slots]) * np.exp(_SLOPES * bet - _SLOPES**2 / 2.0)
         self._evidence[slots] = np.minimum(grown, _MOST_EVIDENCE)
         own = self._evidence.mean(axis=1)
-        weights = np.zeros(len(own))
-        for cell in self._cells.values():
-            weights[cell.slot] = cell.weight
+        weights = np.array([cell.weight for cell in self._cells.values()])  # in order of slots
         m = float(weights @ own)
-        for cell, z in zip(cells, level.tolist(), strict=True):
-            gained = -(log_normal_tail(z) if z > 0 else math.log(normal_tail(z))) / _LOG10
-            cell.score = cell.score + gained if own[cell.slot] >= 1.0 else 0.0
+        for cell, z, alive in zip(cells, level.tolist(), (own[slots] >= 1.0).tolist(), strict=True):
+            cell.score = cell.score + _score(z) if alive else 0.0
             cell.calm = cell.calm + 1 if z < _CALM else 0
         minimum = _median(
             float(found.minimum[i])
@@ -334,6 +332,11 @@ def _by_segment(
     yield None, whole
     for segment in sorted(segments):
         yield segment, segments[segment]
+
+
+def _score(z: float) -> float:
+    """-log10 of the normal tail beyond z."""
+    return -(log_normal_tail(z) if z > 0.0 else math.log(normal_tail(z))) / _LOG10
 
 
 def _median(values: Iterator[float]) -> float | None:

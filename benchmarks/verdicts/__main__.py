@@ -162,10 +162,11 @@ def _caught(options: argparse.Namespace, result: Result) -> None:
                     one.right_share, one.listed, one.pages_before, one.recovery,
                 )  # fmt: skip
             soon = float(np.mean([one.within(allowed) for one in found[:7]]))
-            right = float(np.mean([one.right_share or 0.0 for one in found[:7]]))
+            shares = [one.right_share for one in found[:7] if one.right_share is not None]
+            right = float(np.mean(shares or [0.0]))
             where = f"{world.name}, reference of {reference:,}"
             result.at_least(f"breaks caught in {allowed} windows, {where}", soon, 1.0, "")
-            result.at_least(f"right feature first, {where}", right, 1.0, "")
+            result.at_least(f"right feature first of those caught, {where}", right, 1.0, "")
 
 
 def _shift(options: argparse.Namespace, result: Result) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,11 @@ import orjson
 import pytest
 from confluent_kafka import Consumer
 
-from agent import cli
 from agent.demo.broker import EmbeddedBroker
 from agent.respond.signing import read_keys, signature
 from tests.support.agent_process import AgentProcess
 from tests.support.alertmanager_real import Alertmanager
-from tests.support.http_receiver import HttpReceiver
+from tests.support.http_receiver import HttpReceiver, Reply
 from tests.support.otlp_points import attributes_of
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.produce import produce
@@ -49,13 +50,25 @@ def events(first: int, last: int, *, broken: bool = False) -> list[bytes]:
     return values
 
 
+pytestmark = pytest.mark.timeout(480)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> None:
+    """Compiled once: what is waited for below is the agent alone."""
+    warm = [sys.executable, "-m", "agent", "warmup"]
+    subprocess.run(warm, check=True, capture_output=True, timeout=420)
+
+
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(tmp_path_factory: pytest.TempPathFactory, kernels: None) -> Path:
     folder = tmp_path_factory.mktemp("reference")
     data = folder / "january.jsonl"
     data.write_bytes(b"\n".join(events(0, 30)))
     path = folder / "ref.profile"
-    assert cli.main(["profile", "build", str(data), "-o", str(path), "--window", str(WIDTH_S)]) == 0
+    build = ["profile", "build", str(data), "-o", str(path), "--window", str(WIDTH_S)]
+    command = [sys.executable, "-m", "agent", *build]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
     return path
 
 
@@ -152,6 +165,55 @@ async def test_a_feed_that_turns_null_is_one_alarm_that_everybody_hears_of_once(
     worst = max(missing, key=lambda p: p.value)
     assert worst.attributes["inference.feature.name"] == "distance" and worst.value == 1.0
     assert str(secret.read_text()) not in agent.log
+
+
+async def test_a_crash_before_the_webhook_took_it_tells_it_again_under_the_same_id_and_acts_once(
+    embedded_kafka: EmbeddedBroker,
+    otlp_receiver: OtlpReceiver,
+    reference: Path,
+    tmp_path: Path,
+) -> None:
+    """Volume mode: killed while the receiver refuses, restarted, then stopped and started once more."""
+    embedded_kafka.create_topic("inference", partitions=1)
+    audit = tmp_path / "audit.jsonl"
+    async with HttpReceiver(then=Reply(503)) as hook:
+        action = {"name": "a", "webhook": {"url": hook.url}, "on": ["firing"], "retry_max_s": 1.0}
+        settings = config(embedded_kafka, otlp_receiver, reference)
+        settings["kafka"]["session_timeout_s"] = 6.0
+        settings |= {
+            "delivery": {
+                "mode": "volume",
+                "volume_path": str(tmp_path / "volume"),
+                "drain_timeout_s": 4.0,
+            },
+            "respond": {"audit_path": str(audit), "actions": [action]},
+        }
+        with AgentProcess(tmp_path, settings) as agent:
+            await asyncio.to_thread(agent.wait_ready)
+            produce(embedded_kafka.bootstrap, "inference", events(40, 44))
+            produce(embedded_kafka.bootstrap, "inference", events(44, 48, broken=True))
+            await eventually(lambda: hook.heard, timeout_s=40)
+            assert agent.process is not None
+            agent.process.kill()
+        tried = {h.headers["webhook-id"] for h in hook.heard}
+        n_tried = len(hook.heard)
+        hook.then = Reply(200)
+        with AgentProcess(tmp_path, settings) as agent:
+            await eventually(lambda: len(hook.heard) > n_tried, timeout_s=60)
+            await asyncio.to_thread(agent.wait_ready)
+            state = await asyncio.to_thread(agent.state)
+            assert state["verdicts"][0]["state"] == "firing", "judged again from the journal"
+            assert await asyncio.to_thread(agent.stop) == 0
+        n_delivered = len(hook.heard)
+        with AgentProcess(tmp_path, settings) as agent:
+            await asyncio.to_thread(agent.wait_ready)
+            await eventually(lambda: "verdicts" in agent.state())
+            assert await asyncio.to_thread(agent.stop) == 0
+        assert {h.headers["webhook-id"] for h in hook.heard} == tried and len(tried) == 1
+        assert len(hook.heard) == n_delivered == n_tried + 1, "taken once, and never again"
+    outcomes = [orjson.loads(each)["outcome"] for each in audit.read_bytes().splitlines()]
+    assert outcomes.count("delivered") == 1
+    assert set(outcomes) <= {"delivered", "repeated"}
 
 
 def read_one(broker: EmbeddedBroker, topic: str) -> tuple[bytes | None, Any]:

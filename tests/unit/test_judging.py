@@ -8,9 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_parser,
+)
+from prometheus_client.parser import text_string_to_metric_families as prometheus_parser
 
-from agent.config import Config, Export, Windows
+from agent.config import Config, Export, Service, Windows
+from agent.emit.prometheus import render_pieces
 from agent.emit.registry import check
+from agent.emit.resource import make_resource
 from agent.errors import DecodeError
 from agent.fold import persist
 from agent.fold.base import Fold
@@ -254,6 +260,22 @@ def test_a_status_is_one_in_one_state_and_zero_where_it_was() -> None:
     assert [state for state, value in status.items() if value] == [
         ("flight-delay", "7", "drift", "eu", "page", "ok")
     ]
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_a_scrape_shows_verdicts_and_drift_as_prometheus_reads_them(openmetrics: bool) -> None:
+    fold = judging(folds())
+    fold.standing.note(Judged([verdict()], [drift(), drift(metric="missing")]))
+    pieces = render_pieces(
+        fold.snapshot(10**18).metrics, make_resource(Service(), {}), openmetrics=openmetrics
+    )
+    parse = openmetrics_parser if openmetrics else prometheus_parser
+    shown = {s.name: s for family in parse(b"".join(pieces).decode()) for s in family.samples}
+    status = shown["inference_verdict_status"]
+    assert status.value == 1 and status.labels["inference_verdict_state"] == "firing"
+    assert shown["inference_verdict_transitions_total"].value == 1
+    assert shown["inference_drift_psi"].value == 0.3
+    assert shown["inference_drift_missing_ratio"].labels["inference_feature_name"] == "distance"
 
 
 def test_an_open_alarm_outweighs_what_the_monitor_says_of_another_source() -> None:

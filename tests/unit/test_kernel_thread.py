@@ -16,6 +16,7 @@ from agent.config import Config, Delivery, Overload
 from agent.decode.fast import FastDecoder
 from agent.decode.shed import Level, SheddingDecoder, are_chosen, hash_places, salt_of
 from agent.kernel_thread import Callbacks, KernelThread, Part
+from agent.sketch.pair_scorer import Tables
 from agent.types import Drop, Fetch, Partition, Record
 from tests.support.wait import eventually
 
@@ -53,10 +54,12 @@ class Calls:
 
 @asynccontextmanager
 async def running(
-    config: Config, make: Callable[..., FastDecoder] = FastDecoder
+    config: Config,
+    make: Callable[..., FastDecoder] = FastDecoder,
+    tables: Tables | None = None,
 ) -> AsyncIterator[tuple[KernelThread, Calls]]:
     calls = Calls()
-    thread = KernelThread(0, 1, config, calls.callbacks(make))
+    thread = KernelThread(0, 1, config, calls.callbacks(make), tables)
     thread.start()
     try:
         yield thread, calls

@@ -82,7 +82,11 @@ class Telling:
             self._responder.restore(firing)
             for untold in found:
                 self._told = untold.number
-                self._give_out(untold)
+                try:
+                    self._give_out(untold)
+                except Exception:  # a mistake in this program: it costs this verdict, not the agent
+                    self._open.pop(untold.number, None)
+                    log.exception("a verdict could not be told: %s", line_of(untold.verdict))
             self._say([untold.verdict for untold in found])
             return len(found) == BATCH
 
@@ -130,9 +134,9 @@ class Telling:
         self._open[number] = 1 if self._events is None else 2
 
         def settled() -> None:
-            self._open[number] -= 1
-            if not self._open[number]:
-                del self._open[number]
+            left = self._open.pop(number, 0) - 1
+            if left > 0:
+                self._open[number] = left
 
         if self._events is not None:
             self._events.put(verdict_event(verdict, time.time_ns()), settled)

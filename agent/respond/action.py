@@ -261,6 +261,13 @@ class ActionRunner:
                     )
                 self._complaints.say("permanent", f"action {self.name}: {error}; not tried again")
                 return "refused"
+            except (
+                Exception
+            ) as error:  # a mistake in this program: it costs this verdict, not the agent
+                how = "permanent"
+                item.said = f"{type(error).__name__}: {error}"
+                log.exception("action %s failed", self.name)
+                return "failed"
             finally:
                 self._telemetry.record(
                     "inferometer.actions.duration",

@@ -105,6 +105,10 @@ class AlertmanagerChannel:
                 await self._send(documents[start : start + BATCH])
             except ExportError as error:
                 self._complaints.say("resend", f"alerts could not be sent again: {error}")
+            except (
+                Exception
+            ):  # a mistake in this program: alerts end by themselves, the agent does not
+                log.exception("alerts could not be sent again")
 
     async def close(self) -> None:
         for poster in self._posters:

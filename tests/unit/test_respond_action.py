@@ -179,6 +179,16 @@ async def test_a_refusal_is_not_tried_again_and_holds_up_nothing() -> None:
     assert road.outcomes == [("a-1", "refused"), ("a-2", "delivered")]
 
 
+async def test_a_mistake_of_ours_costs_one_verdict_and_not_the_agent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Road(Channel(ZeroDivisionError("odd"))).running() as road:  # type: ignore[arg-type]
+        road.offer(verdict(alarm="a-1"), verdict(alarm="a-2"))
+        await eventually(lambda: road.n_settled == 2)
+    assert road.outcomes == [("a-1", "failed"), ("a-2", "delivered")]
+    assert "action oncall failed" in caplog.text
+
+
 async def test_a_receiver_that_is_gone_is_left_alone() -> None:
     async with Road(Channel(GoneError("410"))).running() as road:
         road.offer(verdict(alarm="a-1"), verdict(alarm="a-2"))

@@ -153,6 +153,26 @@ async def test_a_stop_tells_what_is_there_and_settles_what_has_its_outcome() -> 
     road.thread.close(2.0)
 
 
+async def test_a_verdict_that_cannot_be_told_holds_up_no_other(
+    road: Road, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer = road.ways.offer
+
+    def odd(one: Verdict, settled: Callable[[], None]) -> None:
+        if one.alarm == "odd":
+            raise ZeroDivisionError("a mistake")
+        offer(one, settled)
+
+    monkeypatch.setattr(road.ways, "offer", odd)
+    await road.note(verdict(alarm="odd"), verdict(alarm="a-2"))
+    await road.telling.tell()
+    assert [v.alarm for v in road.ways.offered] == ["a-2"] and "could not be told" in caplog.text
+    for settle in road.ways.settle:
+        settle()
+    await road.telling.tell()
+    assert await road.untold() == 0
+
+
 async def test_a_fold_that_judges_nothing_has_nothing_to_tell() -> None:
     thread: OwnerThread[Fold] = OwnerThread("fold", Fold(Config(), start_ns=1))
     telling = Telling(thread, cast(Responder, Ways()), None)

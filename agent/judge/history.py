@@ -10,6 +10,7 @@ from agent.fold.profile import Profile
 from agent.judge.calibration import Calibration, calibrate
 from agent.judge.cells import Prepared
 from agent.judge.counted import Counted, counted
+from agent.judge.guard import guarded
 
 
 def calibrated(
@@ -22,7 +23,8 @@ def calibrated(
     blocks       the baseline's own rows in order, of about equal size
     window_rows  rows of each window of time; none where windows are blocks of rows
     """
-    found = calibrate(Prepared(baseline), [_counted(block) for block in blocks])
+    read = [_counted(block) for block in blocks]
+    found = guarded(calibrate(Prepared(baseline), read), read)
     # Blocks need not be windows, so volume is learned apart: from rows without columns.
     empty = Prepared(Counted(sum(window_rows)))
     volume = calibrate(empty, [Counted(rows) for rows in window_rows], is_windows=True)

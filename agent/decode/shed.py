@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from agent.config import Config
 from agent.decode.events import Decoded
 from agent.decode.fast import FastDecoder
-from agent.decode.indexed import Columns, Indexed
+from agent.decode.indexed import Indexed
 from agent.decode.kept import Sampler
 from agent.decode.lanes import StreamTable
 from agent.types import Drop, Fetch, Partition, RawFetch, Record
@@ -118,10 +118,7 @@ class SheddingDecoder(FastDecoder):
 def thin(index: Indexed, rows: NDArray[np.int64]) -> None:
     """Leave only these rows (ascending) in the index, in place: kernels know its columns by address."""
     n = len(rows)
-    for name in Columns._fields:
-        column = getattr(index, name)
-        column[:n] = column[rows]
-        setattr(index, name, column[:n])
+    index.rows[:, :n] = index.rows[:, rows]
     index.n = n
 
 

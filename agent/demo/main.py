@@ -1,4 +1,4 @@
-"""Runs a demo from start to end: broker, model server, agent, view, report.
+"""Runs a demo from start to end: broker, model server, baseline, agent, webhook, view, report.
 
 Invariants
 1. Whatever happens, every child has ended and the broker is closed when `run` returns.
@@ -16,20 +16,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import orjson
+import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.status import Status
 
 from agent.config import Config
 from agent.demo import report
+from agent.demo.configuration import WINDOWS, agent_configuration, build_configuration
 from agent.demo.flights import YEAR_DAYS, YEAR_START_MS
-from agent.demo.processes import AgentProcess, Child, ModelServer, agent_configuration
+from agent.demo.model_server import ROLL_BACK
+from agent.demo.processes import AgentProcess, Child, Command, ModelServer
+from agent.demo.receiver import Receiver
 from agent.demo.story import Story
 from agent.demo.view import View
 from agent.demo.watch import Watch
@@ -39,8 +43,7 @@ DEFAULT_DURATION_S: Final = 120.0
 MIN_DURATION_S: Final = 5.0
 FLIGHTS_A_DAY: Final = 922.7  # 336,776 of 2013
 DEFAULT_RATE: Final = FLIGHTS_A_DAY * YEAR_DAYS / DEFAULT_DURATION_S
-MIN_DAYS: Final = 24  # a fortnight to learn what is quiet, before and after the half
-REFERENCE_DAYS: Final = 28
+MIN_DAYS: Final = 24  # each fault has days enough to be judged in
 PARTITIONS: Final = 3
 
 #: Without any progress: on a slow machine the first start compiles for minutes.
@@ -157,50 +160,95 @@ class _Demo:
     def __init__(self, folder: Path, days: int, duration_s: float, seed: int, stop: _Stop) -> None:
         self.stop = stop
         self.story = Story(days, duration_s, YEAR_START_MS)
-        reference_days = min(REFERENCE_DAYS, days // 2 // 7 * 7)
-        self.watch = Watch(start_ms=YEAR_START_MS, reference_days=reference_days)
+        self.watch = Watch(start_ms=YEAR_START_MS)
         self._folder, self._seed = folder, seed
         self._closing = contextlib.ExitStack()
         self._server: ModelServer | None = None
         self._agent: AgentProcess | None = None
+        self._receiver: Receiver | None = None
+        self._preparing = "starting"
         self._last_change: tuple[float, tuple[int, int, int]] = (0.0, (0, 0, 0))
 
     def start(self, kafka: str | None, otlp: str | None) -> None:
         """Returns when the model is trained and the agent has joined its group, or when stopped."""
-        story, started = self.story, time.monotonic()
         with _progress() as say:
             say("starting the broker")
             bootstrap, topics = self._closing.enter_context(_broker(kafka))
-            group = topics[0].replace("inference", "inferometer-demo")
-            self._agent = AgentProcess(
-                self._folder, agent_configuration(bootstrap, topics, group, otlp)
-            )
-            self._closing.callback(self._agent.stop)
+            self._receiver = self._closing.enter_context(Receiver(self._folder))
+            january, baseline = self._folder / "january.jsonl", self._folder / "january.profile"
+            story = self.story
             self._server = ModelServer(
-                self._folder, bootstrap, topics, story.days, story.duration_s, self._seed
+                self._folder,
+                bootstrap,
+                topics,
+                story.days,
+                story.duration_s,
+                self._seed,
+                january,
             )
             self._closing.callback(self._server.stop)
-            preparing, agent_ready, said = "model server: starting", False, ""
-            while not self.stop.wait(_TICK_S):
-                for message in self._server.messages():
-                    preparing = message.get("what", "")
-                    preparing = preparing and f"model server: {preparing}"
-                agent_ready = agent_ready or self._agent.ready()
-                if agent_ready and not preparing:
-                    break
-                waiting = [preparing, "" if agent_ready else f"agent: {self._agent.waiting_for}"]
-                text = " · ".join(filter(None, waiting))
-                if text != said:
-                    said, started = text, time.monotonic()
-                say(text)
-                self._check()
-                if time.monotonic() - started > START_TIMEOUT_S:
-                    slow: Child = self._server if preparing else self._agent
-                    raise SourceError(
-                        f"the {slow.name} has made no progress for {START_TIMEOUT_S:.0f} s; "
-                        f"its last lines:\n{slow.log_tail()}"
-                    )
+            # Beside the training: on a new machine kernels are compiled, for a minute or more.
+            warm_up = self._command("warmup", "warmup")
+            if not self._await(say, warm_up):
+                return
+            settings = self._folder / "build.yaml"
+            settings.write_text(yaml.safe_dump(build_configuration()))
+            build = ("profile", "build", str(january), "-o", str(baseline), "-c", str(settings))
+            width = str(WINDOWS["width_s"])
+            if not self._await(say, self._command("profile build", *build, "--window", width)):
+                return
+            self.watch.refer_to(baseline)
+            january.unlink()
+            self._agent = AgentProcess(
+                self._folder,
+                agent_configuration(
+                    bootstrap,
+                    topics,
+                    topics[0].replace("inference", "inferometer-demo"),
+                    otlp,
+                    baseline=baseline,
+                    webhook=self._receiver.url,
+                    secret_file=self._receiver.secret_file,
+                ),
+            )
+            self._closing.callback(self._agent.stop)
+            self._await(say, self._agent)
             say("")
+
+    def _command(self, name: str, *arguments: str) -> Command:
+        command = Command(self._folder, name, *arguments)
+        self._closing.callback(command.stop)
+        return command
+
+    def _await(self, say: Callable[[str], None], child: Command | AgentProcess) -> bool:
+        """Until the model server has prepared all and the child is done, or ready; False when stopped.
+
+        Raises SourceError when one of them has ended in failure, or gives no sign of life for long.
+        """
+        assert self._server is not None
+        said, since = "", time.monotonic()
+        while not self.stop.wait(_TICK_S):
+            for message in self._server.messages():
+                self._preparing = message.get("what", "")
+            is_done = child.done()
+            if is_done and not self._preparing:
+                return True
+            waiting = [
+                self._preparing and f"model server: {self._preparing}",
+                "" if is_done else child.waiting_for,
+            ]
+            text = " · ".join(filter(None, waiting))
+            if text != said:
+                said, since = text, time.monotonic()
+            say(text)
+            self._server.check()
+            if time.monotonic() - since > START_TIMEOUT_S:
+                slow: Child = child if not is_done else self._server
+                raise SourceError(
+                    f"the {slow.name} has made no progress for {START_TIMEOUT_S:.0f} s; "
+                    f"its last lines:\n{slow.log_tail()}"
+                )
+        return False
 
     def serve(self, show: _Show) -> int:
         """From the first flight until the agent has counted them all; returns failed deliveries."""
@@ -208,6 +256,7 @@ class _Demo:
             return 0
         assert self._server is not None
         assert self._agent is not None
+        assert self._receiver is not None
         story = self.story
         self._server.send_line()
         started = time.monotonic()
@@ -218,13 +267,16 @@ class _Demo:
                 story.take_message(message)
                 if message["event"] == "done":
                     done_at, failed = at_s, int(message["failed"])
+            for heard in self._receiver.heard():
+                if story.take_event(heard.action, heard.event, heard.at - started):
+                    self._server.send_line(ROLL_BACK)
             if at_s >= next_poll:
                 next_poll = at_s + POLL_EVERY_S
                 state = self._agent.state()
                 if state is not None:
                     at_s = time.monotonic() - started
                     story.take_state(state, at_s)
-                    story.take_findings(self.watch.feed(state), at_s)
+                    self.watch.feed(state)
                 show.update(at_s)
                 if done_at is not None and self._settled(at_s - done_at):
                     return failed
@@ -237,6 +289,8 @@ class _Demo:
         story = self.story
         complete = story.rows == story.produced and story.labels == story.labels_produced
         caught = all(fault.after_s is not None for fault in story.injected)
+        if story.canary is not None:
+            caught = caught and story.canary.after_s is not None and bool(story.actions)
         now = (story.rows, story.labels, self.watch.newest_ms)
         if now != self._last_change[1]:
             self._last_change = (waited_s, now)
@@ -345,6 +399,6 @@ class _Show:
             print(
                 f"inferometer demo: {at_s:4.0f} s  {self._story.rows:,} counted of "
                 f"{self._story.produced:,} produced, {rows_per_s:,.0f} rows/s, "
-                f"{len(self._story.entries)} events",
+                f"{len(self._story.alarms)} alarms",
                 file=sys.stderr,
             )

@@ -4,9 +4,12 @@ Serves the flights of 2013 in order of scheduled departure. Each is one request 
 event on the topic of inferences; when the flight lands, its label goes to the topic of labels.
 Record timestamps are the simulated time, as they would be in a replayed history.
 
-It talks with the process that started it in JSON lines: it writes `ready`, waits for a line on
-stdin, then writes `tick` (4 a second), `injected` and, at the end, `done`. Another line on stdin,
-or its end, stops it; what was produced is flushed all the same.
+Late in the run a canary, version 2, takes a tenth of the traffic; it is worse than its twin.
+
+It talks with the process that started it in JSON lines: it writes January as it was served, for a
+baseline, then `ready`, waits for a line on stdin, then writes `tick` (4 a second), `injected`, `canary`
+and, at the end, `done`. A line `rollback` takes the canary's traffic away (`rolled_back`); any other line, or
+the end of stdin, stops it; what was produced is flushed all the same.
 """
 
 from __future__ import annotations
@@ -18,15 +21,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
 
 from agent.demo import flights as data
-from agent.demo.model import NAME, VERSION, DelayModel
+from agent.demo.model import CANARY_VERSION, NAME, VERSION, DelayModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +41,10 @@ TICK_S: Final = 0.02
 LONGEST_STEP_MS: Final = 6 * 3_600_000  # simulated; a server that is behind still reports and stops
 REPORT_EVERY_S: Final = 0.25
 FLUSH_TIMEOUT_S: Final = 20.0
+CANARY_FROM: Final = 0.8  # share of the run
+CANARY_EVERY: Final = 10  # every tenth flight is the canary's
+BASELINE_DAYS: Final = 31  # January
+ROLL_BACK: Final = "rollback"
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Break:
     """An upstream fault: from `from_ms` (simulated) on, `apply` changes the model's inputs in place."""
 
     what: str
+    feed: str
     streams: tuple[str, ...]  # airports
     features: tuple[str, ...]
     from_ms: int
@@ -63,22 +72,45 @@ def planned_breaks(flights: data.Flights, days: int) -> list[Break]:
     def kilometres(inputs: NDArray[np.float64]) -> None:
         inputs[:, distance] *= KM_PER_MILE
 
-    def at(share: float) -> int:
-        """The beginning of a window, so that the first one concerned is wholly so."""
-        return data.YEAR_START_MS + int(days * share) * data.DAY_MS
-
     everywhere = tuple(flights.categories["origin"])
-    feeds = data.FEEDS
     return [
-        Break("JFK weather feed turned null", ("JFK",), feeds["weather"], at(0.5), silence_weather),
+        Break(
+            "JFK weather feed turned null",
+            "weather",
+            ("JFK",),
+            data.FEEDS["weather"],
+            day_at(days, 0.5),
+            silence_weather,
+        ),
         Break(
             "distance feed changed unit: miles to km",
+            "distance",
             everywhere,
-            feeds["distance"],
-            at(0.66),
+            data.FEEDS["distance"],
+            day_at(days, 0.66),
             kilometres,
         ),
     ]
+
+
+def day_at(days: int, share: float) -> int:
+    """The beginning of a window, so that the first one concerned is wholly so."""
+    return data.YEAR_START_MS + int(days * share) * data.DAY_MS
+
+
+class Canary:
+    """Version 2 on a share of the traffic, from `from_ms` (simulated) until it is rolled back."""
+
+    def __init__(self, model: DelayModel, from_ms: int) -> None:
+        self.from_ms = from_ms
+        self.is_rolled_back = False
+        self._model = model
+
+    def takes(self, flight: int, time_ms: int) -> bool:
+        return not self.is_rolled_back and time_ms >= self.from_ms and flight % CANARY_EVERY == 0
+
+    def predict(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._model.predict(inputs)[0]
 
 
 class Publisher:
@@ -140,8 +172,10 @@ class Server:
         *,
         topic: str,
         label_topic: str,
+        canary: Canary | None = None,
     ) -> None:
         self._flights, self._model, self._publisher = flights, model, publisher
+        self._canary = canary
         self._topic, self._label_topic = topic, label_topic
         self._inputs = flights.matrix()
         self._waiting = sorted(breaks, key=lambda fault: fault.from_ms)
@@ -176,31 +210,8 @@ class Server:
         inputs = self._inputs[start:stop].copy()
         for fault in self._active:
             fault.apply(inputs)
-        scores, seconds = self._model.predict(inputs)
-        latency_ms = round(seconds * 1e3, 4)
-        columns = self._columns(inputs)
-        categories = self._flights.categories["origin"]
-        for i in range(start, stop):
-            row = i - start
-            score = round(float(scores[row]), 6)
-            time_ms = int(self._flights.departs_ms[i])
-            origin = categories[self._flights.codes["origin"][i]]
-            request = self._id(i)
-            event = {
-                "id": request,
-                "ts": time_ms,
-                "model": NAME,
-                "version": VERSION,
-                "features": {name: columns[name][row] for name in data.FEATURES},
-                "prediction": {
-                    "label": "late" if score > self._model.threshold else "on_time",
-                    "score": score,
-                    "probabilities": {"late": score, "on_time": round(1.0 - score, 6)},
-                },
-                "latency_ms": latency_ms,
-                "status": "ok",
-                "segment": {"origin": origin},
-            }
+        for i, event in enumerate(self.events(start, inputs), start):
+            time_ms, request = event["ts"], event["id"]
             self._publisher.produce(
                 self._topic,
                 orjson.dumps(event),
@@ -212,6 +223,45 @@ class Server:
             if lands_ms >= 0:
                 heapq.heappush(self._due, (max(lands_ms, time_ms), i))
         self._next = stop
+
+    def events(self, start: int, inputs: NDArray[np.float64]) -> Iterator[dict[str, Any]]:
+        """What the model says of float64[n, features], the flights from `start` on."""
+        scores, seconds = self._model.predict(inputs)
+        latency_ms = round(seconds * 1e3, 4)
+        times = self._flights.departs_ms[start : start + len(inputs)].tolist()
+        canary = self._canary
+        is_canary = [
+            canary is not None and canary.takes(start + row, time_ms)
+            for row, time_ms in enumerate(times)
+        ]
+        if canary is not None and any(is_canary):
+            scores = np.where(is_canary, canary.predict(inputs), scores)
+        columns = self._columns(inputs)
+        for row, time_ms in enumerate(times):
+            score = round(float(scores[row]), 6)
+            yield {
+                "id": self._id(start + row),
+                "ts": time_ms,
+                "model": NAME,
+                "version": CANARY_VERSION if is_canary[row] else VERSION,
+                "features": {name: columns[name][row] for name in data.FEATURES},
+                "prediction": {
+                    "label": "late" if score > self._model.threshold else "on_time",
+                    "score": score,
+                    "probabilities": {"late": score, "on_time": round(1.0 - score, 6)},
+                },
+                "latency_ms": latency_ms,
+                "status": "ok",
+                "segment": {"origin": columns["origin"][row]},
+            }
+
+    def write_baseline(self, path: Path, days: int) -> None:
+        """The events of the first `days` days as lines of JSON: what a healthy model did."""
+        stop = int(np.searchsorted(self._flights.departs_ms, data.end_of(days)))
+        with path.open("wb") as file:
+            for start in range(0, stop, MICRO_BATCH):
+                inputs = self._inputs[start : min(start + MICRO_BATCH, stop)]
+                file.writelines(orjson.dumps(e) + b"\n" for e in self.events(start, inputs))
 
     def _columns(self, inputs: NDArray[np.float64]) -> dict[str, list[Any]]:
         """JSON values by feature: codes back to text, holes to null, whole numbers as integers."""
@@ -248,11 +298,15 @@ def _traceparent() -> bytes:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01".encode()
 
 
+_saying = threading.Lock()
+
+
 def _say(**message: Any) -> None:
     """One JSON line on stdout. A parent that has gone away is noticed through stdin."""
     try:
-        sys.stdout.buffer.write(orjson.dumps(message) + b"\n")
-        sys.stdout.buffer.flush()
+        with _saying:
+            sys.stdout.buffer.write(orjson.dumps(message) + b"\n")
+            sys.stdout.buffer.flush()
     except BrokenPipeError:
         sys.exit(1)
 
@@ -262,33 +316,40 @@ def _run(arguments: argparse.Namespace) -> int:
     flights = data.load()
     _say(event="preparing", what="training the delay model")
     model = DelayModel(flights, seed=arguments.seed)
-    flights = flights.head(arguments.days)
-    publisher = Publisher(arguments.bootstrap)
-    server = Server(
-        flights,
-        model,
-        publisher,
-        planned_breaks(flights, arguments.days),
-        topic=arguments.topic,
-        label_topic=arguments.label_topic,
+    canary = Canary(
+        DelayModel(flights, seed=arguments.seed, balanced=True),
+        day_at(arguments.days, CANARY_FROM),
     )
+    publisher = Publisher(arguments.bootstrap)
+
+    def server_of(served: data.Flights, breaks: list[Break], canary: Canary | None) -> Server:
+        topics = {"topic": arguments.topic, "label_topic": arguments.label_topic}
+        return Server(served, model, publisher, breaks, canary=canary, **topics)
+
+    if arguments.baseline is not None:
+        _say(event="preparing", what="writing January for the baseline")
+        server_of(flights, [], None).write_baseline(arguments.baseline, BASELINE_DAYS)
+    flights = flights.head(arguments.days)
+    server = server_of(flights, planned_breaks(flights, arguments.days), canary)
     _say(event="ready", flights=len(flights), threshold=model.threshold)
     if not sys.stdin.readline():
         return 1
     stop = threading.Event()
+    started = time.monotonic()
 
     def await_stop() -> None:
-        sys.stdin.readline()
+        while sys.stdin.readline().strip() == ROLL_BACK:
+            canary.is_rolled_back = True
+            _say(event="rolled_back", at_s=round(time.monotonic() - started, 3))
         stop.set()
 
     threading.Thread(target=await_stop, name="stdin", daemon=True).start()
-
-    started = time.monotonic()
 
     def say_break(fault: Break) -> None:
         _say(
             event="injected",
             what=fault.what,
+            feed=fault.feed,
             streams=fault.streams,
             features=fault.features,
             at_s=round(time.monotonic() - started, 3),
@@ -297,11 +358,19 @@ def _run(arguments: argparse.Namespace) -> int:
 
     end_ms = data.end_of(arguments.days)
     speed = (end_ms - data.YEAR_START_MS) / arguments.duration_s
-    now_ms, reported_s = data.YEAR_START_MS, 0.0
+    now_ms, reported_s, is_canary_said = data.YEAR_START_MS, 0.0, False
     while now_ms < end_ms and not stop.is_set():
         elapsed_s = time.monotonic() - started
         clock_ms = min(data.YEAR_START_MS + int(elapsed_s * speed), end_ms)
         now_ms = min(clock_ms, now_ms + LONGEST_STEP_MS)
+        if not is_canary_said and now_ms >= canary.from_ms:
+            is_canary_said = True
+            _say(
+                event="canary",
+                version=CANARY_VERSION,
+                sim_ms=canary.from_ms,
+                at_s=round(elapsed_s, 3),
+            )
         server.advance(now_ms, say_break)
         if elapsed_s - reported_s >= REPORT_EVERY_S:
             reported_s = elapsed_s
@@ -328,6 +397,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, required=True, help="days of 2013 to serve, 1 to 365")
     parser.add_argument("--duration-s", type=float, required=True, help="wall seconds they take")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+    parser.add_argument("--baseline", type=Path, help="file for January's events, as JSON lines")
     # Ctrl-C in the terminal is the parent's to handle; it stops this process through stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return _run(parser.parse_args())

@@ -26,7 +26,6 @@ from typing import IO, Any, Final
 import orjson
 import yaml
 
-from agent.demo.flights import DAY_MS
 from agent.errors import SourceError
 
 _PAGES: Final = re.compile(r"pages on (http://\S+)")
@@ -123,6 +122,7 @@ class ModelServer(Child):
         days: int,
         duration_s: float,
         seed: int,
+        baseline: Path,
     ) -> None:
         super().__init__(
             "model server",
@@ -131,7 +131,7 @@ class ModelServer(Child):
                 *("--bootstrap", bootstrap),
                 *("--topic", topics[0], "--label-topic", topics[1]),
                 *("--days", str(days), "--duration-s", f"{duration_s:g}"),
-                *("--seed", str(seed)),
+                *("--seed", str(seed), "--baseline", str(baseline)),
             ],
             folder / "model_server.log",
             # Idle OpenMP threads spin; the calls are small and gain nothing from them.
@@ -154,12 +154,35 @@ class ModelServer(Child):
             said.append(self._messages.get())
         return said
 
-    def send_line(self) -> None:
-        """The first line starts the clock, the second stops it."""
+    def send_line(self, text: str = "") -> None:
+        """The first line starts the clock, `rollback` ends the canary, another one stops the server."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended: `check` says why
-            self._process.stdin.write(b"\n")
+            self._process.stdin.write(f"{text}\n".encode())
             self._process.stdin.flush()
+
+
+class Command(Child):
+    """A command of the agent's own that ends by itself: `warmup`, `profile build`."""
+
+    def __init__(self, folder: Path, name: str, *arguments: str) -> None:
+        super().__init__(
+            name,
+            [sys.executable, "-m", "agent", *arguments],
+            folder / f"{name.replace(' ', '_')}.log",
+        )
+
+    def done(self) -> bool:
+        """Has it ended well? Raises SourceError when it has not."""
+        if not self.running and self._process.returncode != 0:
+            self.check()
+        return not self.running
+
+    @property
+    def waiting_for(self) -> str:
+        """Its last line."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return f"{self.name}: {lines[-1].strip() if lines else 'starting'}"
 
 
 class AgentProcess(Child):
@@ -176,11 +199,17 @@ class AgentProcess(Child):
             folder / "agent.log",
         )
         self.url: str | None = None
-        self.waiting_for = "starting"
+        self._reasons = "starting"
         self._connection: http.client.HTTPConnection | None = None
 
-    def ready(self) -> bool:
-        """Has it joined its group? False while its pages are not up."""
+    @property
+    def waiting_for(self) -> str:
+        """What keeps it from being ready."""
+        return f"agent: {self._reasons}"
+
+    def done(self) -> bool:
+        """Has it joined its group? False while its pages are not up. Raises SourceError when it has ended."""
+        self.check()
         if self.url is None:
             found = _PAGES.search(self.log_path.read_text(errors="replace"))
             if found is None:
@@ -188,7 +217,7 @@ class AgentProcess(Child):
             self.url = found[1].rstrip("/")
         status, body = self._get("/readyz")
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            self.waiting_for = ", ".join(orjson.loads(body)["reasons"])
+            self._reasons = ", ".join(orjson.loads(body)["reasons"])
         return status == HTTPStatus.OK
 
     def state(self) -> dict[str, Any] | None:
@@ -216,35 +245,3 @@ class AgentProcess(Child):
             self._connection = None
             return 0, b""
         return answer.status, body
-
-
-def agent_configuration(
-    bootstrap: str, topics: tuple[str, str], group: str, otlp: str | None
-) -> dict[str, Any]:
-    """The ten lines that point an agent at the demo's topics.
-
-    Windows are simulated days: a year that takes two minutes seals three of them a second.
-    """
-    day_s = DAY_MS // 1000
-    configuration: dict[str, Any] = {
-        "kafka": {
-            "bootstrap_servers": bootstrap.split(","),
-            "topics": [topics[0]],
-            "label_topics": [topics[1]],
-            "group_id": group,
-            "auto_offset_reset": "earliest",
-        },
-        "windows": {
-            "width_s": day_s,
-            "out_of_orderness_s": 3600,
-            "align_span_s": day_s,
-            "idle_timeout_s": 2,
-            "keep": 6,
-        },
-        "delivery": {"cut_interval_s": 0.25},
-        "privacy": {"values": "names"},  # flights of long ago
-        "web": {"port": 0},
-    }
-    if otlp is not None:
-        configuration["export"] = {"interval_s": 2, "otlp": {"endpoint": otlp}}
-    return configuration

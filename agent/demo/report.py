@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from agent.demo.story import Story
+from agent.demo.story import Canary, Injected, Story
 from agent.fold.summary import main_output
 
 _ONLY_IN_STATE = ("histogram",)
@@ -25,6 +25,21 @@ def document(story: Story) -> dict[str, Any]:
             for fault in story.injected
             if fault.after_s is not None
         ],
+        "canary": _canary(story.canary),
+        "verdicts": story.verdicts,
+        "actions": story.actions,
+    }
+
+
+def _canary(canary: Canary | None) -> dict[str, Any] | None:
+    """When the canary took traffic, was caught, and was rolled back; seconds."""
+    if canary is None:
+        return None
+    return {
+        "version": canary.version,
+        "at_s": canary.at_s,
+        "after_s": canary.after_s,
+        "rolled_back_s": canary.rolled_back_s,
     }
 
 
@@ -69,6 +84,10 @@ def failures(story: Story, failed_deliveries: int) -> list[str]:
     if not story.injected:
         found.append("no fault was injected: the run ended before its half")
     found += [f"not caught: {f.what}" for f in story.injected if f.after_s is None]
+    if story.canary is not None and story.canary.after_s is None:
+        found.append(f"not caught: {story.canary.what}")
+    elif story.canary is not None and not story.actions:
+        found.append("the canary was caught, but no rollback reached the webhook")
     return found
 
 
@@ -91,15 +110,29 @@ def text(story: Story) -> str:
             f"{late:.0%} late, p50 {_ms(latency.get('0.5'))}, p99 {_ms(latency.get('0.99'))}"
         )
     lines.append("")
-    for fault in story.injected:
+    faults: list[Injected | Canary] = [*story.injected]
+    if story.canary is not None:
+        faults.append(story.canary)
+    for fault in faults:
         result = "NOT CAUGHT" if fault.after_s is None else f"caught after {fault.after_s:.1f} s"
-        lines.append(f"  at {fault.at_s:5.1f} s  {fault.what}: {result}")
+        n = sum(alarm.fault is fault for alarm in story.alarms.values())
+        lines.append(f"  at {fault.at_s:5.1f} s  {fault.what}: {result}, {alarms(n)}")
     lines += [
-        f"  at {entry.at_s:5.1f} s  {entry.text} (not injected)"
-        for entry in story.entries
-        if entry.injected is None
+        f"  at {action['at_s']:5.1f} s  webhook: {action['action']} of {action['subject']}, "
+        "signature verified"
+        for action in story.actions
+    ]
+    lines += [
+        f"  at {alarm.at_s:5.1f} s  {alarm.verdict['severity']}: {alarm.sentence()} (not injected)"
+        for alarm in story.alarms.values()
+        if alarm.fault is None
     ]
     return "\n".join(lines)
+
+
+def alarms(n: int) -> str:
+    """How many, in words."""
+    return "one alarm" if n == 1 else f"{n} alarms"
 
 
 def _ms(seconds: float | None) -> str:

@@ -1,42 +1,93 @@
-"""What has happened in a demo so far: counts, faults and findings, for the view and the report."""
+"""What has happened in a demo so far: counts, faults, verdicts and actions, for the view and the report."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
-from agent.demo.flights import DAY_MS, FEATURES, FEEDS
-from agent.demo.watch import Finding
+from agent.demo.configuration import CANARY_MONITOR, ON_CALL, ROLLBACK
+from agent.demo.flights import DAY_MS, FEATURES
 
 _RATE_SPAN_S: Final = 3.0
+_FIRING: Final = "firing"
 
 
 @dataclass
 class Injected:
-    """An upstream fault that the model server made; the watch knows nothing of it."""
+    """An upstream fault that the model server made; the agent knows nothing of it."""
 
     what: str
     at_s: float
     sim_ms: int
+    feed: str
     streams: frozenset[str]
     features: frozenset[str]
-    after_s: float | None = None  # seconds until a sealed window showed it; None while it has not
+    after_s: float | None = None  # seconds until an alarm named its feed; None while none has
 
 
 @dataclass
-class Entry:
-    """One line of the event log: findings of one kind that came together."""
+class Canary:
+    """A version that is worse than its stable twin, from `at_s` on; None: it has not happened."""
 
+    version: str
     at_s: float
     sim_ms: int
-    kind: str
-    streams: list[str]
-    features: list[str]
-    text: str = ""
-    injected: Injected | None = None
+    after_s: float | None = None  # seconds until the alarm
+    rolled_back_s: float | None = None  # seconds until the server took its traffic away
+
+    @property
+    def what(self) -> str:
+        return f"canary v{self.version} is worse than its stable twin"
+
+
+@dataclass
+class Alarm:
+    """One alarm: the verdict it fired with, and whether it still stands."""
+
+    id: str
+    verdict: Mapping[str, Any]
+    at_s: float
+    sim_ms: int
+    fault: Injected | Canary | None = None
+    is_open: bool = True
+
+    @property
+    def is_page(self) -> bool:
+        return bool(self.verdict["severity"] == "page")
+
+    @property
+    def segments(self) -> list[str]:
+        """Airports that the alarm is about; none: all."""
+        own = self.verdict["stream"]["segment"].get("origin")
+        causes = (cause["segment"] or {} for cause in self.verdict["attribution"])
+        return [own] if own else list(dict.fromkeys(c["origin"] for c in causes if "origin" in c))
+
+    @property
+    def features(self) -> list[str]:
+        """Features among its causes, those of its source alone where it names one."""
+        source = self.verdict["source"]
+        named = [
+            cause["feature"]
+            for cause in self.verdict["attribution"]
+            if cause["feature"] and source in (None, cause["source"])
+        ]
+        known = {name: at for at, name in enumerate(FEATURES)}
+        return sorted(dict.fromkeys(named), key=lambda name: known.get(name, len(known)))
+
+    def sentence(self) -> str:
+        """What broke, in one line."""
+        who = self.verdict["source"] or self.verdict["stream"]["model"]
+        if self.verdict["monitor"] == CANARY_MONITOR:
+            who = f"canary v{self.verdict['stream']['version']}"
+        names = ", ".join(self.features[:3])
+        if len(self.features) > 3:
+            names += f" +{len(self.features) - 3}"
+        best = next((c for c in self.verdict["attribution"] if c["feature"]), None)
+        detail = best["detail"] if best and best["detail"] else self.verdict["why"]
+        return f"{who}: {names}: {detail}" if names else f"{who}: {detail}"
 
 
 @dataclass
@@ -50,7 +101,10 @@ class Story:
     produced: int = 0
     labels_produced: int = 0
     injected: list[Injected] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
+    canary: Canary | None = None
+    alarms: dict[str, Alarm] = field(default_factory=dict)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
+    actions: list[dict[str, Any]] = field(default_factory=list)
     state: Mapping[str, Any] = field(default_factory=dict)
     _history: deque[tuple[float, int, int]] = field(default_factory=deque)
 
@@ -61,50 +115,86 @@ class Story:
             self._history.popleft()
 
     def take_message(self, message: Mapping[str, Any]) -> None:
-        """`tick`, `injected` or `done` of the model server."""
-        if message["event"] == "injected":
-            self.injected.append(
-                Injected(
-                    message["what"],
-                    message["at_s"],
-                    message["sim_ms"],
-                    frozenset(message["streams"]),
-                    frozenset(message["features"]),
+        """`tick`, `injected`, `canary`, `rolled_back` or `done` of the model server."""
+        match message["event"]:
+            case "injected":
+                self.injected.append(
+                    Injected(
+                        message["what"],
+                        message["at_s"],
+                        message["sim_ms"],
+                        message["feed"],
+                        frozenset(message["streams"]),
+                        frozenset(message["features"]),
+                    )
                 )
+            case "canary":
+                self.canary = Canary(message["version"], message["at_s"], message["sim_ms"])
+            case "rolled_back" if self.canary is not None:
+                self.canary.rolled_back_s = round(message["at_s"] - self.canary.at_s, 3)
+            case "tick" | "done":
+                self.produced = message["produced"]
+                self.labels_produced = message["labels"]
+                self.sim_ms = message.get("sim_ms", self.sim_ms)
+
+    def take_event(self, action: str, event: Mapping[str, Any], at_s: float) -> bool:
+        """A CloudEvent that the webhook received; True when it asks for the canary's end."""
+        verdict = event["data"]
+        at_s = round(at_s, 3)
+        if action == ROLLBACK:
+            self.actions.append(
+                {
+                    "action": action,
+                    "at_s": at_s,
+                    "id": event["id"],
+                    "type": event["type"],
+                    "subject": event["subject"],
+                    "alarm": verdict["alarm"],
+                    "verified": True,
+                }
             )
+            return bool(verdict["state"] == _FIRING)
+        if action == ON_CALL:
+            self.verdicts.append({"id": event["id"], "at_s": at_s, **verdict})
+            self._alarm(verdict, at_s)
+        return False
+
+    def _alarm(self, verdict: Mapping[str, Any], at_s: float) -> None:
+        id = verdict["alarm"]
+        if verdict["state"] != _FIRING:
+            if id in self.alarms:
+                self.alarms[id].is_open = False
             return
-        self.produced = message["produced"]
-        self.labels_produced = message["labels"]
-        self.sim_ms = message.get("sim_ms", self.sim_ms)
+        if id in self.alarms:
+            return
+        began = datetime.fromisoformat(verdict["window_start"])
+        alarm = Alarm(id, verdict, at_s, int(began.timestamp() * 1000))
+        alarm.fault = self._fault_behind(alarm)
+        if alarm.fault is not None and alarm.fault.after_s is None:
+            alarm.fault.after_s = round(at_s - alarm.fault.at_s, 3)
+        self.alarms[id] = alarm
 
-    def take_findings(self, findings: Iterable[Finding], at_s: float) -> None:
-        """Join findings that came together into lines, and see which fault they uncover."""
-        lines: dict[tuple[str, str], list[Finding]] = {}
-        for finding in findings:
-            lines.setdefault((finding.kind, _feed(finding.feature)), []).append(finding)
-        for (kind, _), members in lines.items():
-            entry = Entry(
-                at_s,
-                min(f.from_ms for f in members),
-                kind,
-                sorted({f.stream for f in members}),
-                sorted({f.feature for f in members}, key=FEATURES.index),
-            )
-            entry.text = _sentence(entry, members)
-            entry.injected = self._fault_behind(entry)
-            if entry.injected is not None and entry.injected.after_s is None:
-                entry.injected.after_s = round(at_s - entry.injected.at_s, 3)
-            self.entries.append(entry)
-
-    def _fault_behind(self, entry: Entry) -> Injected | None:
-        """The fault that touched these features of these streams before the first window ended."""
+    def _fault_behind(self, alarm: Alarm) -> Injected | Canary | None:
+        """What an alarm uncovers: it names the feed, or the version, and its window ended after the fault began."""
+        verdict, end_ms = alarm.verdict, alarm.sim_ms + DAY_MS
+        canary = self.canary
+        if canary is not None and verdict["stream"]["version"] == canary.version:
+            return canary if end_ms > canary.sim_ms else None
         for fault in self.injected:
-            touched = fault.features.issuperset(entry.features) and fault.streams.issuperset(
-                entry.streams
-            )
-            if touched and entry.sim_ms + DAY_MS > fault.sim_ms:
+            names = verdict["source"] == fault.feed and alarm.is_page
+            if names and end_ms > fault.sim_ms and fault.features.intersection(alarm.features):
                 return fault
         return None
+
+    def broken(self, origin: str | None = None) -> set[str]:
+        """Features that alarms name which are open and page; those of one airport, or of all."""
+        return {
+            name
+            for alarm in self.alarms.values()
+            if alarm.is_open and alarm.is_page and not isinstance(alarm.fault, Canary)
+            for name in alarm.features
+            if origin is None or not alarm.segments or origin in alarm.segments
+        }
 
     @property
     def rows(self) -> int:
@@ -128,25 +218,3 @@ class Story:
         (t0, r0, l0), (t1, r1, l1) = self._history[0], self._history[-1]
         span_s = max(t1 - t0, 1e-3)
         return (r1 - r0) / span_s, (l1 - l0) / span_s
-
-
-def _feed(feature: str) -> str:
-    return next(feed for feed, names in FEEDS.items() if feature in names)
-
-
-def _sentence(entry: Entry, members: list[Finding]) -> str:
-    who = ", ".join(entry.streams)
-    names = ", ".join(entry.features[:3])
-    if len(entry.features) > 3:
-        names += f" +{len(entry.features) - 3}"
-    before = _mean(f.before for f in members)
-    after = _mean(f.after for f in members)
-    if entry.kind == "null":
-        return f"{who}: {names} turned null, missing {before:.0%} → {after:.0%}"
-    change = "" if math.isnan(before) else f", median {before:,.0f} → {after:,.0f}"
-    return f"{who}: {names} shifted{change}, PSI {_mean(f.psi for f in members):.1f}"
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)

@@ -16,8 +16,10 @@ from rich.console import Group
 from rich.text import Text
 
 from agent.demo.flights import FEATURES
-from agent.demo.story import Entry, Story
-from agent.demo.watch import QUIET_PSI, SCORE, SHIFT_PSI, Values, Watch, compare, latency_quantile
+from agent.demo.model import CANARY_VERSION
+from agent.demo.report import alarms
+from agent.demo.story import Alarm, Injected, Story
+from agent.demo.watch import SCORE, Values, Watch, compare, latency_quantile
 from agent.demo.watch import late_share as late_share_of
 from agent.judge.drift import quantile, rebin
 
@@ -35,6 +37,9 @@ _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS: Final = " .:-=+*#%"
 _MIN_LOG_LINES: Final = 4
 _FIXED_LINES: Final = 7  # everything but feature rows, stream rows and the log
+#: Customary bounds of the population stability index, for colours alone.
+_QUIET_PSI: Final = 0.1
+_SHIFT_PSI: Final = 0.25
 
 _DIM, _REFERENCE, _NOW, _BAD, _WARN, _TITLE = (
     *("bright_black", "cyan", "green", "bold red", "yellow", "bold"),
@@ -50,17 +55,17 @@ class View:
 
     def draw(self, story: Story, watch: Watch, width: int, height: int) -> Group:
         """The whole screen, exactly `height` lines of at most `width` characters."""
-        n_streams = max(1, len(watch.streams))
+        n_streams = max(1, len(watch.groups()))
         room = max(0, height - _FIXED_LINES - n_streams - _MIN_LOG_LINES)
         chosen = set(_BY_IMPORTANCE[: min(room, len(_BY_IMPORTANCE))])
         lines = [
             *self._header(story, width),
-            *self._streams(watch, width),
+            *self._streams(story, watch, width),
             self._weeks(story, watch, width),
-            *self._features(watch, chosen, width),
+            *self._features(story, watch, chosen, width),
             _heading("events", width),
         ]
-        lines += self._log(story, watch, height - len(lines))
+        lines += self._log(story, height - len(lines))
         lines = lines[:height] + [Text()] * (height - len(lines))
         for line in lines:
             line.no_wrap, line.overflow = True, "crop"
@@ -100,32 +105,42 @@ class View:
 
     # Models
 
-    def _streams(self, watch: Watch, width: int) -> list[Text]:
+    def _streams(self, story: Story, watch: Watch, width: int) -> list[Text]:
         names = f"{'flight-delay v1':<16}{'flights':>10}{'late':>7}{'p50':>9}{'p99':>9}"
         lines = [_heading(names, width)]
-        for name in sorted(watch.streams):
-            stream = watch.streams[name]
-            late = late_share_of(stream)
-            line = Text(f"  origin {name:<7}", _TITLE)
-            line.append(f"{stream.rows:>10,}", "")
-            line.append(f"{_percent(late):>7}", "")
+        for name, streams in watch.groups().items():
+            line = Text(f"  {name:<14}", _TITLE)
+            line.append(f"{sum(stream.rows for stream in streams):>10,}", "")
+            line.append(f"{_percent(late_share_of(streams)):>7}", "")
             for q in (0.5, 0.99):
-                line.append(f"{_milliseconds(latency_quantile(stream, q)):>9}", "")
-            broken = sorted({feature for feature, _ in stream.broken}, key=FEATURES.index)
-            if broken:
-                line.append(f"  broken: {', '.join(broken)}", _BAD)
+                line.append(f"{_milliseconds(latency_quantile(streams, q)):>9}", "")
+            line.append_text(self._health(story, name))
             lines.append(line)
         if len(lines) == 1:
             lines.append(Text("  waiting for the first rows", _DIM))
         return lines
 
+    def _health(self, story: Story, name: str) -> Text:
+        """What alarms say of an airport, or of the canary."""
+        kind, _, label = name.partition(" ")
+        if kind == "canary":
+            canary = story.canary
+            if canary is None or canary.after_s is None:
+                return Text("  a tenth of the traffic", _DIM)
+            is_gone = canary.rolled_back_s is not None
+            return Text("  worse than its twin" + (", rolled back" if is_gone else ""), _BAD)
+        broken = story.broken(label)
+        listed = ", ".join(feature for feature in FEATURES if feature in broken)
+        return Text(f"  broken: {listed}" if listed else "", _BAD)
+
     def _weeks(self, story: Story, watch: Watch, width: int) -> Text:
-        """One cell a week; a week is red in which something broke."""
+        """One cell a week; a week is red in which an alarm began."""
         n_weeks = math.ceil(story.days / 7)
         stretch = max(1, (width - 22) // n_weeks)
         shares = {week: late / rows for week, (late, rows) in watch.late_by_week.items() if rows}
         top = max([0.4, *shares.values()])
-        broken = {(entry.sim_ms - story.start_ms) // (7 * 86_400_000) for entry in story.entries}
+        pages = [alarm for alarm in story.alarms.values() if alarm.is_page]
+        broken = {(alarm.sim_ms - story.start_ms) // (7 * 86_400_000) for alarm in pages}
         line = Text("late by week ", _DIM)
         for week in range(n_weeks):
             share = shares.get(week)
@@ -138,30 +153,30 @@ class View:
 
     # Features
 
-    def _features(self, watch: Watch, chosen: set[str], width: int) -> list[Text]:
+    def _features(self, story: Story, watch: Watch, chosen: set[str], width: int) -> list[Text]:
         cells = max(8, (width - 44) // 2)
-        first = f"first {watch.reference_days // 7} weeks"
-        names = f"{'features':<11}{first:<{cells + 1}}{'last 7 days':<{cells + 1}}"
+        names = f"{'features':<11}{'January':<{cells + 1}}{'last 7 days':<{cells + 1}}"
         lines = [_heading(f"{names}{'median':^15}{'missing':>9}{'drift':>6}", width)]
+        broken = story.broken()
         return lines + [
-            self._feature(watch, name, cells) for name in _SHOWN_ORDER if name in chosen
+            self._feature(watch, name, cells, bad=name in broken)
+            for name in _SHOWN_ORDER
+            if name in chosen
         ]
 
-    def _feature(self, watch: Watch, name: str, cells: int) -> Text:
+    def _feature(self, watch: Watch, name: str, cells: int, *, bad: bool) -> Text:
         reference, recent = watch.overall(name)
-        bad = watch.is_broken(name)
         line = Text(f"{_NAMES.get(name, name)[:10]:<11}", _BAD if bad else _TITLE)
         left, right = self._pictures(reference, recent, cells)
         line.append(f"{left:<{cells}} ", _REFERENCE)
         line.append(f"{right:<{cells}} ", _BAD if bad else _NOW)
         line.append(f"{_change(reference, recent):^15}", "")
         line.append_text(_missing(watch, name))
-        complete = all(s.reference_days >= watch.reference_days for s in watch.streams.values())
         if reference.is_coarse:
             line.append("coarse", _DIM)
             return line
-        psi = compare(reference, recent).corrected if complete else math.nan
-        style = _DIM if not psi >= QUIET_PSI else _WARN if psi < SHIFT_PSI else _BAD
+        psi = compare(reference, recent).corrected if recent.rows else math.nan
+        style = _DIM if not psi >= _QUIET_PSI else _WARN if psi < _SHIFT_PSI else _BAD
         line.append(f"{'' if math.isnan(psi) else f'{psi:.2f}':>6}", style)
         return line
 
@@ -192,24 +207,31 @@ class View:
 
     # Events
 
-    def _log(self, story: Story, watch: Watch, room: int) -> list[Text]:
-        entries = [self._entry(entry) for entry in story.entries]
-        if not entries:
+    def _log(self, story: Story, room: int) -> list[Text]:
+        lines = [line for alarm in story.alarms.values() for line in self._alarm(story, alarm)]
+        if not lines:
             waiting = story.injected and "a fault was injected upstream; sealed days will show it"
-            calm = f"calm so far; reference is the first {watch.reference_days // 7} weeks"
+            calm = "no alarm so far; windows are judged against January"
             return [Text(waiting or calm, _WARN if waiting else _DIM)]
-        flat = [line for pair in entries for line in pair]
-        return flat[-room:] if room > 0 else []
+        return lines[-room:] if room > 0 else []
 
-    def _entry(self, entry: Entry) -> list[Text]:
-        line = Text(f"{_date(entry.sim_ms, '%d %b')}  ", _DIM)
-        line.append(entry.text, _BAD)
-        caught = entry.injected and entry.injected.after_s
-        if caught is not None and entry.injected is not None:
-            note = f"        injected: {entry.injected.what}; caught after {caught:.1f} s"
-        else:
-            note = "        not injected: the data itself"
-        return [line, Text(note, _WARN)]
+    def _alarm(self, story: Story, alarm: Alarm) -> list[Text]:
+        line = Text(f"{_date(alarm.sim_ms, '%d %b')}  ", _DIM)
+        line.append(alarm.sentence(), _BAD if alarm.is_page else _WARN)
+        fault = alarm.fault
+        if fault is None or fault.after_s is None:
+            lasting = "" if alarm.is_open else "; over"
+            return [
+                line,
+                Text(f"        {alarm.verdict['severity']}: the data itself{lasting}", _DIM),
+            ]
+        n = alarms(sum(each.fault is fault for each in story.alarms.values()))
+        what = f"injected: {fault.what}" if isinstance(fault, Injected) else fault.what
+        lines = [line, Text(f"        {what} ({n}, caught after {fault.after_s:.1f} s)", _WARN)]
+        if not isinstance(fault, Injected) and fault.rolled_back_s is not None:
+            done = f"        webhook: signed rollback event, rolled back after {fault.rolled_back_s:.1f} s"
+            lines.append(Text(done, _NOW))
+        return lines
 
 
 def _axis(reference: Values, recent: Values, cells: int) -> tuple[Sequence[float], int]:
@@ -246,8 +268,12 @@ def _change(reference: Values, recent: Values) -> str:
 
 
 def _missing(watch: Watch, name: str) -> Text:
-    """The worst stream's missing rate of the last seven days; named when it stands out."""
-    rates = {s.name: s.recent(name).missing_rate for s in watch.streams.values() if s.days}
+    """The worst airport's missing rate of the last seven days; named when it stands out."""
+    rates = {
+        s.origin: s.recent(name).missing_rate
+        for s in watch.streams.values()
+        if s.days and s.version != CANARY_VERSION
+    }
     if not rates:
         return Text(f"{'':>9}")
     worst = max(rates, key=lambda stream: rates[stream])

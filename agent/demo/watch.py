@@ -1,42 +1,25 @@
-"""What the demo makes of the agent's sealed windows: a reference, the recent past, and what broke.
+"""What the demo shows of the agent's sealed windows: January beside the last seven days.
 
-Fed with `/v1/state` documents. Sketches of a stream's daily windows are merged: the first weeks are
-the reference for drift, the last seven days are what is shown. A *break* is judged against the
-recent past, so that a season does not count as one:
-
-* nulls: the missing rate of a day is certainly (1 - 1e-6) at least 50 points above the worst of
-  the 14 days up to the day before yesterday. New York's pressure readings really are missing half of some days.
-* shift: on two days in a row PSI against the 14 days before is above .25, for a feature whose days
-  were quiet (all below .1) until then. A day's weather differs from a fortnight's: never quiet.
-
-* No shift is asked of a feature that its sketch is too coarse for (pressure: all values within 6 %,
-  which is three buckets): it shows as `coarse`.
-
-Both thresholds were set on the undisturbed year: no shift and no nulls in 364 days of it, and
-nulls on the last day, for which the weather table really has no rows.
+Fed with `/v1/state` documents, and with the reference that the agent judges against. Sketches of a stream's
+daily windows are merged. Nothing is judged here: alarms are the agent's, and come through its webhook.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
-
-import numpy as np
+from pathlib import Path
+from typing import Any, Final
 
 from agent.demo.flights import DAY_MS, FEATURES
+from agent.demo.model import CANARY_VERSION
 from agent.judge import drift
 from agent.judge.drift import Histogram, Psi
 
-PAST_DAYS: Final = 14
 RECENT_DAYS: Final = 7
-MIN_PAST_DAYS: Final = 5
-MIN_ROWS: Final = 20
-NULL_RISE: Final = 0.5
-SHIFT_PSI: Final = 0.25
-QUIET_PSI: Final = 0.1
-COARSE_VALUES: Final = 3  # different values a bucket, a day's at most
+COARSE_VALUES: Final = 3  # different values a bucket, at most
 SCORE: Final = "score"
 
 
@@ -111,152 +94,75 @@ class Day:
     late: int
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One feature of one stream that broke, as the sealed windows show it."""
-
-    kind: Literal["null", "shift"]
-    stream: str
-    feature: str
-    before: float  # missing rate, or median
-    after: float
-    psi: float  # nan for nulls
-    from_ms: int  # start of the first window that shows it
-
-
 @dataclass
 class Stream:
-    """What is kept of one stream: the reference, 14 days, and how quiet each feature was."""
+    """What is kept of one airport's flights under one version: seven days."""
 
-    name: str
-    reference: dict[str, Values] = field(default_factory=dict)
-    reference_days: int = 0
-    days: deque[Day] = field(default_factory=lambda: deque(maxlen=PAST_DAYS + 1))
-    distances: dict[str, deque[float]] = field(default_factory=dict)
-    suspects: dict[str, Day] = field(default_factory=dict)
-    broken: set[tuple[str, str]] = field(default_factory=set)
+    version: str
+    origin: str
+    days: deque[Day] = field(default_factory=lambda: deque(maxlen=RECENT_DAYS))
     rows: int = 0
 
     def recent(self, name: str) -> Values:
-        days = list(self.days)[-RECENT_DAYS:]
-        return merge(d.columns[name] for d in days if name in d.columns)
+        return merge(d.columns[name] for d in self.days if name in d.columns)
 
 
 class Watch:
     """Feed it states in order; it keeps a few hundred kilobytes whatever the length of the run."""
 
-    def __init__(self, *, start_ms: int, reference_days: int) -> None:
-        self.reference_days = reference_days
-        self.reference_end_ms = start_ms + reference_days * DAY_MS
-        self.streams: dict[str, Stream] = {}
+    def __init__(self, *, start_ms: int) -> None:
+        self.reference: dict[str, Values] = {}
+        self.streams: dict[tuple[str, str], Stream] = {}
         self.newest_ms = start_ms
         self.late_by_week: dict[int, tuple[int, int]] = {}  # week -> late, rows
         self._start_ms = start_ms
 
-    def feed(self, state: Mapping[str, Any]) -> list[Finding]:
-        """Take in the windows sealed since the last state; returns what broke in them."""
-        findings: list[Finding] = []
-        for body in sorted(state.get("streams", ()), key=_name):
-            stream = self.streams.setdefault(_name(body), Stream(_name(body)))
+    def refer_to(self, path: Path) -> None:
+        """Take all traffic of a reference (`inferometer profile build`) as what values are compared with."""
+        from agent.config import Config
+        from agent.judge.reference import read_reference
+        from agent.profile_command import reference_document
+
+        for stream in reference_document(read_reference(path), Config())["streams"]:
+            if not stream["stream"]["segment"]:
+                columns = {n.removeprefix("prediction."): c for n, c in stream["columns"].items()}
+                for name in (*FEATURES, SCORE):
+                    self.reference[name] = Values.from_json(columns.get(name), stream["rows"])
+
+    def feed(self, state: Mapping[str, Any]) -> None:
+        """Take in the windows sealed since the last state."""
+        for body in sorted(state.get("streams", ()), key=_key):
+            stream = self.streams.setdefault(_key(body), Stream(*_key(body)))
             stream.rows = int(body["rows"])
             seen_ms = stream.days[-1].start_ms if stream.days else -1
             for window in body["windows"]:
                 if window["start_ms"] > seen_ms and window["rows"]:
-                    findings += self._take(stream, _day(window))
-        return findings
+                    self._take(stream, _day(window))
 
-    def is_broken(self, feature: str) -> bool:
-        return any(feature == name for s in self.streams.values() for name, _ in s.broken)
+    def groups(self) -> dict[str, list[Stream]]:
+        """Streams under the names that they are shown by: airports, and the canary as a whole."""
+        found: dict[str, list[Stream]] = {}
+        for (version, origin), stream in sorted(self.streams.items()):
+            name = f"canary v{version}" if version == CANARY_VERSION else f"origin {origin}"
+            found.setdefault(name, []).append(stream)
+        return found
 
     def overall(self, feature: str) -> tuple[Values, Values]:
         """Reference and last seven days of all streams together."""
-        streams = self.streams.values()
-        return (
-            merge(s.reference[feature] for s in streams if feature in s.reference),
-            merge(s.recent(feature) for s in streams),
-        )
+        recent = merge(s.recent(feature) for s in self.streams.values())
+        return self.reference.get(feature, Values()), recent
 
-    def _take(self, stream: Stream, day: Day) -> list[Finding]:
-        findings = self._judge(stream, day)
+    def _take(self, stream: Stream, day: Day) -> None:
         stream.days.append(day)
-        if day.start_ms < self.reference_end_ms:
-            stream.reference_days += 1
-            for name, values in day.columns.items():
-                held = stream.reference.get(name)
-                stream.reference[name] = merge([held, values]) if held else values
         self.newest_ms = max(self.newest_ms, day.start_ms + DAY_MS)
         week = (day.start_ms - self._start_ms) // (7 * DAY_MS)
         late, rows = self.late_by_week.get(week, (0, 0))
         self.late_by_week[week] = (late + day.late, rows + day.rows)
-        return findings
-
-    def _judge(self, stream: Stream, day: Day) -> list[Finding]:
-        findings = []
-        for name in FEATURES:
-            values = day.columns.get(name)
-            if values is None or day.rows < MIN_ROWS:
-                continue
-            past = [d for d in stream.days if name in d.columns and d is not day]
-            if (name, "null") not in stream.broken:
-                finding = _nulls(stream, name, past, day)
-                if finding:
-                    stream.broken.add((name, "null"))
-                    findings.append(finding)
-            if (name, "shift") not in stream.broken:
-                finding = _shift(stream, name, past, day)
-                if finding:
-                    stream.broken.add((name, "shift"))
-                    findings.append(finding)
-        return findings
 
 
-def _nulls(stream: Stream, name: str, past: list[Day], day: Day) -> Finding | None:
-    past = past[:-1]  # a break in the middle of a day makes that day half null
-    if len(past) < MIN_PAST_DAYS:
-        return None
-    now = day.columns[name]
-    worst = max((d.columns[name] for d in past), key=lambda v: v.missing_rate)
-    rise = drift.missing_increase(worst.missing, worst.rows, now.missing, now.rows)
-    if rise < NULL_RISE:
-        return None
-    before = merge(d.columns[name] for d in past).missing_rate
-    return Finding("null", stream.name, name, before, now.missing_rate, float("nan"), day.start_ms)
-
-
-def _shift(stream: Stream, name: str, past: list[Day], day: Day) -> Finding | None:
-    """A suspect day is left out of the past until the next day confirms or clears it."""
-    suspect = stream.suspects.pop(name, None)
-    history = stream.distances.setdefault(name, deque(maxlen=PAST_DAYS))
-    calm = [d for d in past if d is not suspect][-PAST_DAYS:]
-    if len(calm) < MIN_PAST_DAYS or day.columns[name].present < MIN_ROWS:
-        return None
-    before = merge(d.columns[name] for d in calm)
-    if before.is_coarse:
-        return None
-    psi = compare(before, day.columns[name]).corrected
-    quiet = len(history) >= MIN_PAST_DAYS and max(history) < QUIET_PSI
-    if quiet and psi > SHIFT_PSI:
-        if suspect is None:
-            stream.suspects[name] = day
-            return None
-        return Finding(
-            "shift",
-            stream.name,
-            name,
-            drift.quantile(before.histogram, 0.5),
-            drift.quantile(day.columns[name].histogram, 0.5),
-            psi,
-            suspect.start_ms,
-        )
-    if suspect is not None:
-        history.append(compare(before, suspect.columns[name]).corrected)
-    history.append(psi)
-    return None
-
-
-def _name(stream: Mapping[str, Any]) -> str:
-    """How the demo calls a stream: its airport, or the model when there is no segment."""
-    return str(stream["segment"].get("origin") or stream["model"])
+def _key(stream: Mapping[str, Any]) -> tuple[str, str]:
+    """Version and airport."""
+    return str(stream["version"]), str(stream["segment"].get("origin", ""))
 
 
 def _day(window: Mapping[str, Any]) -> Day:
@@ -275,14 +181,13 @@ def _day(window: Mapping[str, Any]) -> Day:
     )
 
 
-def latency_quantile(stream: Stream, q: float) -> float:
+def latency_quantile(streams: Iterable[Stream], q: float) -> float:
     """Seconds, over the last seven days; nan without data."""
-    merged = drift.merge(d.latency for d in list(stream.days)[-RECENT_DAYS:])
-    return drift.quantile(merged, q)
+    return drift.quantile(drift.merge(d.latency for s in streams for d in s.days), q)
 
 
-def late_share(stream: Stream) -> float:
+def late_share(streams: Iterable[Stream]) -> float:
     """Share of the last seven days' flights predicted late; nan without data."""
-    days = list(stream.days)[-RECENT_DAYS:]
+    days = [day for stream in streams for day in stream.days]
     rows = sum(d.rows for d in days)
-    return sum(d.late for d in days) / rows if rows else float(np.nan)
+    return sum(d.late for d in days) / rows if rows else math.nan

@@ -65,6 +65,7 @@ class Alarm(msgspec.Struct, kw_only=True):
     """One that is open."""
 
     id: str
+    monitor: str  # that it is told under: the one that fired first
     source: str | None
     state: State
     finding: Finding
@@ -107,6 +108,7 @@ class Alarms:
         name = f"{self._prefix}{stream.model}/{stream.version}{segment}/{seen.start_ms}{source}"
         alarm = Alarm(
             id=name,
+            monitor=finding.monitor,
             source=finding.source,
             state=State.OK,
             finding=finding,
@@ -119,6 +121,8 @@ class Alarms:
         previous = alarm.state
         if findings:
             is_firing = any(f.state is State.FIRING for f in findings)
+            if previous is not State.FIRING:
+                alarm.monitor = findings[0].monitor
             alarm.state = State.FIRING if is_firing or previous is State.FIRING else State.PENDING
             alarm.finding = _together(findings)
         else:
@@ -127,7 +131,7 @@ class Alarms:
         finding = alarm.finding
         first = finding.causes[0] if finding.causes else None
         return Verdict(
-            monitor=finding.monitor,
+            monitor=alarm.monitor,
             stream=seen.stream,
             window_start_ms=seen.start_ms,
             window_end_ms=seen.end_ms,

@@ -44,6 +44,8 @@ class MovingKept(msgspec.Struct, array_like=True):
     standing: list[tuple[int, list[bytes]]]  # key, the windows that it stands on
     ladder: list[Rung]
     n: int
+    stood: list[Rung]  # the ladder that the baseline stands on
+    stood_n: int
 
 
 class Moving:
@@ -108,6 +110,8 @@ class Moving:
             [(key, [p.to_bytes() for p in on]) for key, on in self._stands_on.items()],
             [],
             0,
+            [],
+            0,
         )
 
     def restore(self, kept: MovingKept) -> None:
@@ -151,8 +155,9 @@ class Hour(Moving):
         return found
 
     def restore(self, kept: MovingKept) -> None:
+        self._open = [Profile.from_bytes(d) for key, d in kept.windows if key == self._OPEN]
+        kept.windows = [(key, data) for key, data in kept.windows if key != self._OPEN]
         super().restore(kept)
-        self._open = list(self._windows.pop(self._OPEN, ()))
 
 
 class Decayed(Moving):
@@ -170,6 +175,7 @@ class Decayed(Moving):
         self._half_life = half_life
         self._ladder: list[tuple[int, int, Profile]] = []  # windows, last, profile; oldest first
         self._n = 0
+        self._stood: tuple[list[tuple[int, int, Profile]], int] = [], 0
 
     def add(self, whole: Profile) -> bool:
         if whole.rows >= MIN_ROWS:
@@ -194,6 +200,7 @@ class Decayed(Moving):
         return float(0.5 ** ((self._n - last) / self._half_life))
 
     def _weighted(self) -> Counted | None:
+        self._stood = list(self._ladder), self._n
         total: Counted | None = None
         for _, last, profile in self._ladder:
             part = scaled(counted(profile), profile.rows * self._weight(last))
@@ -202,14 +209,22 @@ class Decayed(Moving):
 
     def kept(self) -> MovingKept:
         found = super().kept()
-        found.ladder = [Rung(n, last, p.to_bytes()) for n, last, p in self._ladder]
-        found.n = self._n
+        found.ladder, found.n = _rungs(self._ladder), self._n
+        found.stood, found.stood_n = _rungs(self._stood[0]), self._stood[1]
         return found
 
     def restore(self, kept: MovingKept) -> None:
-        self._n = kept.n
-        self._ladder = [(r.n, r.last, Profile.from_bytes(r.data)) for r in kept.ladder]
+        self._ladder, self._n = _ladder(kept.stood), kept.stood_n
         super().restore(kept)
+        self._ladder, self._n = _ladder(kept.ladder), kept.n
+
+
+def _rungs(ladder: Sequence[tuple[int, int, Profile]]) -> list[Rung]:
+    return [Rung(n, last, profile.to_bytes()) for n, last, profile in ladder]
+
+
+def _ladder(rungs: Sequence[Rung]) -> list[tuple[int, int, Profile]]:
+    return [(rung.n, rung.last, Profile.from_bytes(rung.data)) for rung in rungs]
 
 
 def make(baseline: Baseline, model: ModelKey) -> Moving | None:

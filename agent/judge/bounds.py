@@ -88,9 +88,9 @@ class BoundJudge:
                 before[None] = expected_rows if expected_rows is not None else math.nan
         else:
             columns = [c for c in profile.columns if self._takes(c)]
-            values.update(of_columns(metric, profile, columns, drift))
+            values = dict(of_columns(metric, profile, columns, drift).items())
             if baseline is not None and self._when.changes_by is not None:
-                before.update(of_columns(metric, baseline, columns, ()))
+                before = dict(of_columns(metric, baseline, columns, ()).items())
         return self._judge(seen, values, before)
 
     def empty(self, start_ms: int, end_ms: int, silent_s: float, id: str) -> list[Verdict]:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.config.contract import ColumnRule, ModelContract, RowRule
 from agent.fold.kinds import TYPE_OF
@@ -23,6 +25,7 @@ from agent.judge.counted import Counted, CountedColumn
 from agent.judge.drift import binomial_bounds
 from agent.judge.sketch_counts import Counts, Numbers, Texts, bucket_of
 from agent.sketch.hash import merge_hash
+from agent.sketch.kernels.layout import HASHED_BUCKETS
 from agent.types import Column, Role
 
 MIN_ROWS: Final = 20
@@ -216,9 +219,7 @@ def outside_categories(texts: Texts, allowed: list[str]) -> tuple[int, list[str]
 
     Rows of texts that are named, and of hashed buckets that no allowed text falls into.
     """
-    keys = {merge_hash(text.encode()) for text in allowed}
-    buckets = {bucket_of(key) for key in keys}
-    strange = np.array([b not in buckets for b in range(len(texts.hashed))])
+    keys, buckets, strange = _allowed(tuple(allowed))
     rows = int(texts.hashed[strange].sum())
     names: list[tuple[int, str]] = []
     for key, n in texts.named.items():
@@ -229,3 +230,11 @@ def outside_categories(texts: Texts, allowed: list[str]) -> tuple[int, list[str]
         if key in texts.names:
             names.append((-int(n), texts.names[key]))
     return rows, [name for _, name in sorted(names)[:5]]
+
+
+@lru_cache(maxsize=4096)
+def _allowed(texts: tuple[str, ...]) -> tuple[frozenset[int], frozenset[int], NDArray[np.bool_]]:
+    """Hashes of the texts, the hashed buckets they fall into, and bool[256] which buckets none falls into."""
+    keys = frozenset(merge_hash(text.encode()) for text in texts)
+    buckets = frozenset(bucket_of(key) for key in keys)
+    return keys, buckets, np.array([b not in buckets for b in range(HASHED_BUCKETS)])

@@ -28,7 +28,7 @@ from agent.judge.sources import Sources
 from agent.judge.standing import Known
 from agent.judge.watched import Watched, WatchedKept
 from agent.types import OVERFLOW, Json
-from agent.verdict import Judged
+from agent.verdict import Judged, State
 
 MOST_MODELS: Final = 10_000
 #: Windows without a row that are told one by one; of a longer silence the last one is.
@@ -89,6 +89,8 @@ class Judge:
                 watched = self._watched(key)
                 if watched is not None:
                     judged.add(watched.window(windows[window][key], windows[window]))
+            for key in sorted(self._models.keys() - windows[window].keys()):
+                judged.add(self._models[key].empty(window))
             judged.verdicts += self._presence.window(window, windows[window])
             self._sealed_until = max(self._sealed_until or window, window + 1)
         if windows or self._sealed_until is not None:
@@ -155,11 +157,35 @@ class Judge:
         """The document that `/v1/state` shows as `judge`."""
         return {
             "models": [self._models[key].state() for key in sorted(self._models)],
+            "sources": self._health(),
             "inventory": self.inventory(),
             "alarms": [
                 alarm for key in sorted(self._models) for alarm in self._models[key].alarms()
             ],
         }
+
+    def _health(self) -> list[Json]:
+        """Each declared source: the worst state of the alarms that name it, and which features are in them."""
+        order = list(State)
+        found = []
+        for source in self._config.sources:
+            state, features, ids = State.OK, set[str](), []
+            for watched in self._models.values():
+                for alarm in watched.open_alarms():
+                    own = [c for c in alarm.finding.causes if c.source == source.name]
+                    if alarm.source == source.name or own:
+                        state = max(state, alarm.state, key=order.index)
+                        ids.append(alarm.id)
+                        features |= {c.feature for c in own if c.feature is not None}
+            found.append(
+                {
+                    "source": source.name,
+                    "state": str(state),
+                    "features": sorted(features),
+                    "alarms": sorted(ids),
+                }
+            )
+        return found
 
     def inventory(self) -> Json:
         """Every model seen: the document of `inferometer inventory`."""

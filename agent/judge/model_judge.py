@@ -135,10 +135,12 @@ class ModelJudge:
         *,
         learning: float | None = None,
         twin: Profile | None = None,
+        with_drift: bool = True,
     ) -> Judged:
         """Judge a window's streams.
 
         learning  share of the windows to learn from that was seen, while there is no standing
+        with_drift  whether the distances are wanted
         twin      compare with this window of another version; the standing says what noise to expect
         """
         whole = whole_of(ModelKey(self.stream.model, self.stream.version), profiles)
@@ -188,7 +190,7 @@ class ModelJudge:
             findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
         seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
         verdicts = self._verdicts(seen, findings, quiet) + self._schema(seen)
-        return Judged(verdicts, drifts(baseline, whole), 1)
+        return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
 
     def silence(self, start_ms: int, end_ms: int, silent_s: float, allowed_s: float) -> Judged:
         """No row for longer than allowed; the window has none."""

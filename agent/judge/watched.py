@@ -9,6 +9,7 @@ import msgspec
 from agent.config import Config, Monitor
 from agent.config.monitors import DISTANCES, JUDGED
 from agent.fold.profile import Profile
+from agent.judge.alarms import Alarm
 from agent.judge.baselines import Moving, MovingKept, Others, make, twin_of
 from agent.judge.bounds import BoundJudge, BoundKept, OnValues, takes
 from agent.judge.detector import Segment
@@ -21,7 +22,7 @@ from agent.judge.rules import Selected
 from agent.judge.sources import Sources
 from agent.judge.standing import Known, Standing
 from agent.types import Json, StreamKey
-from agent.verdict import Drift, Judged, State, Verdict, stream_json
+from agent.verdict import Drift, Judged, Verdict, stream_json
 
 
 class WatchedKept(msgspec.Struct, array_like=True):
@@ -29,6 +30,7 @@ class WatchedKept(msgspec.Struct, array_like=True):
     learned: bytes  # the reference that was learned; b"": none
     learner: LearnerKept | None
     last_end_ms: int | None
+    told_ms: int
     standing: str  # id of what is judged against
     judges: list[tuple[str, ModelKept]]
     bounds: list[tuple[str, Segment, BoundKept]]
@@ -74,6 +76,7 @@ class Watched:
         if self._standing is not None:
             self._stand(self._standing)
         self._last_end_ms: int | None = None
+        self._told_ms = 0  # end of the last window without rows that was judged
 
     def _stand(self, standing: Standing) -> None:
         """The default baseline has a new place; a twin's noise is judged by it too."""
@@ -112,15 +115,20 @@ class Watched:
                         continue
                 elif moving := self._moving.get(selected.baseline):
                     self._place(index, judge, moving.standing(whole.start_ms))
-            one = judge.window(profiles, learning=learning, twin=twin)
+            one = judge.window(profiles, learning=learning, twin=twin, with_drift=not judged.drift)
             judged.verdicts += one.verdicts
-            judged.drift = judged.drift or one.drift
+            judged.drift += one.drift
         self._last_end_ms = whole.end_ms
         judged.verdicts += self._values(profiles, whole, others, judged.drift)
         self._learn(profiles)
         if not self._is_open:
-            for moving in self._moving.values():
-                moving.add(whole)
+            for name, moving in self._moving.items():
+                if moving.add(whole):
+                    for index, (selected, judge) in enumerate(
+                        zip(self._rules, self.judges, strict=True)
+                    ):
+                        if selected.baseline == name:
+                            self._place(index, judge, moving.standing(whole.start_ms))
         return judged
 
     @property
@@ -229,8 +237,9 @@ class Watched:
 
     def _silent(self, start_ms: int, end_ms: int) -> Judged:
         allowed_s = self.allowed_silence_s
-        if self._last_end_ms is None or start_ms < self._last_end_ms:
-            return Judged()
+        if self._last_end_ms is None or start_ms < self._last_end_ms or end_ms <= self._told_ms:
+            return Judged()  # it had rows, or the clock has said so before
+        self._told_ms = end_ms
         silent_s = (end_ms - self._last_end_ms) / 1000
         judged = Judged(n_windows=1)
         if allowed_s is not None and silent_s >= allowed_s:
@@ -256,6 +265,7 @@ class Watched:
             learned,
             self._learner.kept() if self._learner is not None else None,
             self._last_end_ms,
+            self._told_ms,
             self._standing.id if self._standing is not None else "",
             [(judge.rule.name, judge.kept()) for judge in self.judges],
             [(name, segment, bound.kept()) for (name, segment), bound in self._bounds.items()],
@@ -266,7 +276,7 @@ class Watched:
     def restore(self, kept: WatchedKept) -> None:
         """Go on from `kept`, in place. A baseline that was given and is another by now, and monitors that
         are new, begin anew. Raises DecodeError."""
-        self._last_end_ms = kept.last_end_ms
+        self._last_end_ms, self._told_ms = kept.last_end_ms, kept.told_ms
         if kept.learned and (self._standing is None or self._standing.is_learned):
             self._stand_learned(Reference.from_bytes(kept.learned))
         if self._learner is not None:
@@ -310,21 +320,27 @@ class Watched:
         }
 
     def alarms(self) -> list[Json]:
-        """Open alarms."""
+        """Open alarms, as documents show them."""
         return [
             {
                 "id": alarm.id,
-                "monitor": alarm.finding.monitor,
+                "monitor": alarm.monitor,
                 "state": str(alarm.state),
                 "source": alarm.source,
                 "since_ms": alarm.opened_ms,
                 "why": alarm.finding.why,
             }
+            for alarm in self.open_alarms()
+        ]
+
+    def open_alarms(self) -> list[Alarm]:
+        """Of all rules, pending or firing."""
+        return [
+            alarm
             for alarms in (
                 *(judge.alarms for judge in self.judges),
                 *(judge.schema for judge in self.judges),
                 *(bound.alarms for bound in self._bounds.values()),
             )
             for alarm in alarms.open
-            if alarm.state in (State.PENDING, State.FIRING)
         ]

@@ -1,0 +1,251 @@
+"""Backtests through the command: the document, the report, the page, exit statuses, learned bounds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import yaml
+
+from agent.backtest.learn import lasting, passed_once_in
+from agent.cli import main
+from agent.docs import DOCS
+from tests.support.profiles import normal_windows, write_events
+
+MONITORS = """\
+monitors:
+  - name: x-moved
+    metric: mean
+    select: {feature: x}
+    when: {above: 1.0, below: -1.0}
+    for: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("b")
+    write_events(folder / "ref.jsonl", normal_windows(1, 20, 500))
+    write_events(folder / "calm.jsonl", normal_windows(2, 40, 500), first=20)
+    moved = normal_windows(3, 3, 500) + normal_windows(4, 3, 500, 1.5)
+    write_events(folder / "moved.jsonl", moved, first=20)
+    (folder / "m.yaml").write_text(MONITORS)
+    made = folder / "ref.profile"
+    assert main(["profile", "build", str(folder / "ref.jsonl"), "-q", "-o", str(made)]) == 0
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    status = main(["backtest", "-q", *(str(a) for a in arguments)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_a_calm_stream_never_pages_and_a_moved_one_does(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ("--baseline", folder / "ref.profile", "--fail-on", "firing")
+    status, out, _ = run(capsys, *base, folder / "calm.jsonl")
+    assert status == 0
+    assert out.startswith("would have paged never: 40 windows of 60 s, 20,000 rows")
+    status, out, err = run(capsys, *base, folder / "moved.jsonl")
+    assert status == 1
+    assert out.startswith("would have paged once: 6 windows")
+    assert "x has changed" in out
+    assert err.count("\n") == 1 and "--fail-on firing" in err
+
+
+def test_the_document_has_what_is_promised(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(
+        capsys, "--baseline", folder / "ref.profile", folder / "moved.jsonl", "--json"
+    )
+    document = json.loads(out)
+    assert status == 0
+    assert document["windows"] == 6
+    firing = [v for v in document["verdicts"] if v["state"] == "firing"]
+    for verdict in firing:
+        assert set(verdict) >= {
+            *("monitor", "stream", "feature", "source", "window_start", "window_end"),
+            *("state", "value", "threshold", "attribution"),
+        }
+        assert verdict["stream"] == {"model": "m", "version": "1", "segment": {}}
+        assert verdict["window_end"] - verdict["window_start"] == 60_000
+        assert verdict["attribution"][0]["feature"] == verdict["feature"] == "x"
+    drift = document["drift"]
+    assert {d["window_start"] for d in drift} == {
+        1_767_225_600_000 + w * 60_000 for w in range(20, 26)
+    }
+    for entry in drift:
+        assert set(entry) >= {"stream", "feature", "window_start", "metric", "value", "bound"}
+    # Normals 1.5 sd apart: AUC is Phi(1.5 / sqrt 2).
+    auc = [d for d in drift if d["metric"] == "auc" and d["feature"] == "x"][-1]
+    exact = 0.5 * math.erfc(-1.5 / 2.0)
+    assert auc["value"] == pytest.approx(exact, abs=0.03)
+    assert auc["low"] <= auc["value"] <= auc["high"]
+
+
+def test_rows_without_time_are_judged_in_blocks(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = (folder / "calm.jsonl").read_text().splitlines()
+    bare = tmp_path / "bare.jsonl"
+    with bare.open("w") as file:
+        for line in lines:
+            event = json.loads(line)
+            del event["ts"]
+            file.write(json.dumps(event) + "\n")
+    status, out, err = run(
+        capsys, "--baseline", folder / "ref.profile", bare, "--json", "--fail-on", "firing"
+    )
+    assert status == 0
+    assert json.loads(out)["windows"] == 20
+    assert "carry no time" in err
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.add(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href")]
+
+
+def test_the_page_stands_by_itself(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "t.html"
+    run(capsys, "--baseline", folder / "ref.profile", folder / "moved.jsonl", "--html", page)
+    text = page.read_text()
+    tags = Tags()
+    tags.feed(text)
+    assert "Would have paged once" in text
+    assert "svg" in tags.names and "script" not in tags.names
+    assert tags.links == []
+    assert re.findall(r"url\(", text) == []
+
+
+def test_the_picture_needs_matplotlib_and_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "t.png"
+    status, _, err = run(
+        capsys, "--baseline", folder / "ref.profile", folder / "moved.jsonl", "--png", picture
+    )
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        assert status == 2
+        assert "needs matplotlib" in err
+    else:
+        assert status == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bounds_are_learned_at_a_budget(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(
+        capsys, "-c", folder / "m.yaml", folder / "calm.jsonl", "--learn-budget", "30", "--json"
+    )
+    learned = {one["side"]: one for one in json.loads(out)["learned"]}
+    assert status == 0
+    # Means of 500 rows of a standard normal: sd .045, two in a row.
+    assert 0.05 < learned["above"]["bound"] < 0.4
+    assert -0.4 < learned["below"]["bound"] < -0.05
+    assert learned["above"]["configured"] == 1.0
+
+
+def test_a_learned_bound_is_passed_about_as_often_as_asked() -> None:
+    rng = np.random.default_rng(5)
+    passed, target = [], 2000.0
+    for _ in range(40):
+        history = rng.exponential(1.0, 400).tolist()
+        level = passed_once_in(target, history)
+        assert level is not None
+        passed.append(math.exp(-level))  # exact tail of an exponential
+    # At most once in 2,000 windows on average, and not a hundred times less.
+    assert 1 / 200_000 < float(np.mean(passed)) < 1.5 / target
+    assert passed_once_in(10.0, list(map(float, range(100)))) == 90.0
+    assert passed_once_in(10.0, [1.0] * 5) is None
+    assert lasting([5, 1, 4, 3, 9], 2) == [1, 1, 3, 3]
+
+
+def broken_monitors() -> Iterator[Any]:
+    for text, says in (
+        ("{name: a, metric: psy, when: {above: 1}}", 'metric is "psy"; must be one of quality'),
+        ("{name: a, metric: psi}", "when is missing"),
+        ("{name: a, metric: drift, when: {above: 1}}", "has no bounds"),
+        ("{name: a, metric: drift, for: 3}", "for is 3"),
+        ("{name: a, metric: psi, when: {above: 1, below: 2}}", "every value fires"),
+        ("{name: a, metric: psi, when: {}}", "nothing is set"),
+        ("{name: a, metric: psi, when: {above: 1}, budget: 3}", "budget is set"),
+        ("{name: a, metric: volume, select: {feature: x}, when: {below: 1}}", "whole stream"),
+        ("{name: a, metric: psi, baseline: b, when: {above: 1}}", "baseline is b; must be one of"),
+        ("{name: a, metric: psi, actions: [z], when: {above: 1}}", "actions has z"),
+        ("{name: a, metric: psi, when: {above: 1}, for: 0}", "for is 0"),
+        ("{name: a, metric: psi, when: {over: 1}}", "over is not an option"),
+    ):
+        yield pytest.param(text, says, id=says)
+
+
+@pytest.mark.parametrize(("text", "says"), broken_monitors())
+def test_a_mistake_in_a_monitor_is_one_line_that_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(f"kafka: {{topics: [p]}}\nmonitors:\n  - {text}\n")
+    assert main(["check", "-c", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert str(path) in error
+    assert error.count("\n") == 1
+
+
+def test_monitors_that_see_nothing_are_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "kafka: {topics: [p]}\nmodels: [{name: m}]\nmonitors:\n"
+        "  - {name: lost, metric: psi, select: {model: q*}, when: {above: 1}}\n"
+    )
+    assert main(["check", "-c", str(path)]) == 0
+    assert '"lost"' in capsys.readouterr().err
+    _, _, err = run(capsys, "-c", path, folder / "moved.jsonl")
+    assert '"lost" selects nothing' in err
+    assert main(["plan", "-c", str(path)]) == 0
+    assert '"lost"' in capsys.readouterr().out
+
+
+def test_the_schema_for_editors_takes_what_check_takes() -> None:
+    schema = json.loads((DOCS / "inferometer.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert list(validator.iter_errors(yaml.safe_load(MONITORS))) == []
+    assert list(validator.iter_errors({"windows": {"width_s": "${env:WIDTH}"}})) == []
+    assert list(validator.iter_errors({"monitors": [{"name": "a", "metric": "psi", "for": 0}]}))
+    assert list(validator.iter_errors({"monitor": []}))
+
+
+def test_the_inventory_of_files_names_every_model(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["inventory", "-q", str(folder / "calm.jsonl"), "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    (version,) = model["versions"]
+    assert (model["model"], version["version"], version["rows"]) == ("m", "1", 20_000)
+    assert version["features"] == {"c": "categorical", "x": "numeric", "y": "numeric"}
+    assert main(["inventory"]) == 2

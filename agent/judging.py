@@ -35,6 +35,7 @@ from agent.respond.event import verdict_json
 from agent.respond.standing import Standing, by_state
 from agent.state.chunk import open_frame, seal_frame
 from agent.state.recovery import FoldCodec
+from agent.state.shards import shard_of
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Json, Snapshot
 from agent.verdict import Judged
@@ -67,19 +68,15 @@ class Judge(Protocol):
 def judge_maker(config: Config) -> Callable[[], Judge] | None:
     """What makes the judge of this configuration; None where nothing is judged.
 
-    Of a fleet only an aggregator judges, and only one that has every stream of its models: the shards
-    are of streams, a baseline is of a model. Raises ConfigError for a baseline or a contract that
-    cannot be used.
+    Of a fleet only aggregators judge, each the models of its shard, which has all of their streams
+    (`state.shards`). Raises ConfigError for a baseline or a contract that cannot be used.
     """
     if not config.judge.enabled:
         return None
-    if config.delivery.mode == "fleet" and config.delivery.shards > 1:
-        log.warning(
-            "delivery.shards is %d: nothing is judged; judging needs all streams of a model in one "
-            "aggregator, so delivery.shards: 1",
-            config.delivery.shards,
-        )
-        return None
+    if config.delivery.mode == "fleet":
+        shard, n_shards = config.aggregate.shard, config.delivery.shards
+        own = [model for model in config.models if shard_of(model.name, n_shards) == shard]
+        config = msgspec.structs.replace(config, models=own)
     from agent.backtest_command import given
     from agent.judge import engine
 

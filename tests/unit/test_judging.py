@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as prometheus_parser
 
-from agent.config import Config, Export, Service, Windows
+from agent.config import Aggregate, Config, Delivery, Export, Model, Service, Windows
 from agent.emit.prometheus import render_pieces
 from agent.emit.registry import check
 from agent.emit.resource import make_resource
@@ -21,7 +21,8 @@ from agent.errors import DecodeError
 from agent.fold import persist
 from agent.fold.base import Fold
 from agent.fold.profile import Profile
-from agent.judging import Folds, JudgingFold
+from agent.judge.engine import Judge
+from agent.judging import Folds, JudgingFold, judge_maker
 from agent.respond.standing import MAX_UNTOLD, Standing
 from agent.state.chunk import merge_digest, to_bytes
 from agent.state.entries import Answered, ChunkWritten, Tick
@@ -432,3 +433,22 @@ def test_a_crash_tells_again_what_was_not_settled_and_nothing_else(
     assert whole[: len(before)] == before if snapshot_at is None else whole[0] == before[5]
     assert isinstance(again.fold, JudgingFold) and again.fold.judge.dump() == judged
     again.close()
+
+
+def test_each_aggregator_of_a_fleet_judges_the_models_of_its_shard() -> None:
+    names = [f"model-{i}" for i in range(20)]
+    declared = [Model(name=name) for name in names]
+    shards = []
+    for shard in range(3):
+        config = Config(
+            models=declared,
+            delivery=Delivery(mode="fleet", chunk_topic="chunks", shards=3),
+            aggregate=Aggregate(shard=shard),
+        )
+        make = judge_maker(config)
+        assert make is not None
+        judge = make()
+        assert isinstance(judge, Judge)
+        shards.append([model["model"] for model in judge.inventory()["models"]])
+    assert all(shards)
+    assert sorted(name for shard in shards for name in shard) == sorted(names)

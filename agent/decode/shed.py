@@ -10,8 +10,8 @@ lower level. So what is counted of a sample is as exact as without: the rows of 
 
 Left alone: label topics, whose labels must find the rows that were kept.
 
-The hash is public, so a producer that chooses keys can choose which of its own are kept. It costs 5 ns a
-record by place, about 30 by a key of 16 bytes; an opened record that is not decoded, nothing else.
+The hash is public, so a producer that chooses keys can choose which of its own are kept. Choosing costs 2 ns
+a record by place, 21 by keys of 16 bytes, 49 by keys of 36; leaving the others out 3.
 """
 
 from __future__ import annotations

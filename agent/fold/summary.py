@@ -8,6 +8,9 @@ state page a numeric or vector column also has "histogram".
     relative_error bounds that of quantiles; null when values lie beyond 2^-64..2^64 (`NumericView`).
     top lists a value only when its count is at most 5 % too large: empty when none stands out, and
     where `privacy` shows no texts of the column.
+
+All counts are raw. A stream or window of which load shedding left rows out has "sampling": {"ratio", "rows"}:
+what to divide counts by, and the rows there would be by estimate.
 """
 
 from __future__ import annotations

@@ -89,6 +89,9 @@ def predict(config: Config, sample: Path | None = None) -> Plan:
         elsewhere_bytes={
             "delta of each kernel thread (delivery.cut_max_bytes)": config.delivery.cut_max_bytes,
             "fetched, not yet sketched (kafka.buffer_max_bytes)": config.kafka.buffer_max_bytes,
+            "pairs of columns, where the baseline says how (judge.pairs_max_bytes)": _pairs_bytes(
+                config
+            ),
         },
         sample=counted,
         monitors=forecast(
@@ -116,6 +119,13 @@ def _expected(config: Config) -> dict[StreamKey, int]:
         for segment in range(model.segments)
     )
     return dict(itertools.islice(streams, config.budget.max_streams))
+
+
+def _pairs_bytes(config: Config) -> int:
+    """In the base. What kernel threads hold of them is part of their deltas."""
+    judge = config.judge
+    is_scored = judge.enabled and judge.pairs == "auto" and judge.baseline_file is not None
+    return judge.pairs_max_bytes if is_scored else 0
 
 
 def _sample(config: Config, path: Path) -> Sample:

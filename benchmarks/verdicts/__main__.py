@@ -3,7 +3,7 @@
 References are cut in blocks of consecutive rows without times, as `inferometer profile build` cuts a file; each run
 has a reference and a stream of its own. Optimises: nothing; it is what a team that is paged cares about.
 
-    python -m benchmarks.verdicts [--json] [--runs N] [--only quiet,caught,shift,cost]
+    python -m benchmarks.verdicts [--json] [--runs N] [--only quiet,caught,shift,cost] [--match made]
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ _SHIFT_SD = 0.08
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=200, help="references of each kind of stream")
     parser.add_argument("--break-runs", type=int, default=20, help="references for each break")
+    parser.add_argument(
+        "--match", default="", help="of the quiet streams those whose name begins so"
+    )
     parser.add_argument("--only", default="", help=f"of {', '.join(PARTS)}, with commas")
 
 
@@ -102,8 +105,9 @@ def _kinds(tiny: bool) -> list[tuple[str, Source, int, int, float, bool]]:
 
 def _quiet(options: argparse.Namespace, result: Result) -> None:
     budgets = [f"{b:,.0f}" for b in BUDGETS]
+    which = f": {options.match}" if options.match else ""
     table = result.table(
-        "Windows in which nothing happens",
+        f"Windows in which nothing happens{which}",
         "stream", "rows a window", "rows of the reference", "references", "windows",
         *(f"pages at 1 in {b}" for b in budgets), "pages of the state test",
         "AUC it can see",
@@ -111,6 +115,8 @@ def _quiet(options: argparse.Namespace, result: Result) -> None:
     )  # fmt: skip
     found: list[Quiet] = []
     for at, (name, source, rows, reference, share, goes_on) in enumerate(_kinds(options.tiny)):
+        if not name.startswith(options.match):
+            continue
         progress(f"quiet: {name}, {rows} rows")
         runs = max(1, round(options.runs * share))
         kept = quiet(
@@ -129,12 +135,15 @@ def _quiet(options: argparse.Namespace, result: Result) -> None:
         pages = sum(q.pages.get(f"{budget:g}", 0) + q.pages.get("state", 0) for q in found)
         sure = windows / upper_rate(pages) / budget
         result.at_least(
-            f"windows between pages over a budget of 1 in {budget:,.0f}, 95 % sure", sure, 1.0, ""
+            f"windows between pages over a budget of 1 in {budget:,.0f}, 95 % sure{which}",
+            sure,
+            1.0,
+            "",
         )
     worst = max(
         (q.pages.get("200", 0) + q.pages.get("state", 0)) / (q.windows / BUDGETS[-1]) for q in found
     )
-    result.at_most("pages over those allowed at 1 in 200, worst stream", worst, 1.0, "")
+    result.at_most(f"pages over those allowed at 1 in 200, worst stream{which}", worst, 1.0, "")
 
 
 # ---------------------------------------------------------------- something breaks

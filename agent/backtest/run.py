@@ -95,6 +95,7 @@ def run(
             by_rows=rows_per_window is not None,
             named=named,
             on_values=learning.see,
+            with_drift=True,
         )
         timeline, fold = _run(files, config, judge, references, rows_per_window, on_progress)
         timeline.learning = learning

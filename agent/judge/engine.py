@@ -54,14 +54,18 @@ class Judge:
         by_rows: bool = False,
         named: Mapping[str, Reference] | None = None,
         on_values: OnValues | None = None,
+        with_drift: bool | None = None,
     ) -> None:
         """Raises ConfigError for a reference or contract that cannot be used.
 
+        with_drift  whether distances are shown; default: where `export.drift` sends them. They take two
+                    thirds of judging's time, and verdicts do not rest on them
         named    references of `baselines` by name
         by_rows  windows are numbers of rows, so that volume and silence mean nothing
         """
         self._config = config
         self._on_values = on_values
+        self._with_drift = config.export.drift != "none" if with_drift is None else with_drift
         width_ms = int(config.windows.width_s * 1000)
         self._known = Known(references, contracts, width_ms, by_rows=by_rows, named=named)
         self._sources = Sources(config.sources)
@@ -121,7 +125,13 @@ class Judge:
         found = self._models.get(key)
         if found is None and len(self._models) < MOST_MODELS:
             found = self._models[key] = Watched(
-                key, self._config, self._rules, self._known, self._sources, self._on_values
+                key,
+                self._config,
+                self._rules,
+                self._known,
+                self._sources,
+                on_values=self._on_values,
+                with_drift=self._with_drift,
             )
         return found
 

@@ -48,10 +48,13 @@ class Watched:
         rules: Sequence[Selected],
         known: Known,
         sources: Sources,
+        *,
         on_values: OnValues | None = None,
+        with_drift: bool = True,
     ) -> None:
         self.key = key
         self._on_values = on_values
+        self._with_drift = with_drift or any(m.metric in DISTANCES for m in config.monitors)
         self._config = config
         self._known = known
         self._sources = sources
@@ -115,7 +118,12 @@ class Watched:
                         continue
                 elif moving := self._moving.get(selected.baseline):
                     self._place(index, judge, moving.standing(whole.start_ms))
-            one = judge.window(profiles, learning=learning, twin=twin, with_drift=not judged.drift)
+            one = judge.window(
+                profiles,
+                learning=learning,
+                twin=twin,
+                with_drift=self._with_drift and not judged.drift,
+            )
             judged.verdicts += one.verdicts
             judged.drift += one.drift
         self._last_end_ms = whole.end_ms

@@ -14,7 +14,9 @@ from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 from agent.config import Config
 from agent.config import Judge as JudgeOptions
 from agent.errors import DecodeError
-from agent.judge.cells import Statistic
+from agent.judge.cells import Prepared, Statistic, measure
+from agent.judge.detector import ChangeDetector
+from agent.judge.history import calibrated
 from agent.judge.pairs_cells import PairsFound, measure_pairs, paired
 from agent.judge.pairs_noise import PairBaseline, correlations
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
@@ -249,6 +251,27 @@ def test_a_spread_is_compared_given_its_value() -> None:
     left = part - across @ across.T / covariance[k, k]
     assert found[at] == pytest.approx(left[0, 1] / np.sqrt(left[0, 0] * left[1, 1]), abs=1e-9)
     assert baseline.table.owners[j].column == baseline.table.owners[k].column
+
+
+def test_a_broken_pair_pages_in_the_second_window_and_an_unchanged_stream_does_not() -> None:
+    baseline, tables = reference()
+    columns = correlated(20_000, 1)
+    whole = united(profiles_of(columns, 10_000), STREAM)
+    calibration, before = calibrated(whole, profiles_of(columns, 500)), Prepared(whole)
+
+    def states(columns: Table, rows: int) -> list[str]:
+        detector = ChangeDetector(calibration, 8640.0)
+        found = []
+        for number, window in enumerate(profiles_of(columns, rows, tables)):
+            pairs = measure_pairs(baseline, window)
+            assert pairs is not None
+            step = detector.step(number, [*measure(before, window), pairs.value])
+            found.append(str(step.state))
+        return found
+
+    assert states(correlated(3000, 17, strong=0.0), 1000)[1:] == ["firing", "firing"]
+    assert states(correlated(30_000, 18, middling=0.4), 10_000)[1:] == ["firing", "firing"]
+    assert not {"pending", "firing"} & set(states(correlated(40_000, 19), 1000))
 
 
 def test_latency_and_free_text_are_not_scored() -> None:

@@ -20,8 +20,9 @@ from agent.types import StreamKey
 
 #: Cells of a column: shape, loc, missing; of the stream: volume.
 _CELLS: Final = 3
-#: Seconds of one core for a column of a window: measured, compared, distances; and for a bound.
-COLUMN_S: Final = 80e-6
+#: Seconds of one core for a column of a window: read, measured, judged; its shown distances; and for a bound.
+COLUMN_S: Final = 55e-6
+DISTANCES_S: Final = 120e-6
 BOUND_S: Final = 5e-6
 #: Bytes of a column's baseline with what is derived from it, and of its panes while it is learned.
 _COLUMN_BYTES: Final = 12_000
@@ -73,7 +74,10 @@ def forecast(
         values = sum(wholes[key] * (1 + len(segments.get(key, ()))) for key in keys)
         name = selected.rule.name or "defaults"
         metric = ", ".join(sorted(selected.rule.channels))
-        watches.append(Watch(name, metric, n, values * _CELLS + len(keys), values * COLUMN_S))
+        cost = COLUMN_S * values
+        if not selected.rule.name and config.export.drift != "none":
+            cost += DISTANCES_S * sum(wholes[key] for key in keys)
+        watches.append(Watch(name, metric, n, values * _CELLS + len(keys), cost))
     watches += [
         _bound(monitor, streams, wholes)
         for monitor in config.monitors
@@ -100,7 +104,7 @@ def _bound(
         if takes(monitor, ModelKey(stream.model, stream.version), dict(stream.segment))
     ]
     values = len(chosen) if monitor.metric in STREAM else sum(chosen)
-    cost = COLUMN_S if monitor.metric in DISTANCES and monitor.baseline is not None else BOUND_S
+    cost = DISTANCES_S if monitor.metric in DISTANCES and monitor.baseline else BOUND_S
     return Watch(monitor.name, monitor.metric, len(chosen), values, values * cost)
 
 

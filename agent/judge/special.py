@@ -104,11 +104,6 @@ def log_gamma_tail(a: float, x: float) -> float:
     return log_front + math.log(fraction)
 
 
-def chi2_tail(x: float, df: float) -> float:
-    """P(chi-square with df degrees of freedom > x)."""
-    return math.exp(log_gamma_tail(df / 2.0, x / 2.0))
-
-
 def noncentral_chi2_log_tail(x: float, df: float, noncentrality: float) -> float:
     """ln P(noncentral chi-square > x), by Sankaran's power transformation; log10 p within 10 % below .1.
 
@@ -240,13 +235,3 @@ def trigamma(x: float) -> float:
         x += 1.0
     s = 1.0 / (x * x)
     return total + 1.0 / x + s / 2.0 + s / x * (1 / 6 - s * (1 / 30 - s * (1 / 42 - s / 30)))
-
-
-def digamma(x: float) -> float:
-    """Mean of the log of a gamma variable of shape x > 0; within 1e-10."""
-    total = 0.0
-    while x < 10.0:
-        total -= 1.0 / x
-        x += 1.0
-    s = 1.0 / (x * x)
-    return total + math.log(x) - 0.5 / x - s * (1 / 12 - s * (1 / 120 - s * (1 / 252 - s / 240)))

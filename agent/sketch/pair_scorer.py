@@ -1,8 +1,9 @@
 """Scores the rows of one kernel thread and adds up their pair sums, by stream and window.
 
-Rows are scored as the blocks bring them, a byte a score; when 2,048 wait (or at a freeze) they are multiplied
-at once. Sums of scores of 2,048 rows fit the 24 bits of a float32, so products run in single precision and
-are exact all the same. Without branches on data: searching sorted cuts takes ten times as long.
+Rows are scored as the blocks bring them, a byte a score; when 2,048 wait (more where streams are many), or at a
+freeze, they are multiplied at once. Sums of scores of 2,048 rows fit the 24 bits of a float32, so products
+run in single precision and are exact all the same. Nothing branches on data: searching sorted cuts takes ten
+times as long.
 
 Where a table takes one row in 2^k it is that of a golden-ratio sequence: evenly spread, and in step with no
 pattern that producers have.
@@ -31,8 +32,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 #: Rows multiplied at once: (2,048 rows) * (77 units)^2 < 2^24, above which float32 is not exact.
 _AT_ONCE: Final = 2048
+#: Rows of a stream and window that a product is worth: it takes 5 us besides.
+_ROWS_A_GROUP: Final = 128
 #: Waiting rows of all tables together.
 _WAITING_BYTES: Final = 8 << 20
+#: Windows of a block further apart than this, times a stream's number, might not fit 63 bits.
+_MOST_SPAN: Final = 1 << 32
 _MAGNITUDE: Final = np.int64(0x7FFFFFFFFFFFFFFF)
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
 
@@ -217,7 +222,7 @@ class PairScorer:
         bound.waiting.append((scores, groups))
         bound.n_waiting += len(rows)
         self._waiting_bytes += scores.nbytes + groups.nbytes
-        if bound.n_waiting >= _AT_ONCE:
+        if bound.n_waiting >= max(_AT_ONCE, _ROWS_A_GROUP * len(self._groups)):
             self._multiply(bound)
         elif self._waiting_bytes > _WAITING_BYTES:
             for other in self._bounds:
@@ -241,10 +246,13 @@ class PairScorer:
         """Where each row's sums are kept, int64[n]; -1: there is no room for them."""
         if bool((stream == stream[0]).all()) and bool((window == window[0]).all()):
             return np.full(len(stream), self._group(bound, int(stream[0]), int(window[0])))
-        pairs = np.stack((stream.astype(np.int64), window))
-        several, which = np.unique(pairs, axis=1, return_inverse=True)
-        places = [self._group(bound, s, w) for s, w in several.T.tolist()]
-        return np.array(places, np.int64)[which.reshape(-1)]
+        first, n_streams = int(window.min()), len(self._lanes.keys)
+        if int(window.max()) - first > _MOST_SPAN:  # times that are wrong, but not late: one by one
+            rows = zip(stream.tolist(), window.tolist(), strict=True)
+            return np.array([self._group(bound, s, w) for s, w in rows])
+        several, which = np.unique((window - first) * n_streams + stream, return_inverse=True)
+        named = (divmod(code, n_streams) for code in several.tolist())
+        return np.array([self._group(bound, s, first + w) for w, s in named])[which]
 
     def _group(self, bound: _Bound, stream: int, window: int) -> int:
         place = self._groups.get((stream, window))

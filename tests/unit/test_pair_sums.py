@@ -181,6 +181,15 @@ def test_late_and_future_rows_are_in_no_sums() -> None:
     assert PairSums.from_bytes(sums).rows == 1
 
 
+def test_windows_may_lie_as_far_apart_as_times_can() -> None:
+    far = T0 + 60_000 * (1 << 36)
+    rows = [Row(s, t, {feature("x"): 1.0}) for s in (A, A, B) for t in (T0, far)]
+    rows += [Row(A, T0 + 60_000, {feature("x"): 1.0})]
+    found = {key: sums.rows for key, sums in frozen(rows, 100).items()}
+    first, last = T0 // 60_000, far // 60_000
+    assert found == {(A, first): 2, (A, last): 2, (B, first): 1, (B, last): 1, (A, first + 1): 1}
+
+
 def test_one_row_in_four_is_taken_evenly_where_the_table_says_so() -> None:
     rows = [Row(A, T0, {feature("x"): float(i % 4)}) for i in range(4000)]
     (sums,) = frozen(rows, 333, ScoreTable([X], sample_bits=2)).values()

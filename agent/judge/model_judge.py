@@ -159,19 +159,21 @@ class ModelJudge:
             findings += self._quality(standing, whole, read)
         quiet = State.OK
         minimum: float | None = None
-        if self.rule.channels & {"drift", "state"}:
-            windows = {p.stream.segment: p for p in profiles if p.stream.segment}
+        is_about_change = bool(self.rule.channels & {"drift", "state"})
+        read_segments: dict[Segment, Counted] = {}
+        if twin is None and (findings or is_about_change):
+            read_segments = {
+                p.stream.segment: counted(p)
+                for p in profiles
+                if p.stream.segment in standing.segments
+            }
+        if is_about_change:
             cells = self._cells(
                 measure(baseline, read, self._expected(standing, whole, twin)), whole
             )
             pairs = self._pairs(standing, whole) if twin is None else None
             if pairs is not None:
                 cells.append(pairs.value)
-            read_segments = {
-                segment: counted(profile)
-                for segment, profile in windows.items()
-                if segment in standing.segments and twin is None
-            }
             by_segment = {
                 segment: self._cells(
                     measure(standing.segments[segment].prepared(first.start_ms), window), whole
@@ -187,7 +189,7 @@ class ModelJudge:
                     finding = self._drift(channel, one, standing, baseline, read, pairs)
                     if finding is not None:
                         findings.append(finding)
-            findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
+        findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
         seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
         verdicts = self._verdicts(seen, findings, quiet) + self._schema(seen)
         return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 from agent.demo.configuration import CANARY_MONITOR, ON_CALL, ROLLBACK
 from agent.demo.flights import DAY_MS, FEATURES
+from agent.demo.model import VERSION
 
 _RATE_SPAN_S: Final = 3.0
 _FIRING: Final = "firing"
+_MOST: Final = 0.5
 
 
 @dataclass
@@ -60,10 +62,10 @@ class Alarm:
 
     @property
     def segments(self) -> list[str]:
-        """Airports that the alarm is about; none: all."""
-        own = self.verdict["stream"]["segment"].get("origin")
-        causes = (cause["segment"] or {} for cause in self.verdict["attribution"])
-        return [own] if own else list(dict.fromkeys(c["origin"] for c in causes if "origin" in c))
+        """The airport that explains most of the alarm; none: it is about all of them."""
+        causes = (cause for cause in self.verdict["attribution"] if cause["segment"])
+        named = (c["segment"].get("origin") for c in causes if (c["share"] or 0.0) > _MOST)
+        return [origin for origin in dict.fromkeys(named) if origin]
 
     @property
     def features(self) -> list[str]:
@@ -82,6 +84,7 @@ class Alarm:
         who = self.verdict["source"] or self.verdict["stream"]["model"]
         if self.verdict["monitor"] == CANARY_MONITOR:
             who = f"canary v{self.verdict['stream']['version']}"
+        who = " ".join([who, *self.segments])
         names = ", ".join(self.features[:3])
         if len(self.features) > 3:
             names += f" +{len(self.features) - 3}"
@@ -178,8 +181,8 @@ class Story:
         """What an alarm uncovers: it names the feed, or the version, and its window ended after the fault began."""
         verdict, end_ms = alarm.verdict, alarm.sim_ms + DAY_MS
         canary = self.canary
-        if canary is not None and verdict["stream"]["version"] == canary.version:
-            return canary if end_ms > canary.sim_ms else None
+        if verdict["stream"]["version"] != VERSION:
+            return canary if canary is not None and end_ms > canary.sim_ms else None
         for fault in self.injected:
             names = verdict["source"] == fault.feed and alarm.is_page
             if names and end_ms > fault.sim_ms and fault.features.intersection(alarm.features):

@@ -32,7 +32,10 @@ pytestmark = pytest.mark.timeout(240)
 
 def test_every_produced_inference_and_label_is_counted(demo):
     document, errors, _ = demo
-    assert list(document) == ["produced", "counted", "labels", "streams", "injected", "caught"]
+    assert list(document) == [
+        *("produced", "counted", "labels", "streams", "injected", "caught"),
+        *("canary", "verdicts", "actions"),
+    ]
     assert document["produced"] == document["counted"] > 60_000
     assert 0.9 * document["counted"] < document["labels"] < document["counted"]
     assert "Traceback" not in errors
@@ -54,20 +57,51 @@ def test_every_injected_break_is_caught_within_seconds(demo):
 
 def test_streams_add_up_to_what_was_produced(demo):
     document, _, _ = demo
-    streams = {stream["segment"]["origin"]: stream for stream in document["streams"]}
-    assert sorted(streams) == ["EWR", "JFK", "LGA"]
+    streams = {(s["version"], s["segment"]["origin"]): s for s in document["streams"]}
+    airports = ["EWR", "JFK", "LGA"]
+    assert sorted(streams) == [(version, origin) for version in "12" for origin in airports]
     assert sum(stream["rows"] for stream in streams.values()) == document["produced"]
     for stream in streams.values():
-        assert (stream["model"], stream["version"]) == ("flight-delay", "1")
+        assert stream["model"] == "flight-delay"
         assert set(stream["features"]) == set(FEATURES)
         for name, column in stream["features"].items():
-            assert column["kind"] == ("categorical" if name in CATEGORICAL else "numeric")
+            kind = "categorical" if name in CATEGORICAL else "numeric"
+            assert column["kind"] == (kind if column["count"] else None)
             assert column["count"] + column["missing"] == stream["rows"]
             assert column["violations"] == 0
             assert "histogram" not in column
         assert stream["latency"]["count"] == stream["rows"]
         labels = dict(stream["predictions"]["label"]["top"])
-        assert labels["late"] + labels["on_time"] == stream["rows"]
+        assert labels.get("late", 0) + labels.get("on_time", 0) == stream["rows"]
+
+
+def test_each_break_is_one_alarm_that_names_its_source(demo):
+    document, _, _ = demo
+    firing = [v for v in document["verdicts"] if v["state"] == "firing"]
+    assert [(v["monitor"], v["source"], v["severity"]) for v in firing] == [
+        ("contract", "weather", "page"),
+        ("distance", "distance", "page"),
+        ("canary", None, "page"),
+    ]
+    weather, distance, _ = firing
+    assert {cause["feature"] for cause in weather["attribution"]} >= {"temp", "dewp", "humid"}
+    airports = [c for c in weather["attribution"] if c["segment"]]
+    assert airports[0]["segment"] == {"origin": "JFK"}
+    assert airports[0]["share"] > 0.9
+    assert "distance" in [cause["feature"] for cause in distance["attribution"]]
+
+
+def test_the_canary_is_caught_by_its_twin_and_rolled_back_through_the_webhook(demo):
+    document, _, _ = demo
+    (action,) = document["actions"]
+    assert (action["action"], action["subject"]) == ("rollback", "flight-delay/2")
+    assert action["type"] == "inference.verdict.firing"
+    assert action["verified"] is True
+    canary = document["canary"]
+    assert 0 < canary["after_s"] < 10
+    assert canary["after_s"] <= canary["rolled_back_s"] < 12
+    rows = [s["rows"] for s in document["streams"] if s["version"] == "2"]
+    assert 0 < sum(rows) < document["produced"] * 0.02, "its traffic ended early"
 
 
 def test_the_silent_weather_feed_shows_in_jfks_missing_values_only(demo):
@@ -75,6 +109,7 @@ def test_the_silent_weather_feed_shows_in_jfks_missing_values_only(demo):
     rates = {
         stream["segment"]["origin"]: stream["features"]["temp"]["missing"] / stream["rows"]
         for stream in document["streams"]
+        if stream["version"] == "1"
     }
     assert rates["JFK"] > 0.4
     assert rates["EWR"] < 0.02
@@ -104,6 +139,7 @@ def test_a_real_broker_and_a_receiver_get_the_same_demo(real_kafka, otlp_receive
     document = json.loads(done.stdout)
     assert document["produced"] == document["counted"] > 20_000
     assert len(document["caught"]) == 2
+    assert len(document["actions"]) == 1
     # The agent's last export is made while it stops: everything has arrived.
     assert otlp_receiver.points("inference.rows").total() == document["counted"]
     assert otlp_receiver.spans()

@@ -1,5 +1,8 @@
-"""States as `/v1/state` gives them, made from arrays by definition: one stream or more, one day each."""
+"""States as `/v1/state` gives them, made from arrays by definition: one stream or more, one day each. And CloudEvents
+as actions send them.
+"""
 
+import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -84,6 +87,48 @@ def stream(
             "usage": {},
         },
         "windows": [window],
+    }
+
+
+def event(
+    monitor: str,
+    day: int,
+    *,
+    state: str = "firing",
+    version: str = "1",
+    source: str | None = None,
+    features: Sequence[str] = ("prediction.score",),
+    origin: str | None = None,
+    severity: str = "page",
+    detail: str = "32.6% of rows have no value",
+) -> dict[str, Any]:
+    """What a webhook hears of one alarm whose window is day `day`; `origin` explains it."""
+    start = dt.datetime.fromtimestamp((YEAR_START_MS + day * DAY_MS) / 1000, dt.UTC)
+    segment = None if origin is None else {"origin": origin}
+    causes = [
+        {"feature": name, "source": source, "segment": segment, "share": 0.9, "detail": detail}
+        for name in features
+    ]
+    if source is not None:
+        causes.insert(
+            0, {"feature": None, "source": source, "segment": None, "share": 1.0, "detail": "86%"}
+        )
+    return {
+        "id": f"{monitor}-{version}-{state}",
+        "type": f"inference.verdict.{state}",
+        "subject": f"flight-delay/{version}",
+        "data": {
+            "monitor": monitor,
+            "stream": {"model": "flight-delay", "version": version, "segment": {}},
+            "state": state,
+            "severity": severity,
+            "alarm": f"{monitor}:flight-delay/{version}",
+            "why": "flight-delay has changed",
+            "window_start": start.isoformat(),
+            "source": source,
+            "feature": features[0] if source is None else None,
+            "attribution": causes,
+        },
     }
 
 

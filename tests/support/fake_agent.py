@@ -1,4 +1,5 @@
-"""A stand-in for `inferometer run` in tests of the demo: counts records, seals days, answers pages.
+"""A stand-in for `inferometer run` in tests of the demo: counts records, seals days, answers pages, tells of what
+the demo breaks (which it recognises by simple rules of its own).
 
 `python tests/support/fake_agent.py MODE -c CONFIG`. MODE: `right` counts everything, `forgetful` misses
 one row in a thousand, `crash` ends with a message as soon as it has been asked for its state.
@@ -8,6 +9,8 @@ import json
 import os
 import sys
 import threading
+import time
+import urllib.request
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +20,8 @@ import yaml
 from confluent_kafka import Consumer
 
 from agent.demo.flights import CATEGORICAL, DAY_MS, FEATURES
-from tests.support.demo_states import numeric_column, text_column
+from agent.respond.signing import read_keys, signature
+from tests.support.demo_states import event, numeric_column, text_column
 
 MODE, CONFIG = sys.argv[1], sys.argv[3]
 KEEP = 12
@@ -32,6 +36,7 @@ class Counts:
         self.sealed = defaultdict(dict)
         self.seen = self.rows = self.labels = 0
         self.newest = 0
+        self.distances, self.told = {}, set()
 
     def take(self, topic, body):
         if topic.endswith("labels"):
@@ -40,31 +45,50 @@ class Counts:
         self.seen += 1
         self.rows += MODE != "forgetful" or self.seen % 1000 != 0
         day = body["ts"] // DAY_MS
-        self.open[body["segment"]["origin"], day].append(body)
+        self.open[body["version"], body["segment"]["origin"], day].append(body)
         if day > self.newest:
             self.newest = day
-            for key in [k for k in self.open if k[1] < day - 1]:
+            for key in [k for k in self.open if k[2] < day - 1]:
                 self.seal(*key)
 
-    def seal(self, origin, day):
-        events = self.open.pop((origin, day))
-        windows = self.sealed[origin]
+    def seal(self, version, origin, day):
+        events = self.open.pop((version, origin, day))
+        windows = self.sealed[version, origin]
         windows[day] = window(day, events)
+        self.judge(version, origin, day, events)
         for old in sorted(windows)[:-KEEP]:
             del windows[old]
+
+    def judge(self, version, origin, day, events):
+        """Null weather, doubled miles, a second version: what the demo does to its data."""
+        distance = np.mean([e["features"]["distance"] for e in events])
+        usual = self.distances.setdefault(origin, distance)
+        if version == "2":
+            self.tell("canary", day, version, actions=("on-call", "rollback"))
+        elif all(e["features"]["temp"] is None for e in events):
+            self.tell("contract", day, source="weather", features=["temp", "dewp"], origin=origin)
+        elif distance > 1.4 * usual:
+            self.tell("distance", day, source="distance", features=["distance"])
+
+    def tell(self, monitor, day, version="1", *, actions=("on-call",), **more):
+        if monitor not in self.told:
+            self.told.add(monitor)
+            document = event(monitor, day, version=version, **more)
+            for action in actions:
+                post(action, document)
 
     def state(self):
         streams = [
             {
                 "model": "flight-delay",
-                "version": "1",
+                "version": version,
                 "segment": {"origin": origin},
                 "rows": sum(w["rows"] for w in windows.values()),
                 "errors": 0,
                 "totals": {"features": {}, "predictions": {}, "latency": None, "usage": {}},
                 "windows": [windows[day] for day in sorted(windows)],
             }
-            for origin, windows in self.sealed.items()
+            for (version, origin), windows in self.sealed.items()
         ]
         tally = {"rows": self.rows, "labels": self.labels, "dropped": {}}
         return {"ready": True, "streams": streams, "tally": tally, "lag": {"records": 0}}
@@ -93,6 +117,21 @@ def window(day, events):
     }
 
 
+def post(action, document):
+    """Send a document to an action's webhook, signed with its secret."""
+    actions = {a["name"]: a["webhook"] for a in SETTINGS["respond"]["actions"]}
+    hook, body, now = actions[action], json.dumps(document).encode(), int(time.time())
+    keys = read_keys(hook["secret_file"], "secret_file")
+    headers = {
+        "webhook-id": document["id"],
+        "webhook-timestamp": str(now),
+        "webhook-signature": signature(document["id"], now, body, keys),
+    }
+    request = urllib.request.Request(hook["url"], body, headers)
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+SETTINGS = yaml.safe_load(Path(CONFIG).read_text())
 COUNTS = Counts()
 
 
@@ -115,7 +154,7 @@ class Pages(BaseHTTPRequestHandler):
 
 
 def main():
-    kafka = yaml.safe_load(Path(CONFIG).read_text())["kafka"]
+    kafka = SETTINGS["kafka"]
     consumer = Consumer(
         {
             "bootstrap.servers": ",".join(kafka["bootstrap_servers"]),

@@ -36,10 +36,14 @@ def test_headless_json_is_one_document_with_equal_counts_and_caught_breaks():
     done = run("right", "--duration", "10", "--json")
     assert done.returncode == 0, done.stderr.decode()
     body = json.loads(done.stdout)
-    assert list(body) == ["produced", "counted", "labels", "streams", "injected", "caught"]
+    assert list(body)[:6] == ["produced", "counted", "labels", "streams", "injected", "caught"]
+    assert list(body)[6:] == ["canary", "verdicts", "actions"]
     assert body["produced"] == body["counted"] > 20_000
     assert [each["what"] for each in body["caught"]] == [each["what"] for each in body["injected"]]
     assert all(0 < each["after_s"] < 5 for each in body["caught"])
+    assert [v["monitor"] for v in body["verdicts"]] == ["contract", "distance", "canary"]
+    assert [a["action"] for a in body["actions"]] == ["rollback"]
+    assert 0 < body["canary"]["after_s"] <= body["canary"]["rolled_back_s"]
 
 
 def test_rows_that_the_agent_missed_are_a_failure_that_names_both_counts():
@@ -154,7 +158,7 @@ def test_ctrl_c_leaves_the_live_view_cleanly():
     terminal = Terminal(command("right", "--duration", "60"), environment)
     try:
         eventually_sync(lambda: "origin JFK" in terminal.text(), timeout_s=40)
-        eventually_sync(lambda: "calm so far" in terminal.text())
+        eventually_sync(lambda: "no alarm so far" in terminal.text())
         assert "distance" in terminal.text()
         pressed = time.monotonic()
         terminal.type(b"\x03")

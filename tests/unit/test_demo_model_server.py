@@ -15,7 +15,7 @@ from confluent_kafka import Consumer
 from agent.demo import flights as data
 from agent.demo.broker import EmbeddedBroker
 from agent.demo.model import DelayModel
-from agent.demo.model_server import KM_PER_MILE, planned_breaks
+from agent.demo.model_server import CANARY_EVERY, KM_PER_MILE, planned_breaks
 
 DAYS = 24
 DURATION_S = 4.0
@@ -31,11 +31,11 @@ class Served:
         self.by_id = {event["id"]: event for event in self.events}
 
 
-def start(bootstrap, days=DAYS, duration_s=DURATION_S):
+def start(bootstrap, days=DAYS, duration_s=DURATION_S, *more):
     command = [
         *(sys.executable, "-m", "agent.demo.model_server", "--bootstrap", bootstrap),
         *("--topic", "inference", "--label-topic", "labels"),
-        *("--days", str(days), "--duration-s", str(duration_s)),
+        *("--days", str(days), "--duration-s", str(duration_s), *more),
     ]
     return subprocess.Popen(
         command,
@@ -72,11 +72,16 @@ def read_all(bootstrap, topic, n, timeout_s=30.0):
 
 
 @pytest.fixture(scope="module")
-def served():
+def january(tmp_path_factory):
+    return tmp_path_factory.mktemp("january") / "january.jsonl"
+
+
+@pytest.fixture(scope="module")
+def served(january):
     with EmbeddedBroker() as broker:
         broker.create_topic("inference", 3)
         broker.create_topic("labels", 1)
-        process = start(broker.bootstrap)
+        process = start(broker.bootstrap, DAYS, DURATION_S, "--baseline", str(january))
         try:
             said = until(process, "ready")
             process.stdin.write(b"\n")
@@ -124,7 +129,7 @@ def test_every_landing_before_the_end_has_one_label(served, flights):
 def test_events_carry_the_event_model_and_the_simulated_time(served):
     for record, event in zip(served.inferences, served.events, strict=True):
         assert event["model"] == "flight-delay"
-        assert event["version"] == "1"
+        assert event["version"] in ("1", "2")
         assert event["status"] == "ok"
         assert tuple(event["features"]) == data.FEATURES
         assert event["segment"] == {"origin": event["features"]["origin"]}
@@ -180,8 +185,64 @@ def test_scores_are_those_of_the_model(served, flights):
     scores, _ = model.predict(flights.matrix()[:n])
     for name, score in zip(served_ids(flights)[:n], scores, strict=True):
         event = served.by_id[name]
+        assert event["version"] == "1"
         assert event["prediction"]["score"] == pytest.approx(score, abs=1e-6)
         assert (event["prediction"]["label"] == "late") == (round(score, 6) > model.threshold)
+
+
+def test_the_baseline_is_january_as_the_healthy_model_served_it(served, january):
+    written = [json.loads(line) for line in january.read_bytes().splitlines()]
+    n = int((data.load().departs_ms < data.end_of(31)).sum())
+    assert len(written) == n
+    assert {event["version"] for event in written} == {"1"}
+    for event in written[:500]:
+        same = served.by_id[event["id"]]
+        assert event | {"latency_ms": 0} == same | {"latency_ms": 0}
+
+
+def test_the_canary_takes_every_tenth_flight_of_the_last_fifth(served, flights):
+    (said,) = [m for m in served.messages if m["event"] == "canary"]
+    chosen = [
+        name
+        for i, name in enumerate(served_ids(flights))
+        if i % CANARY_EVERY == 0 and flights.departs_ms[i] >= said["sim_ms"]
+    ]
+    assert said["sim_ms"] == data.YEAR_START_MS + int(DAYS * 0.8) * data.DAY_MS
+    assert [e["id"] for e in served.events if e["version"] == "2"] != []
+    assert {e["id"] for e in served.events if e["version"] == "2"} == set(chosen)
+
+
+def test_the_canary_calls_far_more_flights_late_than_its_twin(served):
+    (said,) = [m for m in served.messages if m["event"] == "canary"]
+    share = {}
+    for version in ("1", "2"):
+        events = [e for e in served.events if e["version"] == version and e["ts"] >= said["sim_ms"]]
+        share[version] = np.mean([e["prediction"]["label"] == "late" for e in events])
+    assert share["2"] > 2 * share["1"]
+
+
+def test_a_rollback_takes_the_canarys_traffic_away_and_serves_on():
+    with EmbeddedBroker() as broker:
+        broker.create_topic("inference", 1)
+        broker.create_topic("labels", 1)
+        process = start(broker.bootstrap, DAYS, 6.0)
+        try:
+            until(process, "ready")
+            process.stdin.write(b"\nrollback\n")
+            process.stdin.flush()
+            said = until(process, "done")
+            assert process.wait(20) == 0
+            assert "rolled_back" in [m["event"] for m in said]
+            events = [
+                json.loads(r.value())
+                for r in read_all(broker.bootstrap, "inference", said[-1]["produced"])
+            ]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+    assert {event["version"] for event in events} == {"1"}
 
 
 def test_the_model_ranks_flights_it_has_not_seen():

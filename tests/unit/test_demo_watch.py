@@ -1,10 +1,12 @@
-"""What counts as a break, and what does not."""
+"""What is shown of sealed windows: January, the last seven days, and how far apart they are."""
 
 import numpy as np
+import orjson
 import pytest
 
+from agent import cli
 from agent.demo.flights import DAY_MS, FEATURES, YEAR_START_MS
-from agent.demo.watch import Values, Watch, compare, late_share, latency_quantile, merge
+from agent.demo.watch import SCORE, Values, Watch, compare, late_share, latency_quantile, merge
 from tests.support.demo_states import numeric_column, ordinary_day, stream
 
 ROWS = 300
@@ -17,65 +19,17 @@ def rng():
 
 @pytest.fixture
 def watch():
-    return Watch(start_ms=YEAR_START_MS, reference_days=14)
+    return Watch(start_ms=YEAR_START_MS)
 
 
 def feed_days(watch, rng, days, change=lambda day, features: features, **more):
-    found = []
     for day in days:
         features = change(day, ordinary_day(rng, "JFK", ROWS))
-        found += watch.feed({"streams": [stream("JFK", day, features, ROWS, **more)]})
-    return found
+        watch.feed({"streams": [stream("JFK", day, features, ROWS, **more)]})
 
 
-def nulls(features, name, rows=ROWS):
-    values = np.full(ROWS, 100.0)
-    values[:rows] = np.nan
-    return features | {name: numeric_column(values)}
-
-
-def test_ordinary_days_are_no_break(watch, rng):
-    assert feed_days(watch, rng, range(60)) == []
-
-
-def test_a_feature_that_turns_null_is_found_in_its_first_whole_day(watch, rng):
-    feed_days(watch, rng, range(30))
-    found = feed_days(watch, rng, [30], lambda _, f: nulls(f, "temp"))
-    assert [(f.kind, f.stream, f.feature) for f in found] == [("null", "JFK", "temp")]
-    assert found[0].before == 0.0
-    assert found[0].after == 1.0
-    assert found[0].from_ms == YEAR_START_MS + 30 * DAY_MS
-    assert watch.is_broken("temp")
-
-
-def test_a_day_that_is_half_null_does_not_hide_the_next(watch, rng):
-    feed_days(watch, rng, range(30))
-    assert feed_days(watch, rng, [30], lambda _, f: nulls(f, "temp", ROWS // 2)) == []
-    found = feed_days(watch, rng, [31], lambda _, f: nulls(f, "temp"))
-    assert [f.feature for f in found] == ["temp"]
-
-
-def test_a_feature_that_vanishes_counts_as_null(watch, rng):
-    feed_days(watch, rng, range(30))
-    found = feed_days(
-        watch, rng, [30], lambda _, f: {name: f[name] for name in f if name != "distance"}
-    )
-    assert [(f.kind, f.feature) for f in found] == [("null", "distance")]
-
-
-def test_a_feature_that_often_misses_half_its_values_is_not_reported_for_it(watch, rng):
-    assert (
-        feed_days(
-            watch, rng, range(60), lambda d, f: nulls(f, "pressure", ROWS // 2 * (d % 3 == 0))
-        )
-        == []
-    )
-
-
-def test_each_break_is_reported_once(watch, rng):
-    feed_days(watch, rng, range(30))
-    found = feed_days(watch, rng, range(30, 50), lambda _, f: nulls(f, "temp"))
-    assert len(found) == 1
+def jfk(watch):
+    return [watch.streams["1", "JFK"]]
 
 
 def kilometres(day, features):
@@ -83,46 +37,43 @@ def kilometres(day, features):
     return features | {"distance": numeric_column(values * 1.609344)}
 
 
-def test_a_unit_change_is_found_on_its_second_day(watch, rng):
-    feed_days(watch, rng, range(30))
-    assert feed_days(watch, rng, [30], kilometres) == []
-    found = feed_days(watch, rng, [31], kilometres)
-    assert [(f.kind, f.feature) for f in found] == [("shift", "distance")]
-    assert found[0].psi > 1
-    assert found[0].after / found[0].before == pytest.approx(1.609344, rel=0.03)
-    assert found[0].from_ms == YEAR_START_MS + 30 * DAY_MS
-
-
-def test_one_odd_day_is_no_shift(watch, rng):
-    feed_days(watch, rng, range(30))
-    assert feed_days(watch, rng, [30], kilometres) == []
-    assert feed_days(watch, rng, range(31, 60)) == []
-
-
-def test_a_feature_that_is_never_quiet_does_not_shift(watch):
-    def weather(day, features):
-        centre = np.random.default_rng(day).uniform(50, 500)
-        return features | {
-            "temp": numeric_column(np.random.default_rng(day).normal(centre, 5, ROWS))
-        }
-
-    assert feed_days(watch, np.random.default_rng(1), range(80), weather) == []
-
-
 def test_windows_already_seen_are_not_taken_twice(watch, rng):
     state = {"streams": [stream("JFK", 0, ordinary_day(rng, "JFK"), ROWS)]}
     watch.feed(state)
     watch.feed(state)
-    assert len(watch.streams["JFK"].days) == 1
-    assert watch.streams["JFK"].reference["temp"].rows == ROWS
+    assert len(jfk(watch)[0].days) == 1
 
 
-def test_the_reference_is_the_first_weeks_and_then_stays(watch, rng):
+def test_the_reference_is_what_was_built_of_the_file(watch, rng, tmp_path):
+    distances = rng.choice([100.0, 200.0, 400.0, 800.0], 600)
+    events = [
+        {
+            "ts": YEAR_START_MS + i * 60_000,
+            "model": "flight-delay",
+            "version": "1",
+            "features": {"distance": value, "temp": 40.0 if i % 3 else None, "carrier": "UA"},
+            "prediction": {"score": 0.25},
+            "segment": {"origin": ("EWR", "JFK")[i % 2]},
+        }
+        for i, value in enumerate(distances.tolist())
+    ]
+    data, reference = tmp_path / "january.jsonl", tmp_path / "january.profile"
+    data.write_bytes(b"\n".join(orjson.dumps(e) for e in events))
+    assert cli.main(["profile", "build", str(data), "-o", str(reference), "--window", "3600"]) == 0
+    watch.refer_to(reference)
+    held = watch.reference
+    assert set(held) == {*FEATURES, SCORE}
+    assert held["distance"].rows == 600
+    assert held["distance"].histogram.total == 600
+    assert held["temp"].missing == 200
+    assert held[SCORE].present == 600
+    assert held["humid"].missing == 600
+
+
+def test_seven_days_are_recent(watch, rng):
     feed_days(watch, rng, range(20))
-    held = watch.streams["JFK"].reference["distance"]
-    assert held.rows == 14 * ROWS
+    watch.reference["distance"] = watch.overall("distance")[1]
     feed_days(watch, rng, range(20, 40), kilometres)
-    assert watch.streams["JFK"].reference["distance"] is held
     reference, recent = watch.overall("distance")
     assert recent.rows == 7 * ROWS
     assert compare(reference, recent).corrected > 1
@@ -141,12 +92,23 @@ def test_merged_values_are_those_of_all_parts(rng):
 def test_late_share_and_latency_cover_the_last_week(watch, rng):
     feed_days(watch, rng, range(10), late=30)
     feed_days(watch, rng, range(10, 17), late=60)
-    jfk = watch.streams["JFK"]
-    assert late_share(jfk) == pytest.approx(60 / ROWS)
-    assert latency_quantile(jfk, 0.5) == pytest.approx(0.002, rel=0.02)
+    assert late_share(jfk(watch)) == pytest.approx(60 / ROWS)
+    assert latency_quantile(jfk(watch), 0.5) == pytest.approx(0.002, rel=0.02)
     assert watch.late_by_week[0] == (7 * 30, 7 * ROWS)
+    assert watch.newest_ms == YEAR_START_MS + 17 * DAY_MS
 
 
-def test_every_feature_of_an_event_is_watched(watch, rng):
+def test_the_canarys_airports_are_one_group(watch, rng):
+    features = ordinary_day(rng, "JFK", ROWS)
+    bodies = [stream(origin, 0, features, ROWS) for origin in ("LGA", "JFK")]
+    watch.feed({"streams": bodies + [body | {"version": "2"} for body in bodies]})
+    assert {name: len(streams) for name, streams in watch.groups().items()} == {
+        "origin JFK": 1,
+        "origin LGA": 1,
+        "canary v2": 2,
+    }
+
+
+def test_every_feature_of_an_event_is_shown(watch, rng):
     feed_days(watch, rng, range(1))
-    assert set(FEATURES) <= set(watch.streams["JFK"].reference)
+    assert set(FEATURES) <= set(jfk(watch)[0].days[0].columns)

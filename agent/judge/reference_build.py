@@ -20,7 +20,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.fold.profile import Profile
 from agent.ingest.files import STDIN
-from agent.judge.history import calibrated
+from agent.judge.history import calibrated, calibrated_by_hour
 from agent.judge.pairs_cells import paired
 from agent.judge.panes import Panes
 from agent.judge.reference import ModelKey, Reference
@@ -116,7 +116,10 @@ def build(
         of_rows = blocks.get(key, history)
         is_enough = by_rows or len(history) >= ENOUGH_WINDOWS
         used = history if is_enough else of_rows
-        model.calibration = calibrated(model.profile, used, rows).to_bytes()
+        noise = calibrated(model.profile, used, rows)
+        if model.hours:
+            noise = calibrated_by_hour(noise, model.hours, history)
+        model.calibration = noise.to_bytes()
         if (table := tables.get((key.model, key.version))) is not None:
             model.pairs = paired(table, model.profile, of_rows)
     segments = {

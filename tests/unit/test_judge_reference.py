@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from agent.cli import main
-from agent.config import Config
+from agent.config import Config, Windows
 from agent.errors import ConfigError, DecodeError
 from agent.judge.calibration import Calibration
+from agent.judge.cells import CellKey, Statistic
 from agent.judge.counted import counted
 from agent.judge.panes import Panes, explained
 from agent.judge.reference import ModelKey, Reference, read_reference
@@ -203,6 +204,27 @@ def test_the_hour_explains_what_is_constant_within_it() -> None:
     noise = [(i % 24, float(rng.normal())) for i in range(240)]
     assert abs(explained(noise)) < 0.2
     assert explained(values[:100]) == 0.0  # fewer than five values an hour
+
+
+def test_what_the_hour_explains_is_no_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(12)
+    windows = [
+        [{"x": float(v)} for v in rng.normal(np.sin(2 * np.pi * (w % 96) / 96), 0.3, 40).round(3)]
+        for w in range(4 * 96)  # quarters of an hour, four days
+    ]
+    path = write_events(tmp_path / "day.jsonl", windows)
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open("w") as file:
+        for event in events:
+            event["ts"] = 1_767_225_600_000 + (event["ts"] - 1_767_225_600_000) * 15
+            file.write(json.dumps(event) + "\n")
+    config = Config(windows=Windows(width_s=900))
+    whole = build([path], config, created_ms=0).reference.models[KEY]
+    assert sorted(whole.hours) == list(range(24))
+    assert sum(p.rows for p in whole.hours.values()) == whole.profile.rows
+    cells = {c.key: c for c in Calibration.from_bytes(whole.calibration).cells}
+    # Around the whole day's baseline, windows of 40 rows would vary some 30 times as much as independent rows.
+    assert cells[CellKey(X, Statistic.LOC)].phi_at(40) < 4.0
 
 
 def test_the_commands_build_show_diff_merge(

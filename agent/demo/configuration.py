@@ -88,7 +88,7 @@ def monitors() -> list[dict[str, Any]]:
             "metric": "psi",
             "select": stable | {"feature": "temp"},
             "when": {"above": 4},
-            "for": 7,
+            "for": 14,
             "severity": "ticket",
         },
         # A tenth of a day's flights: two days in a row are more than chance.

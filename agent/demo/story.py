@@ -62,10 +62,10 @@ class Alarm:
 
     @property
     def segments(self) -> list[str]:
-        """The airport that explains most of the alarm; none: it is about all of them."""
+        """The one airport that explains most of the alarm; none: it is about several."""
         causes = (cause for cause in self.verdict["attribution"] if cause["segment"])
-        named = (c["segment"].get("origin") for c in causes if (c["share"] or 0.0) > _MOST)
-        return [origin for origin in dict.fromkeys(named) if origin]
+        most = {c["segment"].get("origin") for c in causes if (c["share"] or 0.0) > _MOST}
+        return [origin for origin in most if origin] if len(most) == 1 else []
 
     @property
     def features(self) -> list[str]:
@@ -80,17 +80,19 @@ class Alarm:
         return sorted(dict.fromkeys(named), key=lambda name: known.get(name, len(known)))
 
     def sentence(self) -> str:
-        """What broke, in one line."""
-        who = self.verdict["source"] or self.verdict["stream"]["model"]
-        if self.verdict["monitor"] == CANARY_MONITOR:
+        """What broke, in one line: source and airport, features, and the agent's words."""
+        who = self.verdict["source"] or self.verdict["monitor"]
+        if who == CANARY_MONITOR:
             who = f"canary v{self.verdict['stream']['version']}"
-        who = " ".join([who, *self.segments])
         names = ", ".join(self.features[:3])
         if len(self.features) > 3:
             names += f" +{len(self.features) - 3}"
         best = next((c for c in self.verdict["attribution"] if c["feature"]), None)
         detail = best["detail"] if best and best["detail"] else self.verdict["why"]
-        return f"{who}: {names}: {detail}" if names else f"{who}: {detail}"
+        parts = dict.fromkeys(
+            (" ".join([who, *self.segments]), names, detail)
+        )  # a feed of one feature
+        return ": ".join(part for part in parts if part)
 
 
 @dataclass

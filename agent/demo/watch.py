@@ -19,7 +19,8 @@ from agent.judge import drift
 from agent.judge.drift import Histogram, Psi
 
 RECENT_DAYS: Final = 7
-COARSE_VALUES: Final = 3  # different values a bucket, at most
+COARSE_VALUES: Final = 3  # different values a bucket, at most,
+COARSE_BUCKETS: Final = 16  # in a histogram of so few
 SCORE: Final = "score"
 
 
@@ -52,8 +53,10 @@ class Values:
 
     @property
     def is_coarse(self) -> bool:
-        """Do many different values share a bucket? Then a small step moves all of them at once."""
-        return self.distinct > COARSE_VALUES * max(1, len(self.histogram.keys)) and not self.top
+        """Do many values share each of few buckets? Then a small step moves all of them at once."""
+        n_buckets = max(1, len(self.histogram.keys))
+        is_shared = self.distinct > COARSE_VALUES * n_buckets and not self.top
+        return is_shared and n_buckets < COARSE_BUCKETS
 
     @property
     def missing_rate(self) -> float:

@@ -3,9 +3,12 @@
     demo process ---- embedded broker (or --kafka BOOTSTRAP)
       |   |               ^ topics inference, labels       | consumer group
       |   +-- model server (flights, model, model_server)  v
-      |                               agent (`inferometer run -c demo.yaml`)
-      +---------- polls /v1/state ------------+
-                  watch (what is reference, what broke) -> view (terminal), report (final)
+      |         |  ^    January -> `profile build` -> agent (`inferometer run`, configuration)
+      |         |  | rollback                        |  |
+      |         |  +---- receiver (webhook) <---------+  | verdicts, signed CloudEvents
+      +---------|-- polls /v1/state ---------------------+
+                v
+      story (counts, faults, alarms, actions), watch (what is shown of windows) -> view, report
 
-Only the model server's process imports pandas and scikit-learn.
+The agent judges, nothing here does. Only the model server's process imports pandas and scikit-learn.
 """

@@ -25,6 +25,9 @@ from agent.types import StreamKey
 FIRST_WINDOWS: Final = 12
 #: Rows that it must have by then.
 FIRST_ROWS: Final = 500
+#: Windows with rows after which a silence says something, and how many times the longest gap it then lasts.
+HEARD_WINDOWS: Final = 3
+GAPS: Final = 3
 #: Panes kept: a hundred and fifty kilobytes a column at most, until learning is over.
 MOST_PANES: Final = 64
 
@@ -56,6 +59,15 @@ class Learner:
     def progress(self) -> float:
         """Share of the windows to learn from that were seen."""
         return min(1.0, self._n / self._most)
+
+    @property
+    def silence_s(self) -> float | None:
+        """Seconds without a row that are more than chance, as far as is known: thrice the longest gap so far,
+        three windows at least. None for a model that was hardly heard of."""
+        facts = self._whole.facts
+        if len(facts.rows) < HEARD_WINDOWS or sum(facts.rows) < FIRST_ROWS:
+            return None
+        return GAPS * facts.gap_s
 
     def add(self, whole: Profile, profiles: Sequence[Profile]) -> bool:
         """A healthy window; whether it is time to stand anew."""

@@ -99,7 +99,9 @@ class Watched:
         """Seconds that may pass without a row; None: not known."""
         if self._config.judge.silence_s is not None:
             return self._config.judge.silence_s
-        return self._standing.contract.rows.silence_s if self._standing is not None else None
+        if self._standing is not None:
+            return self._standing.contract.rows.silence_s
+        return self._learner.silence_s if self._learner is not None else None
 
     # ------------------------------------------------------------ inputs
 

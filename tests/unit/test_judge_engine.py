@@ -177,6 +177,21 @@ def test_silence_fires_with_the_clock_when_no_window_seals(stream: list[list[Pro
     assert states(back)[0] == "resolved"
 
 
+def test_a_model_that_stops_while_it_is_learned_is_silent_after_three_windows(
+    stream: list[list[Profile]],
+) -> None:
+    judge = Judge(Config())
+    fed(judge, stream[:4])
+    last_ms = stream[3][0].end_ms
+    told = {}
+    for late in (2, 3):  # windows that would have sealed
+        options = Config().windows
+        slack_ms = 1000 * (options.width_s + options.out_of_orderness_s + options.idle_timeout_s)
+        now_ms = last_ms + late * WIDTH_MS + slack_ms
+        told[late] = [v.state for v in judge.tick(int(now_ms) * 1_000_000).verdicts]
+    assert told == {2: [], 3: [State.FIRING]}
+
+
 def test_a_window_without_rows_of_a_model_is_seen_while_others_go_on(tmp_path: Path) -> None:
     both = [
         [*rows, *({"model": "other", **r} for r in others)] if w not in (16, 17) else others_only

@@ -259,19 +259,6 @@ def binomial_bounds(hits: int, rows: int, alpha: float) -> tuple[float, float]:
     return low, high
 
 
-def missing_increase(
-    baseline_missing: int, baseline_rows: int, missing: int, rows: int, *, alpha: float = 1e-6
-) -> float:
-    """A rise of the missing rate that is certain at 1 - alpha: distance between the two intervals.
-
-    At least 0. Each interval is at 1 - alpha/2, so the claim holds jointly at 1 - alpha for rows
-    that fail independently; bursts need a baseline that has seen some.
-    """
-    _, before = binomial_bounds(baseline_missing, baseline_rows, alpha / 2)
-    now, _ = binomial_bounds(missing, rows, alpha / 2)
-    return max(0.0, now - before)
-
-
 def _solve(cdf: Any, target: float) -> float:
     """x in [0, 1] where a rising function reaches `target`."""
     low, high = 0.0, 1.0

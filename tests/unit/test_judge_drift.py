@@ -188,13 +188,6 @@ def test_binomial_bounds_equal_clopper_pearson(hits, rows, alpha):
 
 def test_no_rows_bound_nothing():
     assert drift.binomial_bounds(0, 0, 0.05) == (0.0, 1.0)
-    assert drift.missing_increase(0, 0, 50, 50) == 0.0
-
-
-def test_a_rise_of_missing_values_must_be_certain():
-    assert drift.missing_increase(0, 2000, 300, 300) > 0.9
-    assert drift.missing_increase(0, 2000, 2, 3) < 0.7
-    assert drift.missing_increase(100, 2000, 15, 300) == 0.0
 
 
 def test_rebin_keeps_rows_and_splits_wide_buckets_evenly():

@@ -200,7 +200,7 @@ def broken_monitors() -> Iterator[Any]:
         yield pytest.param(text, says, id=says)
 
 
-@pytest.mark.parametrize(("text", "says"), broken_monitors())
+@pytest.mark.parametrize(("text", "says"), list(broken_monitors()))
 def test_a_mistake_in_a_monitor_is_one_line_that_names_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
 ) -> None:

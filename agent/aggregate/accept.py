@@ -7,7 +7,10 @@ is the last of them that was decided on.
 
 Invariants
 1. Folded: whole, named, and all its `prev` decided on; each once.
-2. Orphaned: not named, and one of its partitions went on from its `prev` with another chunk.
+2. Orphaned: not named, one of its partitions went on from its `prev` with another chunk, and the group's
+   offsets, read when it was in the topic, stand neither at that `prev` nor at it. Who goes on from
+   `prev` for a second time is not an orphan before that: a commit that was refused for one partition
+   alone, or offsets rolled back, begin a lineage's rows again (`joints.py` says so).
 3. Missing: named, not whole although everything was read that was in the topic when it was named,
    `missing_timeout` is over, and what counts before it is decided on. The chain goes on without it.
 4. Uncertain: not named, and nothing can name it any more, because the group's offsets of a partition
@@ -25,7 +28,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.aggregate.chains import Chains, End, Place, Tip, ends_of
+from agent.aggregate.chains import Chains, End, Place, ends_of
+from agent.aggregate.joints import Joint, joints_of
 from agent.state.heads import Head
 from agent.state.parts import Manifest
 from agent.types import Partition, PartitionRange
@@ -55,12 +59,14 @@ class Verdict(NamedTuple):
 
     gaps   when it is missing or uncertain
     ends   where its chains go on behind it, when it counts
+    joints where it does not begin at the end of what was counted, when it is folded
     """
 
     fate: Fate
     chunk_id: str
     gaps: tuple[Gap, ...] = ()
     ends: tuple[End, ...] = ()
+    joints: tuple[Joint, ...] = ()
 
 
 @dataclass(slots=True)
@@ -210,34 +216,47 @@ class Accept:
 
     def _verdict(self, fate: Fate, manifest: Manifest) -> Verdict:
         """On a chunk whose manifest is here, and which counts."""
-        gaps = () if fate is Fate.FOLDED else self._gaps(manifest)
-        return Verdict(fate, manifest.chunk_id, gaps, tuple(ends_of(manifest.ranges)))
+        is_folded = fate is Fate.FOLDED
+        gaps = () if is_folded else self._gaps(manifest)
+        joints = joints_of(self.chains, manifest.ranges) if is_folded else ()
+        return Verdict(fate, manifest.chunk_id, gaps, tuple(ends_of(manifest.ranges)), joints)
 
     def _is_next(self, manifest: Manifest) -> bool:
         return all(not at.prev or self.is_decided(at.prev) for at in manifest.ranges)
 
     def _judge_unnamed(self, waiting: _Waiting, now_s: float) -> Verdict | None:
         manifest = waiting.manifest
+        if not self._has_heads or waiting.position >= self._heads_until:
+            # It was written after the heads were read: they may be from before its lineage, or its commit.
+            waiting.left_since_s = None
+            return None
+        is_all_read = self._read_to >= self._next_until  # so whoever follows it has named it
         left = False
         for at in manifest.ranges:
-            tip = self.chains.tip(at.partition, at.lineage)
-            if tip is not None and self._is_overtaken(at, tip):
+            head = self._heads.get(at.partition)
+            is_left = head is None or head.lineage != at.lineage
+            left = left or is_left
+            if is_all_read and self._is_overtaken(at, None if is_left else head):
                 return Verdict(Fate.ORPHANED, manifest.chunk_id)
-            if self._has_heads and waiting.position < self._heads_until:
-                head = self._heads.get(at.partition)
-                # It was written before the heads were read, so theirs is not an older lineage.
-                left = left or head is None or head.lineage != at.lineage
         if not left:
             waiting.left_since_s = None
         elif waiting.left_since_s is None:
             waiting.left_since_s = now_s
-        elif now_s - waiting.left_since_s >= self._timeout_s and self._read_to >= self._next_until:
+        elif now_s - waiting.left_since_s >= self._timeout_s and is_all_read:
             return Verdict(Fate.UNCERTAIN, manifest.chunk_id, self._gaps(manifest))
         return None
 
-    def _is_overtaken(self, at: PartitionRange, tip: Tip) -> bool:
-        """The chain went on from `prev`, and not with this chunk, which is not decided on."""
-        return tip.chunk_id != at.prev and (not at.prev or self.is_decided(at.prev))
+    def _is_overtaken(self, at: PartitionRange, head: Head | None) -> bool:
+        """Another chunk went on from `prev`, and the group's offset is not at `prev` again.
+
+        `head`: of the same lineage. Where the group has left it, what was counted must hold these rows.
+        """
+        tip = self.chains.tip(at.partition, at.lineage)
+        if tip is None or tip.chunk_id == at.prev or (at.prev and not self.is_decided(at.prev)):
+            return False
+        if head is None:
+            return tip.to_offset >= at.to_offset
+        return head.chunk_id != at.prev
 
     def _find_missing(self, now_s: float) -> Verdict | None:
         for chunk_id, named in self._named.items():

@@ -53,6 +53,11 @@ class Chains:
     def tip(self, partition: Partition, lineage: str) -> Tip | None:
         return self._tips.get(partition, {}).get(lineage)
 
+    def newest_tip(self, partition: Partition) -> Tip | None:
+        """Of the lineage that was decided on last."""
+        tips = self._tips.get(partition)
+        return next(reversed(tips.values())) if tips else None
+
     def decide(self, chunk_id: str, ends: Iterable[End]) -> None:
         """A chunk is decided on. `ends`: where its chains go on behind it; none when it does not count."""
         self.decided.add(chunk_id)

@@ -480,6 +480,14 @@ def _own() -> list[MetricSpec]:
             "Chunks that the group's offsets name and that are not here.",
         ),
         MetricSpec(
+            "inferometer.chunks.misplaced",
+            _C,
+            "{record}",
+            "At most this many records between the end of what an aggregator had counted of a partition and "
+            "the chunk that goes on: in no total (`gap`), or counted again (`overlap`).",
+            (REASON,),
+        ),
+        MetricSpec(
             "inferometer.offset.resets",
             _C,
             "{reset}",

@@ -3,6 +3,7 @@ the list of chunks whose commit the coordinator accepted."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from agent.aggregate.accept import UNKNOWN, Fate, Verdict
 from agent.aggregate.intake import Fold, Intake, Seek
+from agent.aggregate.joints import Joint
 from agent.aggregate.shard_log import ShardLog, judged, read_to
 from agent.state import parts
 from agent.state.heads import chunk_id
@@ -31,6 +33,7 @@ class Aggregator:
         self.topic = topic
         self.journal: list[Chunk | bytes] = []  # what counts, and notes
         self.said: list[Verdict] = []
+        self.joints: list[Joint] = []
         self.kept = ShardLog().to_bytes()
         self.n_kept = 0  # entries before that snapshot
         self.start(10_000)
@@ -85,6 +88,7 @@ class Aggregator:
                 case Fold():
                     self.intake.settle(what)
                     self.journal.append(what.chunk)
+                    self.joints += what.verdict.joints
                 case Verdict():
                     self.said.append(what)
                     self.intake.settle(what)
@@ -254,6 +258,7 @@ class Fleet(RuleBasedStateMachine):
         effective = ids(self.group.effective)
         assert sorted(folded) == sorted(effective)
         assert [v for v in self.aggregator.said if v.fate is not Fate.ORPHANED] == []
+        assert self.aggregator.joints == []
         orphans = [v.chunk_id for v in self.aggregator.said]
         assert not set(orphans) & set(effective)
 
@@ -327,6 +332,57 @@ class ResettingFleet(LossyFleet):
         """Nothing is lost here."""
 
 
+class RefusingFleet(Fleet):
+    """Commits are refused for one partition alone, offsets are rolled back with their metadata: no row
+    that the group's offsets hold is left out, none is counted again without a word."""
+
+    @rule(which=st.integers(0, 2), at=st.sampled_from(PARTITIONS))
+    @precondition(lambda self: self.agents)
+    def commit_all_but_one(self, which: int, at: Partition) -> None:
+        """The agent goes on trying, with the same bytes, until its epoch ends."""
+        agent = self.pick(which)
+        if agent.chunk is not None and not agent.unwritten:
+            self.group.commit(agent, agent.chunk, refused={at})
+
+    @rule(which=st.integers(0, 2), at=st.sampled_from(PARTITIONS), turn=st.integers(0, 2))
+    @precondition(lambda self: self.agents)
+    def lose_the_partitions_while_one_is_refused(
+        self, which: int, at: Partition, turn: int
+    ) -> None:
+        self.read_rows(which, 2)
+        self.cut(which, True)
+        self.write(which, 100)
+        self.commit_all_but_one(which, at)
+        self.rebalance(turn)
+
+    @rule(at=st.sampled_from(PARTITIONS), n=st.integers(1, 4), turn=st.integers(0, 2))
+    def roll_back(self, at: Partition, n: int, turn: int) -> None:
+        self.group.roll_back(at, n)
+        self.group.rebalance(self.agents, turn)
+
+    def check(self) -> None:
+        assert {v.fate for v in self.aggregator.said} <= {Fate.ORPHANED}
+        n_folded: Counter[tuple[Partition, int]] = Counter(
+            (at.partition, row)
+            for chunk in self.aggregator.folded
+            for at in chunk.ranges
+            for row in range(at.from_offset, at.to_offset)
+        )
+        for partition, (offset, _) in self.group.committed.items():
+            left_out = [row for row in range(offset) if not n_folded[partition, row]]
+            assert left_out == []
+        again = {
+            (joint.partition, row)
+            for joint in self.aggregator.joints
+            for row in range(joint.begins, joint.ended)
+        }
+        assert {row for row, n in n_folded.items() if n > 1} <= again
+        assert all(joint.reason == "overlap" for joint in self.aggregator.joints)
+
+    def check_order(self) -> None:
+        """What is begun again has no order."""
+
+
 _SETTINGS = settings(
     max_examples=120,
     stateful_step_count=60,
@@ -340,6 +396,10 @@ class TestFleet(Fleet.TestCase):  # type: ignore[name-defined,misc]
 
 
 class TestLossyFleet(LossyFleet.TestCase):  # type: ignore[name-defined,misc]
+    settings = _SETTINGS
+
+
+class TestRefusingFleet(RefusingFleet.TestCase):  # type: ignore[name-defined,misc]
     settings = _SETTINGS
 
 

@@ -3,7 +3,7 @@ steps, and the chunk topic's one shard. What counts is kept by the coordinator a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from agent.sketch.packed import no_cells
@@ -50,6 +50,7 @@ class Group:
         self.members: set[int] = set()
         self.committed: dict[Partition, tuple[int, str]] = {}
         self.effective: list[Chunk] = []  # in the order of their commits
+        self.history: dict[Partition, list[tuple[int, str]]] = {}  # all that was committed
         self.n_lineages = 0
         self.partitions = list(partitions)
         for partition in self.partitions:
@@ -60,6 +61,12 @@ class Group:
         self.n_lineages += 1
         head = Head(f"{self.n_lineages:016x}", offset, "0" * 16, 0)
         self.committed[partition] = (offset, head.metadata)
+        self.history[partition] = [self.committed[partition]]  # of this lineage
+
+    def roll_back(self, partition: Partition, n: int) -> None:
+        """A tool restores what was committed so many commits ago, metadata included."""
+        history = self.history[partition]
+        self.committed[partition] = history[max(0, len(history) - 1 - n)]
 
     def heads(self) -> dict[Partition, Head]:
         found = {p: head_of(offset, metadata) for p, (offset, metadata) in self.committed.items()}
@@ -83,13 +90,19 @@ class Group:
                 agent.owned[partition] = head
                 agent.read_to[partition] = head.offset
 
-    def commit(self, agent: Agent, chunk: Chunk) -> bool:
-        """OffsetCommit: refused unless generation and member are right."""
+    def commit(
+        self, agent: Agent, chunk: Chunk, *, refused: Collection[Partition] = frozenset()
+    ) -> bool:
+        """OffsetCommit: refused unless generation and member are right; `refused` are so alone."""
         if id(agent) not in self.members or agent.generation != self.generation:
             return False
-        for at in chunk.ranges:
+        accepted = [at for at in chunk.ranges if at.partition not in refused]
+        for at in accepted:
             head = Head(at.lineage, at.to_offset, chunk.run_id, chunk.number)
             self.committed[at.partition] = (at.to_offset, head.metadata)
+            self.history[at.partition].append(self.committed[at.partition])
+        if not accepted:
+            return True
         if not self.effective or all(one is not chunk for one in self.effective):
             self.effective.append(chunk)  # the same bytes again change nothing
         return True

@@ -8,9 +8,11 @@ from agent.aggregate.accept import UNKNOWN, Fate, Gap, Verdict
 from agent.aggregate.chains import Chains, End
 from agent.aggregate.decided import MAX_INTERVALS, MAX_RUNS, Decided
 from agent.aggregate.intake import Fold, Intake
+from agent.aggregate.joints import Joint, joints_of, report
 from agent.errors import DecodeError
 from agent.state.heads import Head
 from agent.state.parts import records_of
+from agent.telemetry import Telemetry
 from agent.types import Chunk, Partition
 from tests.support.fleet import bare_chunk, range_at
 
@@ -76,7 +78,9 @@ def test_a_successor_confirms_what_it_follows_even_an_orphan() -> None:
     assert topic.outcomes() == [(Fate.FOLDED, f"{A};1")]
     topic.put(chunk(B, 1, 5, 7, f"{A};1"))
     topic.heads(p0=head(B, 1, 7))
-    assert topic.outcomes() == [(Fate.FOLDED, f"{B};1"), (Fate.ORPHANED, f"{A};2")]
+    assert topic.outcomes() == [(Fate.FOLDED, f"{B};1")], "these heads may be older than the chunk"
+    topic.heads(p0=head(B, 1, 7))
+    assert topic.outcomes() == [(Fate.ORPHANED, f"{A};2")]
 
 
 def test_a_later_chunk_of_the_run_confirms_where_no_successor_does() -> None:
@@ -97,6 +101,94 @@ def test_order_follows_prev_over_all_partitions() -> None:
     assert topic.outcomes() == [(Fate.FOLDED, f"{A};2")]
     topic.put(chunk(A, 1, 0, 5, ""))
     assert topic.outcomes() == [(Fate.FOLDED, f"{A};1"), (Fate.FOLDED, f"{B};1")]
+
+
+@pytest.mark.parametrize("heads_come_first", [False, True])
+def test_rows_of_a_partition_that_was_refused_alone_count_again_and_it_is_said(
+    heads_come_first: bool,
+) -> None:
+    topic = Topic()
+    topic.put(bare_chunk(A, 1, [range_at(P0, LINE, 0, 5, ""), range_at(P1, LINE, 0, 3, "")]))
+    topic.put(
+        bare_chunk(A, 2, [range_at(P0, LINE, 5, 9, f"{A};1"), range_at(P1, LINE, 3, 7, f"{A};1")])
+    )
+    topic.heads(p0=head(A, 2, 9), p1=head(A, 1, 3))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1"), (Fate.FOLDED, f"{A};2")]
+    topic.heads(p0=head(A, 2, 9), p1=head(A, 1, 3))
+    if heads_come_first:
+        topic.heads(p0=head(B, 1, 10), p1=head(B, 1, 8))
+    again = bare_chunk(
+        B, 1, [range_at(P0, LINE, 9, 10, f"{A};2"), range_at(P1, LINE, 3, 8, f"{A};1")]
+    )
+    topic.put(again)
+    if not heads_come_first:
+        for _ in range(3):  # its commit is on its way
+            topic.heads(p0=head(A, 2, 9), p1=head(A, 1, 3))
+            topic.now_s += TIMEOUT_S
+            assert topic.outcomes() == []
+        topic.heads(p0=head(B, 1, 10), p1=head(B, 1, 8))
+    folded = topic.intake.next(topic.now_s)
+    assert isinstance(folded, Fold)
+    assert folded.verdict.joints == (Joint(P1, 7, 3, is_new_lineage=False),)
+    assert folded.verdict.joints[0].reason == "overlap"
+    assert topic.outcomes() == [(Fate.FOLDED, f"{B};1")]
+    topic.put(chunk(B, 2, 10, 12, f"{B};1"))
+    topic.heads(p0=head(B, 2, 12), p1=head(B, 1, 8))
+    after = topic.intake.next(topic.now_s)
+    assert isinstance(after, Fold)
+    assert after.verdict.joints == ()
+
+
+def test_offsets_rolled_back_with_their_metadata_orphan_nothing_that_counts() -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 5, ""))
+    topic.put(chunk(A, 2, 5, 9, f"{A};1"))
+    topic.heads(p0=head(A, 2, 9))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{A};1"), (Fate.FOLDED, f"{A};2")]
+    for number, start, prev in [(1, 5, f"{A};1"), (2, 8, f"{B};1"), (3, 11, f"{B};2")]:
+        topic.put(chunk(B, number, start, start + 3, prev))
+        topic.heads(p0=head(A, 1, 5) if number == 1 else head(B, number - 1, start))
+        topic.heads(p0=head(B, number, start + 3))
+        assert topic.outcomes() == [(Fate.FOLDED, f"{B};{number}")]
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (0, Joint(P0, 9, 0, is_new_lineage=True)),
+        (9, None),
+        (12, Joint(P0, 9, 12, is_new_lineage=True)),
+    ],
+    ids=["again", "where it ended", "further on"],
+)
+def test_a_new_lineage_that_begins_elsewhere_is_said(start: int, expected: Joint | None) -> None:
+    topic = Topic()
+    topic.put(chunk(A, 1, 0, 9, ""))
+    topic.heads(p0=head(A, 1, 9))
+    topic.outcomes()
+    topic.put(chunk(B, 1, start, 15, "", OTHER_LINE))
+    topic.heads(p0=head(B, 1, 15, OTHER_LINE))
+    folded = topic.intake.next(topic.now_s)
+    assert isinstance(folded, Fold)
+    assert folded.verdict.joints == (() if expected is None else (expected,))
+
+
+def test_a_gap_in_one_lineage_is_said() -> None:
+    chains = Chains()
+    chains.decide(f"{A};1", [End(P0, LINE, 5)])
+    (joint,) = joints_of(chains, [range_at(P0, LINE, 7, 9, f"{A};1")])
+    assert (joint.reason, joint.n_records) == ("gap", 2)
+
+
+def test_a_joint_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = Telemetry()
+    report(f"{B};1", [Joint(P0, 9, 5, False), Joint(P1, 9, 12, True)], telemetry)
+    assert telemetry.value("inferometer.chunks.misplaced", reason="overlap") == 4
+    assert telemetry.value("inferometer.chunks.misplaced", reason="gap") == 3
+    overlap, gap = (record.getMessage() for record in caplog.records)
+    assert "events/0: rows were counted up to offset 9" in overlap
+    assert "up to 4 records are counted again" in overlap
+    assert "up to 3 records are in no total" in gap
 
 
 @pytest.mark.parametrize("lost", [0, 1], ids=["a part", "the manifest"])

@@ -21,6 +21,7 @@ from agent.aggregate.accept import UNKNOWN, Fate, Verdict
 from agent.aggregate.guard import Guard
 from agent.aggregate.intake import Fold as FoldChunk
 from agent.aggregate.intake import Intake
+from agent.aggregate.joints import report
 from agent.aggregate.shard import Batch
 from agent.aggregate.shard_log import ShardLog, judged, read_to
 from agent.config import Config
@@ -155,6 +156,8 @@ class ShardFold:
                 if what.fate in _COUNTERS:
                     add(_COUNTERS[what.fate])
                 _announce(what)
+            else:
+                report(what.verdict.chunk_id, what.verdict.joints, self._telemetry)
 
 
 def _announce(verdict: Verdict) -> None:

@@ -1,7 +1,8 @@
 """Baselines that move: past windows, the same hour of past days, all windows decayed, and the twin.
 
-Each answers with what a window is to be compared with. Windows of an open alarm never enter, so that drift
-does not become normal; and a baseline takes its next place only between windows, while all is quiet.
+Each answers with what a window is to be compared with. Once a baseline stands, windows in which an alarm of
+those that are judged against it is open never enter, so that drift does not become normal; and it takes its
+next place only between windows, while they are quiet.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class Moving:
     def standing(self, start_ms: int) -> Standing | None:
         """What a window that starts then is judged against."""
         return self._standing.get(self.key(start_ms))
+
+    @property
+    def stands(self) -> bool:
+        """Whether anything can be judged against it yet."""
+        return bool(self._standing)
 
     def of_id(self, id: str) -> Standing | None:
         """The one with this id, if it stands."""

@@ -2,7 +2,7 @@
 
 It stands after a few windows already, and again whenever their number has doubled, so that a new model is
 watched within minutes and judged finely within hours. Then it is fixed: what comes later is judged,
-not learned. Windows of an open alarm are left out.
+not learned. Once it stands, windows of an open alarm of quality, drift, state or freshness are left out.
 """
 
 from __future__ import annotations

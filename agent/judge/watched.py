@@ -131,21 +131,23 @@ class Watched:
         self._last_end_ms = whole.end_ms
         judged.verdicts += self._values(profiles, whole, others, judged.drift)
         self._learn(profiles)
-        if not self._is_open:
-            for name, moving in self._moving.items():
-                if moving.add(whole):
-                    for index, (selected, judge) in enumerate(
-                        zip(self._rules, self.judges, strict=True)
-                    ):
-                        if selected.baseline == name:
-                            self._place(index, judge, moving.standing(whole.start_ms))
+        for name, moving in self._moving.items():
+            if not self._is_doubted(name, moving) and moving.add(whole):
+                for index, (selected, judge) in enumerate(
+                    zip(self._rules, self.judges, strict=True)
+                ):
+                    if selected.baseline == name:
+                        self._place(index, judge, moving.standing(whole.start_ms))
         return judged
 
-    @property
-    def _is_open(self) -> bool:
-        """Whether what is learned stands still."""
-        return any(j.alarms.is_open for j in self.judges) or any(
-            b.alarms.is_open for b in self._bounds.values()
+    def _is_doubted(self, name: str, moving: Moving) -> bool:
+        """Whether a moving baseline stands still: while an alarm of those that are judged against it is open.
+        What others say is no reason, and before it stands there is nothing to keep."""
+        if not moving.stands:
+            return False
+        rules = zip(self._rules, self.judges, strict=True)
+        return any(j.alarms.is_open for s, j in rules if s.baseline == name) or any(
+            b.alarms.is_open for b in self._bounds.values() if b.monitor.baseline == name
         )
 
     def _place(self, index: int, judge: ModelJudge, standing: Standing | None) -> None:
@@ -216,7 +218,9 @@ class Watched:
 
     def _learn(self, profiles: Sequence[Profile]) -> None:
         learner = self._learner
-        if learner is None or self._is_open:
+        # Bounds of monitors are about other things; before it first stands nothing could tell good from bad.
+        is_doubted = self._standing is not None and any(j.alarms.is_open for j in self.judges)
+        if learner is None or is_doubted:
             return
         if learner.add(whole_of(self.key, profiles), profiles):
             self._stand_learned(learner.reference(self._width_ms))

@@ -5,7 +5,8 @@ Invariants
     crash at any moment repeats and loses nothing: the journal says where to read on.
  2. One batch is one job of the fold thread, with one fsync at its end: whoever reads the fold there sees
     nothing that a crash could take back.
- 3. The group confirms that the shard is ours before each batch (`guard.py`).
+ 3. The group confirms that the shard is ours before each batch (`guard.py`), and is told what the journal
+    holds. A volume that holds less than that is not the one that was told of (`resume.py`).
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from agent.aggregate.guard import Guard
 from agent.aggregate.intake import Fold as FoldChunk
 from agent.aggregate.intake import Intake
 from agent.aggregate.joints import report
+from agent.aggregate.resume import Standing, Start, compare
 from agent.aggregate.shard import Batch
 from agent.aggregate.shard_log import ShardLog, judged, read_to
 from agent.config import Config
 from agent.delivery.kept import Kept
 from agent.errors import SourceError, StateError
 from agent.fold.effects import Effects
+from agent.ingest.fence import Committed
 from agent.judging import Folds
 from agent.owner_thread import OwnerThread
 from agent.state.chunk import to_bytes
-from agent.state.entries import Answered, ChunkWritten, Noted, Tick
+from agent.state.entries import Answered, ChunkWritten, Noted, Renewed, Tick
 from agent.state.recovery import Owner
 from agent.state.volume import Volume
 from agent.telemetry import Telemetry
@@ -78,35 +81,32 @@ class ShardFold:
             interval_s=config.delivery.snapshot_interval_s,
         )
         self.is_open = False
-        self.n_folded = 0  # chunks, by this process
+        self.may_join = asyncio.Event()  # the shard is not another volume's
+        self._folded = 0  # chunks that the journal holds
         self._position = 0  # that the journal holds
         self._irregular_before: dict[str, int] = {}
 
     async def open(self, guard: Guard) -> Intake:
-        """Read what a crash left; where the volume is new, the group knows where to begin.
+        """Read what a crash left, and find out whether the group was told of more.
 
         Raises StateError, ConfigError; FencedError when stopping.
         """
         found = await self.kept.open()
         await self.kept.call(_forget_unanswered)
-        chains, self._position = self._log.chains, self._log.position
+        self._position, self._folded = self._log.position, self._log.folded
+        runs = frozenset(self.volume.state.runs)
+        standing = Standing(self._position, self._folded, runs, found.exact)
+        # Before we join: a static member puts out the one that has the shard.
+        self._compare(standing, await guard.look())
+        self.may_join.set()
+        start = self._compare(standing, await guard.committed())
+        if start.lost:
+            await self._begin_anew(start, guard)
         self._irregular_before = await self.thread.call(lambda fold: dict(fold.tally.irregular))
         self._telemetry.start_after(await self.thread.call(lambda fold: fold.time_ns))
         self.is_open = True
-        begins_late = False
-        if found.is_new:
-            committed = await guard.committed()
-            if committed is not None:
-                begins_late = True
-                self._position = committed.offset
-                self._telemetry.add("inferometer.state.fallbacks", reason="volume")
-                log.warning(
-                    "%s is new, and the group is at position %d of the shard: what was folded before is "
-                    "not here, and every series begins anew",
-                    self._config.aggregate.volume_path,
-                    committed.offset,
-                )
         # A copy: the log goes on with the journal, the intake is ahead of it.
+        chains = self._log.chains
         return Intake(
             self._config.aggregate.shard,
             self._config.delivery.shards,
@@ -114,8 +114,26 @@ class ShardFold:
             missing_timeout_s=self._config.aggregate.missing_timeout_s,
             chains=type(chains).from_bytes(chains.to_bytes()),
             position=self._position,
-            begins_late=begins_late,
+            begins_late=start.begins_late,
         )
+
+    def _compare(self, standing: Standing, told: Committed | None) -> Start:
+        try:
+            return compare(standing, told)
+        except StateError as error:
+            raise StateError(f"{self._config.aggregate.volume_path}: {error}") from None
+
+    async def _begin_anew(self, start: Start, guard: Guard) -> None:
+        """Go on at the group's position. The group first: a crash in between comes here again."""
+        self._telemetry.add("inferometer.state.fallbacks", reason=start.reason)
+        log.warning(
+            "%s: %s: what was folded before is not all here, and every series begins anew",
+            self._config.aggregate.volume_path,
+            start.lost,
+        )
+        await guard.confirm(start.position, self._folded)
+        await self.kept.call(lambda volume: _begin_anew(volume, start))
+        self._position = start.position
 
     def close(self) -> None:
         """Let go of volume and thread."""
@@ -124,7 +142,7 @@ class ShardFold:
 
     async def take(self, batch: Batch, guard: Guard) -> None:
         """Fold a batch for good. Raises SourceError when the shard is another's, FencedError when stopping."""
-        await guard.confirm(self._position, self.n_folded)
+        await guard.confirm(self._position, self._folded)
         done = await self.kept.call(lambda volume: _take(volume, batch))
         trouble = done.trouble
         while trouble:  # it is taken; what is left is to write it
@@ -140,12 +158,12 @@ class ShardFold:
         """Let the group know how far it is; that is of use when the volume is lost."""
         with contextlib.suppress(TimeoutError, SourceError):
             async with asyncio.timeout(timeout_s):
-                await guard.confirm(self._position, self.n_folded)
+                await guard.confirm(self._position, self._folded)
 
     def _count(self, batch: Batch, done: _Done) -> None:
         add = self._telemetry.add
         n = sum(isinstance(what, FoldChunk) for what in batch.work)
-        self.n_folded += n
+        self._folded += n
         add("inferometer.chunks", n)
         add("inferometer.seals", len(done.effects.sealed))
         for reason, total in done.irregular.items():  # which rows are late is decided here
@@ -185,6 +203,12 @@ def _forget_unanswered(volume: Volume) -> None:
     chunk = volume.state.unanswered
     if chunk is not None:
         volume.take(Answered(chunk.number, False, [], time.time_ns()))
+
+
+def _begin_anew(volume: Volume, start: Start) -> None:
+    volume.take(Renewed(time.time_ns(), start.lost))
+    volume.take(Noted(read_to(start.position)))
+    volume.sync()
 
 
 def _take(volume: Volume, batch: Batch) -> _Done:

@@ -6,8 +6,10 @@ Invariants
  2. Having had the shard, it is only taken again when nobody else committed in between: the committed
     metadata name the run that wrote them. Otherwise this process ends.
 
-The committed offset is the oldest record still needed. It serves an aggregator whose volume is lost; one
-that has its volume goes on where that stands. The member is static: a restart has the shard at once.
+The committed offset is the oldest record still needed, its metadata name the run and the number of chunks
+that its volume holds: an aggregator whose volume is lost, set back or another's finds out by them
+(`resume.py`). The member is static: a restart has the shard at once, and so would an aggregator with
+another volume; hence `look`, before anybody joins.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from typing import Any, Final
 import aiokafka.errors as kafka_errors
 import msgspec
 from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.client import AIOKafkaClient
 from aiokafka.structs import TopicPartition
 
+from agent.aggregate.heads import OutsideLink
 from agent.config import Config
 from agent.errors import FencedError, SourceError
 from agent.ingest.announcer import Announcer
@@ -33,11 +37,13 @@ from agent.ingest.fence import (
     Committed,
     CoordinatorLink,
     Fence,
+    GroupLink,
     InstanceFencedError,
     commit_offsets,
     fetch_offsets,
     until_ended,
 )
+from agent.ingest.security import client_security, reread_password_at_connect
 from agent.state.heads import Head, head_of, new_id
 from agent.types import Partition
 
@@ -184,18 +190,38 @@ class Guard:
 
     # -- the one question
 
+    async def look(self) -> Committed | None:
+        """What the group has committed of the shard, asked from outside of it. Raises as `confirm`."""
+        while True:
+            client = AIOKafkaClient(
+                bootstrap_servers=list(self._kafka.bootstrap_servers),
+                client_id=f"{self._kafka.client_id}-look",
+                request_timeout_ms=int(self._kafka.request_timeout_s * 1000),
+                **client_security(self._kafka),
+            )
+            reread_password_at_connect(client, self._kafka.sasl)
+            try:
+                await until_ended(self._stopping, client.bootstrap(), "looking for the shard")
+                return await self._ask(OutsideLink(client, self.group_id), self._stopping)
+            except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
+                if self._announcer.may_say("look"):
+                    log.warning("group %s cannot be read: %s; trying again", self.group_id, error)
+            finally:
+                await client.close()
+            await until_ended(self._stopping, asyncio.sleep(RETRY_S), "looking for the shard")
+
     async def committed(self) -> Committed | None:
         """What the group has committed of the shard, once it is ours. Raises as `confirm`."""
         while True:
-            fence, ended = await self._wait_fence()
+            _, ended = await self._wait_fence()
             with contextlib.suppress(FencedError):
-                return await self._read(fence, ended)
+                return await self._read(ended)
             self._raise_when_stopping()
 
     async def confirm(self, position: int, number: int) -> None:
         """Return when the group has said that the shard is ours, however long that takes.
 
-        `position`: the oldest record still needed; `number`: of chunks folded by this run. Raises
+        `position`: the oldest record still needed; `number`: of chunks folded into the volume. Raises
         FencedError when stopping, SourceError when another aggregator has taken over.
         """
         while True:
@@ -231,7 +257,7 @@ class Guard:
     async def _make_sure(self, fence: Fence, ended: asyncio.Event) -> None:
         """Nobody else has committed since we did."""
         if self._had_it and not self._is_known:
-            found = await self._read(fence, ended)
+            found = await self._read(ended)
             head = None if found is None else head_of(*found)
             if head is not None and head.run_id != self.run_id:
                 raise SourceError(
@@ -240,9 +266,11 @@ class Guard:
                 )
         self._is_known = self._fence is fence
 
-    async def _read(self, fence: Fence, ended: asyncio.Event) -> Committed | None:
-        link = CoordinatorLink(self._consumer._coordinator)
-        found = await fetch_offsets(link, fence.group_id, [self._partition], ended=ended)
+    async def _read(self, ended: asyncio.Event) -> Committed | None:
+        return await self._ask(CoordinatorLink(self._consumer._coordinator), ended)
+
+    async def _ask(self, link: GroupLink, ended: asyncio.Event) -> Committed | None:
+        found = await fetch_offsets(link, self.group_id, [self._partition], ended=ended)
         return found.get(self._partition)
 
     async def _commit(self, fence: Fence, ended: asyncio.Event, position: int, number: int) -> None:

@@ -193,7 +193,7 @@ class Aggregator:
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._guard.run(), name="guard"),
+                group.create_task(self._be_member(), name="guard"),
                 group.create_task(watch_loop(self._report), name="observe"),
                 group.create_task(self._export.run(), name="export"),
                 group.create_task(self._telling.run(), name="telling"),
@@ -206,6 +206,10 @@ class Aggregator:
             await self._drain(read)
             for task in tasks:
                 task.cancel()
+
+    async def _be_member(self) -> None:
+        await self._fold.may_join.wait()
+        await self._guard.run()
 
     async def _read(self) -> None:
         with contextlib.suppress(FencedError):  # stopping, while it waited for the group

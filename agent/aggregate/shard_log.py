@@ -45,6 +45,7 @@ class _ReadTo(_Note, tag=2, frozen=True):
 class _State(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     position: int
     chains: bytes
+    folded: int = 0
 
 
 _notes: msgspec.msgpack.Decoder[_Judged | _ReadTo] = msgspec.msgpack.Decoder(_Judged | _ReadTo)
@@ -66,10 +67,12 @@ class ShardLog:
     def __init__(self) -> None:
         self.chains = Chains()
         self.position = 0
+        self.folded = 0  # chunks, ever
 
     # -- entries: `state.journalled.Beside`
 
     def counted(self, chunk: Chunk) -> None:
+        self.folded += 1
         self.chains.decide(chunk_id(chunk.run_id, chunk.number), ends_of(chunk.ranges))
 
     def noted(self, data: bytes) -> None:
@@ -87,7 +90,7 @@ class ShardLog:
     # -- snapshots
 
     def to_bytes(self) -> bytes:
-        return msgspec.msgpack.encode(_State(self.position, self.chains.to_bytes()))
+        return msgspec.msgpack.encode(_State(self.position, self.chains.to_bytes(), self.folded))
 
     def restore(self, data: bytes) -> None:
         """Raises DecodeError."""
@@ -96,7 +99,7 @@ class ShardLog:
         except (msgspec.DecodeError, ValueError) as error:
             raise DecodeError(f"state of the aggregator: {error}") from None
         self.chains = Chains.from_bytes(state.chains)
-        self.position = state.position
+        self.position, self.folded = state.position, state.folded
 
     def codec(
         self, make: MakeFold, dump: Callable[[Fold], bytes], load: Callable[[bytes], Fold]

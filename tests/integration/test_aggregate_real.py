@@ -96,6 +96,26 @@ async def test_a_second_aggregator_on_the_same_volume_is_refused(fleet: Fleet) -
         fleet.aggregator()
 
 
+async def test_who_comes_back_with_a_volume_that_was_replaced_is_refused_and_disturbs_nobody(
+    fleet: Fleet,
+) -> None:
+    fleet.agent()
+    fleet.topic.produce(SENT.values[:THIRD])
+    first = fleet.aggregator()
+    await fleet.counted(THIRD)
+    await fleet.inside.stop(first)
+    config = fleet.config(aggregate={"shard": 0})
+    second = fleet.inside.aggregator(config, fleet.folder / "another")
+    await eventually(lambda: second._reader is not None and second._reader.has_heads)
+    third = fleet.aggregator()
+    failed = await eventually(lambda: fleet.inside.failed(third))
+    assert isinstance(failed, ExceptionGroup)
+    assert "another aggregator with a volume of its own" in str(failed.exceptions[0])
+    fleet.topic.produce(SENT.values[THIRD:])
+    await eventually(lambda: _has(second, 2 * THIRD), timeout_s=30)
+    assert fleet.inside.failed(second) is None
+
+
 async def test_who_was_replaced_while_paused_is_refused(fleet: Fleet) -> None:
     config = config_of(fleet.config())
     fleet.agent()

@@ -140,6 +140,10 @@ class Monitor(Options, frozen=True, kw_only=True):
                 "baseline is set; metric: quality is judged by the contract: remove it, or set judge.contract_file"
             )
         if self.metric in JUDGED:
+            if self.select.segment is not None:
+                raise ValueError(
+                    f"select.segment is set; metric: {self.metric} is of the whole model, and names the segments that explain it: remove it, or watch a value such as psi"
+                )
             if self.when is not None:
                 raise ValueError(
                     f"when is set; metric: {self.metric} has no bounds: remove it, or watch a value such as psi"

@@ -188,6 +188,7 @@ def broken_monitors() -> Iterator[Any]:
         ("{name: a, metric: psi}", "when is missing"),
         ("{name: a, metric: drift, when: {above: 1}}", "has no bounds"),
         ("{name: a, metric: drift, for: 3}", "for is 3"),
+        ("{name: a, metric: state, select: {segment: {c: d}}}", "select.segment is set"),
         ("{name: a, metric: psi, when: {above: 1, below: 2}}", "every value fires"),
         ("{name: a, metric: psi, when: {}}", "nothing is set"),
         ("{name: a, metric: psi, when: {above: 1}, budget: 3}", "budget is set"),

@@ -63,6 +63,7 @@ class Chained:
         self._ended = asyncio.Event()
         self._epoch = epoch
         self._idle_at = 0.0
+        self._trouble = ""  # of the epoch before
 
     def lineages(self, partitions: Iterable[Partition]) -> dict[Partition, str]:
         return {partition: self._heads[partition].lineage for partition in partitions}
@@ -120,22 +121,40 @@ class Chained:
         heads, ended = heads_of(chunk), self._ended
         offsets = {partition: head.offset for partition, head in heads.items()}
         metadata = {partition: head.metadata for partition, head in heads.items()}
+        may_be_sent = False
+        n_answers = 0
         while True:
             try:
-                refused = list(await self._commit(chunk.epoch, offsets, metadata))
-            except UnsentError as error:
-                log.info("chunk %d is forgotten: %s", chunk.number, error)
-                raise
+                refused = await self._commit(chunk.epoch, offsets, metadata)
             except FencedError as error:
+                if isinstance(error, UnsentError) and not may_be_sent:
+                    log.info("chunk %d is forgotten: %s", chunk.number, error)
+                    raise
                 log.warning("chunk %d: %s; the group's offsets will tell", chunk.number, error)
                 self._unclear_epoch = chunk.epoch
+                if isinstance(
+                    error, UnsentError
+                ):  # this time; an attempt before it may have arrived
+                    raise FencedError(str(error)) from None
                 raise
             except SourceError as error:
                 self._say(str(error))
-                await pause(ended)
             else:
-                self._trouble = ""
-                return refused
+                n_answers += 1
+                again = self._asks_again(refused, len(heads), n_answers)
+                if not again:
+                    self._trouble = ""
+                    return list(refused)
+                some = ", ".join(f"{p.topic}/{p.partition}: {why}" for p, why in again.items())
+                self._say(f"offsets of a chunk are refused, and committed again: {some}")
+            may_be_sent = True
+            await pause(ended)
+
+    def _asks_again(
+        self, refused: Mapping[Partition, str], n_partitions: int, n_answers: int
+    ) -> Mapping[Partition, str]:
+        """Of the partitions that were refused alone, those for which the same bytes are sent again."""
+        return {}
 
     # -- what others see
 

@@ -1,7 +1,9 @@
 """Fleet mode: chunks go to the chunk topic, one fenced commit makes them count, aggregators fold them.
 
 Invariants
- 1. A chunk is committed only when all its records are acknowledged; its commit names all its partitions.
+ 1. A chunk is committed only when all its records are acknowledged; its commit names all its partitions,
+    and is sent again unchanged until all that exist are accepted: a chunk counts whole as soon as one of
+    them is, and whoever begins at an older offset of another counts its rows again.
  2. What its commit came to, when no answer said it, the next owners read in the group's offsets; this
     process forgets it.
  3. Request spans leave when their chunk counts, and are in no record.
@@ -39,6 +41,10 @@ log = logging.getLogger(__name__)
 
 #: Accepted chunks that a manifest names: so many records in a row must be lost to hide one.
 CONFIRMS: Final = 4
+#: A partition that does not exist, for the coordinator (`ingest.fence.error_name`). One that was made just
+#: now may be unknown to it for a moment; after so many answers it has been deleted.
+GONE: Final = "UNKNOWN_TOPIC_OR_PARTITION"
+GONE_ANSWERS: Final = 3
 
 
 class FleetMode(Chained):
@@ -134,16 +140,20 @@ class FleetMode(Chained):
             log.info("chunk %s is forgotten: %s", name, error)
             return None
         try:
-            refused = await self._commit_chunk(chunk)
+            await self._commit_chunk(chunk)
         except FencedError:
-            return None
-        if len(refused) == len(chunk.ranges):
-            # Refused for each of its partitions it is named nowhere: it does not count.
-            self._unclear_epoch = chunk.epoch
             return None
         self._confirmed.append(name)
         self._counts(chunk)
         return Outcome(Effects(spans=list(chunk.spans)), {})
+
+    def _asks_again(
+        self, refused: Mapping[Partition, str], n_partitions: int, n_answers: int
+    ) -> Mapping[Partition, str]:
+        """All but deleted partitions. Refused for each of its partitions a chunk counts nowhere yet."""
+        if len(refused) == n_partitions or n_answers < GONE_ANSWERS:
+            return refused
+        return {partition: why for partition, why in refused.items() if why != GONE}
 
     # -- what leaves
 

@@ -181,6 +181,19 @@ async def test_a_commit_that_was_never_sent_is_forgotten_at_once(
     assert await agent.rows() == [[0, 4]]
 
 
+async def test_a_commit_that_may_have_been_sent_before_is_judged_by_the_next_assignment(
+    agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
+    group.errors = [SourceError("not authorised any more"), UnsentError("epoch 1 has ended")]
+    group.takes_what_it_refuses = True  # the first attempt arrived, its answer did not
+    assert not await agent.deliver(4)
+    assert not agent.mode.may_cut()
+    await agent.assign()
+    assert agent.at == 4
+    assert await agent.rows() == [[0, 4]]
+
+
 async def test_a_group_that_may_not_be_used_is_asked_again(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ import pytest
 from agent.config import Config, Delivery
 from agent.delivery import chained
 from agent.errors import FencedError, SourceError, UnsentError
-from agent.fleet.mode import CONFIRMS, FleetMode
+from agent.fleet.mode import CONFIRMS, GONE, GONE_ANSWERS, FleetMode
+from agent.ingest.fence import error_name
 from agent.state.heads import Head, head_of
 from agent.state.parts import Manifest, read_record
 from agent.types import Chunk, Partition
@@ -166,22 +167,75 @@ async def test_commit_that_was_accepted_without_an_answer_is_found_in_the_offset
     assert agent.writer.manifests()[-1].ranges[0].prev == head.chunk_id
 
 
-async def test_partition_refused_alone_goes_on_from_the_chunk_that_counts() -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chained, "RETRY_S", 0.01)
+
+
+def test_the_name_of_a_deleted_partition_is_what_the_fence_says() -> None:
+    assert error_name(3) == GONE
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_deleted_partition_is_asked_for_a_few_times_and_the_others_go_on() -> None:
     agent = Agent()
     await agent.begin(1, P0, P1)
-    agent.group.answers = [{P1: "UNKNOWN_TOPIC_OR_PARTITION"}]
+    agent.group.answers = [{P1: GONE}] * GONE_ANSWERS
     assert await agent.mode.deliver(agent.chunk(1, p0=(0, 5), p1=(0, 3))) is not None
+    assert agent.group.answers == []
     assert await agent.mode.deliver(agent.chunk(1, p0=(5, 6), p1=(3, 4))) is not None
     first = f"{agent.mode.run_id};1"
     assert [at.prev for at in agent.writer.manifests()[1].ranges] == [first, first]
 
 
-async def test_chunk_refused_for_all_its_partitions_does_not_count() -> None:
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "refused",
+    [{P1: "TOPIC_AUTHORIZATION_FAILED"}, {P0: "denied", P1: "denied"}, {P0: GONE, P1: GONE}],
+    ids=["one alone", "all", "all, as if deleted"],
+)
+async def test_refused_partitions_are_committed_again_until_they_are_accepted(
+    refused: dict[Partition, str],
+) -> None:
     agent = Agent()
-    await agent.begin(1, P0)
-    agent.group.answers = [{P0: "UNKNOWN_TOPIC_OR_PARTITION"}]
-    assert await agent.mode.deliver(agent.chunk(1, p0=(0, 5))) is None
+    await agent.begin(1, P0, P1)
+    agent.group.answers = [refused] * (GONE_ANSWERS + 2)
+    requests: list[Any] = []
+    commit = agent.group.commit
+
+    async def watched(*arguments: Any) -> Mapping[Partition, str]:
+        requests.append((*arguments, agent.mode.reasons()))
+        return await commit(*arguments)
+
+    agent.mode._commit = watched
+    assert await agent.mode.deliver(agent.chunk(1, p0=(0, 5), p1=(0, 3))) is not None
+    assert len(requests) == GONE_ANSWERS + 3
+    assert all(request[:3] == requests[0][:3] for request in requests)
+    assert requests[0][3] == []
+    for request in requests[1:]:
+        (reason,) = request[3]
+        assert all(f"{p.topic}/{p.partition}: {why}" in reason for p, why in refused.items())
+    assert agent.mode.reasons() == []
+    assert agent.mode.may_cut()
+    assert {offset for offset, _ in agent.group.committed.values()} == {5, 3}
+    assert {head_of(*at).chunk_id for at in agent.group.committed.values()} == {  # type: ignore[union-attr]
+        f"{agent.mode.run_id};1"
+    }
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("refused", [{P1: "denied"}, {P0: "denied", P1: "denied"}])
+async def test_refused_until_the_epoch_ends_leaves_the_word_to_the_offsets(
+    refused: dict[Partition, str],
+) -> None:
+    agent = Agent()
+    await agent.begin(1, P0, P1)
+    agent.group.answers = [refused, refused, UnsentError("epoch 1 has ended")]
+    assert await agent.mode.deliver(agent.chunk(1, p0=(0, 5), p1=(0, 3))) is None
     assert not agent.mode.may_cut()
+    assert await agent.begin(2, P0, P1) == {P0: 0 if P0 in refused else 5, P1: 0}
+    assert agent.mode.may_cut()
+    assert agent.mode.reasons() == []
 
 
 async def test_offset_set_by_a_tool_begins_a_new_lineage() -> None:
@@ -198,10 +252,8 @@ async def test_offset_set_by_a_tool_begins_a_new_lineage() -> None:
     assert last.confirms == (f"{agent.mode.run_id};1",)  # what nobody else can say any more
 
 
-async def test_group_that_may_not_be_used_is_asked_again_and_said_in_readiness(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(chained, "RETRY_S", 0.01)
+@pytest.mark.usefixtures("impatient")
+async def test_group_that_may_not_be_used_is_asked_again_and_said_in_readiness() -> None:
     agent = Agent()
     await agent.begin(1, P0)
     seen: list[list[str]] = []

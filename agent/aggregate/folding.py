@@ -34,10 +34,11 @@ from agent.ingest.fence import Committed
 from agent.judging import Folds
 from agent.owner_thread import OwnerThread
 from agent.state.chunk import to_bytes
-from agent.state.entries import Answered, ChunkWritten, Noted, Renewed, Tick
+from agent.state.entries import Answered, ChunkWritten, Forget, Noted, Renewed, Tick
 from agent.state.recovery import Owner
 from agent.state.volume import Volume
 from agent.telemetry import Telemetry
+from agent.types import Partition
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ _COUNTERS = {
 class _Done(NamedTuple):
     effects: Effects
     irregular: dict[str, int]
+    gone: list[Partition]
     trouble: str  # of the volume; "": all of it is durable
 
 
@@ -169,6 +171,10 @@ class ShardFold:
         for reason, total in done.irregular.items():  # which rows are late is decided here
             before = self._irregular_before.get(reason, 0)
             self._telemetry.set("inferometer.irregular", total - before, reason=reason)
+        if done.gone:
+            names = ", ".join(f"{at.topic}/{at.partition}" for at in done.gone[:10])
+            more = f" and {len(done.gone) - 10} more" if len(done.gone) > 10 else ""
+            log.warning("windows wait no more for partitions that are gone: %s%s", names, more)
         for what in batch.work:
             if isinstance(what, Verdict):
                 if what.fate in _COUNTERS:
@@ -223,10 +229,23 @@ def _take(volume: Volume, batch: Batch) -> _Done:
         else:
             volume.take(Noted(judged(what)))
     volume.take(Noted(read_to(batch.oldest)))
+    gone = _gone(volume, batch)
+    if gone:
+        volume.take(Forget(gone))
     if batch.is_current:
         effects.add(cast(Effects, volume.take(Tick(now_ns))))
     irregular = {reason: n for reason, n in volume.fold.tally.irregular.items() if n}
-    return _Done(effects, irregular, _sync(volume))
+    return _Done(effects, irregular, gone, _sync(volume))
+
+
+def _gone(volume: Volume, batch: Batch) -> list[Partition]:
+    """Partitions that no agent will speak for any more: they are not waited for.
+
+    Not while there is something to read: a chunk would make them ours again.
+    """
+    if batch.there is None or not batch.is_current:
+        return []
+    return sorted(volume.fold.covers.keys() - batch.there)
 
 
 def _sync(volume: Volume) -> str:

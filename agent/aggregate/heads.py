@@ -1,4 +1,4 @@
-"""Reads the heads of the agents' group, from outside of it, once a second.
+"""Reads the heads of the agents' group, and what it reads at all, from outside of it, once a second.
 
 The request is the fence's own OffsetFetch, with both levels of errors looked at: a coordinator that
 moves or loads is asked again, and "nothing committed" is only read from an answer without an error.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Any
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from aiokafka.client import ConnectionGroup, CoordinationType
 
+from agent.config import Kafka
 from agent.ingest.announcer import Announcer
+from agent.ingest.consumer import topics_of, whole_pattern
 from agent.ingest.fence import fetch_offsets
 from agent.state.heads import Head, head_of
 from agent.types import Partition
@@ -40,19 +43,40 @@ class OutsideLink:
         self._node = None
 
 
-class HeadReader:
-    """Heads of all partitions of `topics` that the group has committed, and of any other it has."""
+class Group(NamedTuple):
+    """The agents' group, as it was read once.
 
-    def __init__(self, client: Any, group_id: str, topics: Iterable[str]) -> None:
-        """`client`: a started AIOKafkaClient. `topics`: as far as they are known by name."""
+    heads  by partition; one whose offset is not an agent's in fleet mode is left out
+    there  partitions of the configured topics that the group has an offset of, or that exist. Nobody will
+           ever speak again for one that is in neither: its topic was deleted, or taken out
+    """
+
+    heads: dict[Partition, Head]
+    there: frozenset[Partition]
+
+
+def reads(kafka: Kafka) -> Callable[[str], bool]:
+    """Whether agents of this configuration read a topic, labels included."""
+    if kafka.topic_pattern is not None:
+        pattern = re.compile(whole_pattern(kafka, None))
+        return lambda topic: pattern.match(topic) is not None
+    return frozenset(topics_of(kafka)).__contains__
+
+
+class HeadReader:
+    """Heads of all partitions that the group has committed."""
+
+    def __init__(self, client: Any, kafka: Kafka) -> None:
+        """`client`: a started AIOKafkaClient. `kafka`: the agents' own configuration."""
         self._client = client
-        self._group_id = group_id
-        self._topics = frozenset(topics)
-        self._link = OutsideLink(client, group_id)
+        self._group_id = kafka.group_id
+        self._topics = frozenset(kafka.topics)  # as far as they are known by name
+        self._is_read = reads(kafka)
+        self._link = OutsideLink(client, kafka.group_id)
         self._announcer = Announcer(30.0)
 
-    async def read(self, *, ended: asyncio.Event) -> dict[Partition, Head]:
-        """One reading. Partitions with offsets that are not an agent's in fleet mode are left out.
+    async def read(self, *, ended: asyncio.Event) -> Group:
+        """One reading.
 
         Raises FencedError when `ended` is set first, SourceError when the group may not be read.
         """
@@ -74,7 +98,8 @@ class HeadReader:
                     self._group_id,
                     metadata[:80],
                 )
-        return heads
+        there = frozenset(p for p in found.keys() | self._partitions() if self._is_read(p.topic))
+        return Group(heads, there)
 
     def _partitions(self) -> set[Partition]:
         cluster = self._client.cluster

@@ -50,11 +50,13 @@ class Batch:
     oldest      position of the oldest record still needed when it is done
     is_current  nothing was left to read or to wait for: time may pass for windows, too. Behind an outage
                 the rows that wait in the topic come first, or clocks that stood still would pass for idle
+    there       partitions that agents read (`heads.Group`); None: they were not asked for
     """
 
     work: Work = field(default_factory=list)
     oldest: int = 0
     is_current: bool = False
+    there: frozenset[Partition] | None = None
 
 
 class ShardReader:
@@ -125,7 +127,7 @@ class ShardReader:
         consumer.assign([self._tp])
         consumer.seek(self._tp, self._intake.oldest)
         self._intake.read_to(self._intake.oldest)
-        heads = HeadReader(consumer._client, self._kafka.group_id, self._kafka.topics)
+        heads = HeadReader(consumer._client, self._kafka)
         next_poll = time.monotonic()
         while not self._ended.is_set():
             if time.monotonic() >= next_poll:
@@ -140,12 +142,12 @@ class ShardReader:
                 self._intake.read_to(await consumer.position(self._tp))
 
     async def _poll(self, consumer: Any, heads: HeadReader) -> None:
-        found = await heads.read(ended=self._ended)
+        group = await heads.read(ended=self._ended)
         end = (await consumer.end_offsets([self._tp]))[self._tp]
         self.has_heads = True
-        work, seek = await asyncio.to_thread(self._hear, found, end)
+        work, seek = await asyncio.to_thread(self._hear, group.heads, end)
         is_current = self._intake.position >= end and self._intake.is_settled
-        await self._done(Batch(work, self._intake.oldest, is_current))
+        await self._done(Batch(work, self._intake.oldest, is_current, group.there))
         if seek is not None:
             consumer.seek(self._tp, seek.position)
 

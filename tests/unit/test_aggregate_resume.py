@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.aggregate.accept import Fate, Verdict
-from agent.aggregate.chains import ends_of
-from agent.aggregate.folding import ShardFold
-from agent.aggregate.intake import Fold as FoldChunk
-from agent.aggregate.intake import Intake
 from agent.aggregate.resume import Standing, Start, compare
-from agent.aggregate.shard import Batch
-from agent.config import Aggregate, Config, Delivery
 from agent.errors import StateError
 from agent.ingest.fence import Committed
-from agent.judging import Folds
-from agent.state.chunk import merge_digest
-from agent.state.heads import Head, chunk_id
-from agent.telemetry import Telemetry
-from agent.types import StreamKey
-from tests.support.blocks import Row, chunk_of, range_of
+from tests.support.shard_life import Group, life, told
 
-OURS, OTHER, FLEET = "0" * 15 + "1", "0" * 15 + "2", "0" * 15 + "a"
-
-
-def told(run_id: str, offset: int, number: int) -> Committed:
-    return Committed(offset, Head(run_id, offset, run_id, number).metadata)
+OURS, OTHER = "0" * 15 + "1", "0" * 15 + "2"
 
 
 def whole(position: int, folded: int) -> Standing:
@@ -80,71 +60,6 @@ def test_the_volume_and_what_the_group_was_told(
 def test_a_shard_that_another_volume_has_is_refused() -> None:
     with pytest.raises(StateError, match=f"run {OTHER} folded this shard last"):
         compare(whole(9, 5), told(OTHER, 3, 1))
-
-
-class Group:
-    """Stands in for `Guard`: the shard's group, always ours."""
-
-    def __init__(self) -> None:
-        self.told: Committed | None = None
-        self.run_id = ""
-        self.n_joined = 0
-
-    async def look(self) -> Committed | None:
-        return self.told
-
-    async def committed(self) -> Committed | None:
-        self.n_joined += 1
-        return self.told
-
-    async def confirm(self, position: int, number: int) -> None:
-        self.told = told(self.run_id, position, number)
-
-
-class Life:
-    """One aggregator's process, without its reader."""
-
-    def __init__(self, folder: Path, group: Group) -> None:
-        self.config = Config(
-            delivery=Delivery(mode="fleet", chunk_topic="chunks", shards=1),
-            aggregate=Aggregate(volume_path=str(folder)),
-        )
-        self.telemetry = Telemetry()
-        folds = Folds(self.config, self.telemetry, None)
-        self.fold = ShardFold(self.config, "g-0", folds, self.telemetry)
-        self.group: Any = group
-        group.run_id = self.fold.volume.run_id
-
-    async def open(self) -> Intake:
-        return await self.fold.open(self.group)
-
-    async def take(self, number: int, *, n_rows: int = 5) -> None:
-        """One chunk, behind one record; confirmed as by the next batch."""
-        rows = [Row(StreamKey("m", "1"), 1_700_000_000_000 + i) for i in range(n_rows)]
-        ranges = [range_of(0, rows, from_offset=number * n_rows)]
-        made = chunk_of([[rows]], digest=merge_digest(self.config), ranges=ranges, number=number)
-        made = replace(made, run_id=FLEET)
-        verdict = Verdict(Fate.FOLDED, chunk_id(FLEET, number), (), tuple(ends_of(ranges)))
-        await self.fold.take(Batch([FoldChunk(made, verdict)], number), self.group)
-        await self.fold.take(Batch([], number), self.group)
-
-    async def export(self) -> tuple[int, int, int]:
-        """Rows of all series, their start time, and the export's time."""
-        snapshot = await self.fold.kept.export(1, zeros=True)
-        assert snapshot is not None
-        (metric,) = [metric for metric in snapshot.metrics if metric.name == "inference.rows"]
-        points: list[Any] = list(metric.points)
-        (start_ns,) = {point.start_ns for point in points}
-        return sum(point.value for point in points), start_ns, snapshot.time_ns
-
-
-@asynccontextmanager
-async def life(folder: Path, group: Group) -> AsyncIterator[Life]:
-    one = Life(folder, group)
-    try:
-        yield one
-    finally:
-        one.fold.close()
 
 
 async def test_a_restart_goes_on_with_the_same_series(tmp_path: Path) -> None:

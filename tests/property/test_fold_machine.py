@@ -182,7 +182,8 @@ class Model:
         return not self.idle(p, now_s)
 
     def idle(self, p: ModelPartition, now_s: int) -> bool:
-        return p.caught_up and now_s - max(p.last_row_s, p.named_s) >= IDLE_S
+        is_quiet = p.caught_up and now_s - max(p.last_row_s, p.named_s) >= IDLE_S
+        return is_quiet and now_s - p.news_s < OWNER_S
 
     @staticmethod
     def mark(p: ModelPartition) -> float:

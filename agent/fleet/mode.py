@@ -24,6 +24,7 @@ from agent.errors import FencedError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.fleet.chunk_writer import ChunkWriter
 from agent.fold.effects import Effects
+from agent.ingest.fence import UNKNOWN_PARTITION
 from agent.ingest.lineages import Chain, Place
 from agent.state.heads import Head, chunk_id, head_of, new_id
 from agent.state.parts import records_of
@@ -41,9 +42,8 @@ log = logging.getLogger(__name__)
 
 #: Accepted chunks that a manifest names: so many records in a row must be lost to hide one.
 CONFIRMS: Final = 4
-#: A partition that does not exist, for the coordinator (`ingest.fence.error_name`). One that was made just
-#: now may be unknown to it for a moment; after so many answers it has been deleted.
-GONE: Final = "UNKNOWN_TOPIC_OR_PARTITION"
+#: A partition that was made just now may be unknown to the coordinator for a moment; after so many answers
+#: it has been deleted.
 GONE_ANSWERS: Final = 3
 
 
@@ -153,7 +153,7 @@ class FleetMode(Chained):
         """All but deleted partitions. Refused for each of its partitions a chunk counts nowhere yet."""
         if len(refused) == n_partitions or n_answers < GONE_ANSWERS:
             return refused
-        return {partition: why for partition, why in refused.items() if why != GONE}
+        return {partition: why for partition, why in refused.items() if why != UNKNOWN_PARTITION}
 
     # -- what leaves
 

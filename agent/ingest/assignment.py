@@ -68,9 +68,14 @@ class Epoch:
     assigned: frozenset[TopicPartition]
     owned: dict[Partition, Owned] = field(default_factory=dict)
     positioned: bool = False  # the pipeline has been told the start offsets
-    refused: bool = False  # the group said that this fence is old
+    refused_at: float | None = None  # monotonic; when the group said that this fence is old
     closing: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def refused(self) -> bool:
+        """Nothing of it can be committed any more; the group is to give another assignment."""
+        return self.refused_at is not None
 
     @property
     def admits(self) -> bool:

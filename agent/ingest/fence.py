@@ -230,6 +230,10 @@ def error_name(code: int) -> str:
     return name if name != "UNKNOWN" or code == -1 else f"error {code}"
 
 
+#: Why a partition is refused alone that does not exist for the coordinator: deleted, or made just now.
+UNKNOWN_PARTITION = error_name(_UNKNOWN_TOPIC_OR_PARTITION)
+
+
 async def _ask(
     link: GroupLink,
     request: Any,

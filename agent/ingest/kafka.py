@@ -31,7 +31,7 @@ from agent.ingest.consumer import Pace, hopeless, pause, raise_unauthorised, who
 from agent.ingest.lineages import Chain, Wholeness
 from agent.ingest.membership import Membership, OnAssigned, OnRevoked
 from agent.ingest.ranges import RangeMaker
-from agent.ingest.watch import look_for_topics, why_restart
+from agent.ingest.watch import held_up, look_for_topics, why_restart
 from agent.telemetry import Telemetry
 from agent.types import Partition
 
@@ -125,7 +125,11 @@ class KafkaSource:
     @property
     def waits_for(self) -> str:
         """Why it reads nothing although it is a member; "" otherwise."""
-        return self._wholeness.reason if self._wholeness is not None else ""
+        if self._wholeness is not None and self._wholeness.reason:
+            return self._wholeness.reason
+        epoch = self._member.epoch
+        owned = epoch.owned.values() if epoch is not None else ()
+        return self._member.waits_for or held_up(owned, self._pace.stalled_s)
 
     @property
     def epoch(self) -> int:
@@ -349,7 +353,7 @@ class KafkaSource:
             n = sum(one.paused == why for one in owned)
             self._telemetry.set("inferometer.paused", n, reason=why)
         look_for_topics(self._kafka, consumer, self._announcer)
-        reason = await why_restart(self._kafka, consumer, owned, self._pace.stalled_s)
+        reason = await why_restart(self._kafka, consumer, epoch, self._pace.stalled_s)
         if reason is not None:
             await self._restart(reason)
 

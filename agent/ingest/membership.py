@@ -28,12 +28,13 @@ from agent.ingest.announcer import Announcer
 from agent.ingest.assignment import Epoch, Owned
 from agent.ingest.consumer import Pace, connect, disconnect, topics_of
 from agent.ingest.fence import (
-    NOTHING_COMMITTED,
+    UNKNOWN_PARTITION,
     Committed,
     CoordinatorLink,
     Fence,
     InstanceFencedError,
     commit_offsets,
+    until_ended,
 )
 from agent.ingest.lineages import Chain, LineageStarts, Wholeness
 from agent.ingest.starts import StartFinder, Why, announce_start
@@ -89,6 +90,7 @@ class Membership:
         self.epoch: Epoch | None = None
         self.number = 0
         self.joined = False
+        self.waits_for = ""  # why an epoch is not read yet, when that is worth a word
 
     # -- the consumer
 
@@ -246,10 +248,7 @@ class Membership:
                 asked = self._out_of_range[partition] if is_gone else None
                 if start.why is not Why.JOURNAL:  # the chain has said why
                     announce_start(partition, start, asked, self._telemetry)
-            if genesis:
-                async with self._commit_lock:
-                    for partition in await self._commit(epoch, genesis):
-                        del genesis[partition]
+            await self._commit_genesis(epoch, genesis)
         except FencedError as error:
             log.info("epoch %d ended before it began: %s", epoch.number, error)
             return
@@ -262,7 +261,6 @@ class Membership:
         for tp in epoch.assigned:
             partition = Partition(tp.topic, tp.partition)
             start = starts[partition]
-            is_committed = start.why is Why.COMMITTED or partition in genesis
             consumer.seek(tp, start.offset)
             state = assignment.state_value(tp)
             epoch.owned[partition] = Owned(
@@ -270,7 +268,7 @@ class Membership:
                 tp=tp,
                 state=state,
                 next_offset=start.offset,
-                committed=start.offset if is_committed else NOTHING_COMMITTED,
+                committed=start.offset,
                 genesis=start.genesis,
                 is_label_topic=tp.topic in self._kafka.label_topics,
                 progressed_at=now,
@@ -287,6 +285,25 @@ class Membership:
         )
         self._on_assigned(epoch.number, {p: owned.next_offset for p, owned in epoch.owned.items()})
         self._on_change()
+
+    async def _commit_genesis(self, epoch: Epoch, genesis: Mapping[Partition, Committed]) -> None:
+        """Until the group has taken all of them: after a crash the same starts must be found.
+
+        Raises FencedError when the epoch ends first, SourceError. A topic that was deleted ends it: that
+        is seen with the next metadata.
+        """
+        what = "waiting for the group to take the first offsets"
+        while genesis:
+            async with self._commit_lock:
+                refused = await self._commit(epoch, genesis)
+            if not refused:
+                break
+            some = ", ".join(f"{p.topic}/{p.partition}: {why}" for p, why in refused.items())
+            self.waits_for = f"nothing is read yet: first offsets are refused: {some}"
+            try:
+                await until_ended(epoch.ended, asyncio.sleep(self._pace.reconnect_s), what)
+            finally:
+                self.waits_for = ""
 
     def _finder(self, epoch: Epoch) -> StartFinder:
         arguments = (self._kafka, self.consumer, epoch.fence, epoch.ended)
@@ -335,15 +352,17 @@ class Membership:
     async def _commit(
         self, epoch: Epoch, wanted: Mapping[Partition, Committed]
     ) -> dict[Partition, str]:
-        if self.consumer is None:
+        consumer = self.consumer
+        if consumer is None:
             raise UnsentError(f"epoch {epoch.number} ended: the consumer is gone")
-        link = CoordinatorLink(self.consumer._coordinator)
+        link = CoordinatorLink(consumer._coordinator)
         try:
             refused = await commit_offsets(link, epoch.fence, wanted, ended=epoch.ended)
         except FencedError as error:
             self._telemetry.add("inferometer.commits", outcome="fenced")
             if not epoch.ended.is_set():
-                epoch.refused = True  # the heartbeat will find out, and ask for a new assignment
+                # The heartbeat will find out, and ask for a new assignment.
+                epoch.refused_at = time.monotonic()
             if isinstance(error, InstanceFencedError):
                 self._on_failure(
                     SourceError(
@@ -359,6 +378,8 @@ class Membership:
         for partition, (offset, _) in wanted.items():
             if partition not in refused and (owned := epoch.owned.get(partition)):
                 owned.committed = offset
+        if UNKNOWN_PARTITION in refused.values():
+            consumer._client.force_metadata_update()  # when it was deleted, a rebalance takes it away
         if refused and self._announcer.may_say("refused"):
             some = ", ".join(f"{p.topic}/{p.partition}: {why}" for p, why in refused.items())
             log.warning("offsets refused for some partitions, the others are committed: %s", some)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from agent.config import Kafka
 from agent.ingest.announcer import Announcer
-from agent.ingest.assignment import Owned
+from agent.ingest.assignment import Epoch, Owned
 from agent.ingest.connection import find_trouble
 from agent.ingest.consumer import raise_unauthorised, topics_of
 from agent.ingest.security import client_security
@@ -43,8 +44,17 @@ def look_for_topics(kafka: Kafka, consumer: Any, announcer: Announcer) -> None:
     client.force_metadata_update()
 
 
+def held_up(owned: Iterable[Owned], stalled_s: float) -> str:
+    """What to say when partitions have been paused for long because nothing that was read is cut; or ""."""
+    since = [one.progressed_at for one in owned if one.paused == "buffer"]
+    waited_s = time.monotonic() - max(since, default=math.inf)
+    if waited_s <= stalled_s:
+        return ""
+    return f"{len(since)} partitions are paused: nothing that was read could be cut for {waited_s:.0f} s"
+
+
 async def why_restart(
-    kafka: Kafka, consumer: Any, owned: Iterable[Owned], stalled_s: float
+    kafka: Kafka, consumer: Any, epoch: Epoch | None, stalled_s: float
 ) -> str | None:
     """The reason to replace a consumer that is behind the log and does not move; None to let it be.
 
@@ -53,6 +63,9 @@ async def why_restart(
     if consumer._fetcher.error_future.done():
         return "its fetch task has ended"
     now = time.monotonic()
+    if epoch is not None and epoch.refused_at is not None and now - epoch.refused_at > stalled_s:
+        return f"its commit was refused {stalled_s:.0f} s ago, and the group gave no new assignment"
+    owned = epoch.owned.values() if epoch is not None else ()
     cluster = consumer._client.cluster
     stuck = [
         one

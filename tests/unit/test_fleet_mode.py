@@ -12,8 +12,8 @@ import pytest
 from agent.config import Config, Delivery
 from agent.delivery import chained
 from agent.errors import FencedError, SourceError, UnsentError
-from agent.fleet.mode import CONFIRMS, GONE, GONE_ANSWERS, FleetMode
-from agent.ingest.fence import error_name
+from agent.fleet.mode import CONFIRMS, GONE_ANSWERS, FleetMode
+from agent.ingest.fence import UNKNOWN_PARTITION as GONE
 from agent.state.heads import Head, head_of
 from agent.state.parts import Manifest, read_record
 from agent.types import Chunk, Partition
@@ -170,10 +170,6 @@ async def test_commit_that_was_accepted_without_an_answer_is_found_in_the_offset
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chained, "RETRY_S", 0.01)
-
-
-def test_the_name_of_a_deleted_partition_is_what_the_fence_says() -> None:
-    assert error_name(3) == GONE
 
 
 @pytest.mark.usefixtures("impatient")

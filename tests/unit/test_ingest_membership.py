@@ -16,9 +16,10 @@ from agent.ingest import membership, starts
 from agent.ingest.announcer import Announcer
 from agent.ingest.assignment import Epoch, Owned
 from agent.ingest.batches import CorruptRange
-from agent.ingest.fence import Committed, Fence
+from agent.ingest.fence import UNKNOWN_PARTITION, Committed, Fence
 from agent.ingest.kafka import KafkaSource
 from agent.ingest.membership import Membership
+from agent.ingest.watch import held_up, why_restart
 from agent.telemetry import Telemetry
 from agent.types import Fetch, Partition
 from tests.support.kafka_source import QUICK, kafka_config
@@ -33,13 +34,18 @@ class Consumer:
 
     def __init__(self) -> None:
         self._coordinator = SimpleNamespace(generation=1, member_id="m")
+        self.n_metadata_updates = 0
         self._client = SimpleNamespace(
-            cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0})
+            cluster=SimpleNamespace(partitions_for_topic=lambda topic: {0}),
+            force_metadata_update=self._update_metadata,
         )
         self._subscription = SubscriptionState()
         self._subscription.subscribe_pattern(re.compile("t.*"))
         self._subscription.subscribe_from_pattern({"t"})
         self.seeks: list[tuple[TopicPartition, int]] = []
+
+    def _update_metadata(self) -> None:
+        self.n_metadata_updates += 1
 
     def assign(self, *tps: TopicPartition) -> None:
         self._subscription.assign_from_subscribed(list(tps))
@@ -76,6 +82,9 @@ class Group:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.committed = {P0: Committed(500, "")}
         self.n_fetches = 0
+        self.refusals: list[dict[Partition, str]] = []  # one a commit
+        self.n_commits = 0
+        self.on_refused: Callable[[], None] = lambda: None
         self.on_fetch: Callable[[], None] | None = None
         self.consumer = Consumer()
         self.assigned: list[dict[Partition, int]] = []
@@ -122,8 +131,12 @@ class Group:
     async def _commit(
         self, link: Any, fence: Any, offsets: Mapping[Partition, Committed], **_: Any
     ) -> dict[Partition, str]:
-        self.committed.update(offsets)
-        return {}
+        self.n_commits += 1
+        refused = self.refusals.pop(0) if self.refusals else {}
+        self.committed.update({p: at for p, at in offsets.items() if p not in refused})
+        if refused:
+            self.on_refused()
+        return refused
 
     async def _revoked(self, epoch: int, budget_s: float) -> None:
         pass
@@ -144,6 +157,48 @@ async def test_offset_out_of_range_is_replaced_by_the_beginning_of_the_log(group
     assert group.assigned == [{P0: 500}, {P0: LOG_BEGINS_AT}]
     assert group.committed[P0].offset == LOG_BEGINS_AT
     assert group.telemetry.value("inferometer.offset.resets") == 1
+
+
+async def test_nothing_is_read_before_the_group_has_taken_the_first_offset(group: Group) -> None:
+    group.committed = {Partition("t", 1): Committed(7, "")}
+    group.refusals = [{P0: UNKNOWN_PARTITION}, {P0: "TOPIC_AUTHORIZATION_FAILED"}]
+    reasons: list[str] = []
+
+    async def begin() -> None:
+        await group.begin(TP)
+
+    beginning = asyncio.ensure_future(begin())
+    while not beginning.done():
+        assert group.assigned == [] or P0 in group.committed
+        if group.member.waits_for not in ("", *reasons[-1:]):
+            reasons.append(group.member.waits_for)
+        await asyncio.sleep(0)
+    await beginning
+    assert group.n_commits == 3
+    assert group.assigned == [{P0: LOG_BEGINS_AT}]
+    assert group.committed[P0].offset == LOG_BEGINS_AT
+    assert [reason.rpartition(" ")[2] for reason in reasons] == [
+        UNKNOWN_PARTITION,
+        "TOPIC_AUTHORIZATION_FAILED",
+    ]
+    assert group.member.waits_for == ""
+    assert group.consumer.n_metadata_updates == 1, "whether it was deleted"
+
+
+async def test_first_offset_that_is_refused_until_the_epoch_ends_begins_nothing(
+    group: Group,
+) -> None:
+    group.committed = {Partition("t", 1): Committed(7, "")}
+    group.refusals = [{P0: UNKNOWN_PARTITION}] * 1000
+
+    def end() -> None:
+        assert group.member.epoch is not None
+        group.member.epoch.ended.set()
+
+    group.on_refused = end
+    await asyncio.wait_for(group.begin(TP), 5.0)
+    assert (group.assigned, group.n_commits) == ([], 1)
+    assert group.member.waits_for == ""
 
 
 @pytest.mark.parametrize("is_away", [True, False])
@@ -245,3 +300,30 @@ async def test_records_that_arrive_as_the_assignment_goes_are_left_to_the_next_e
     await source._poll()
     assert fetches == []
     assert owned.next_offset == 5
+
+
+def owned_at(progressed_at: float, paused: str) -> Owned:
+    state = SimpleNamespace(timestamp=None)
+    return Owned(P0, TP, state, 5, 5, "", False, progressed_at, high_watermark=9, paused=paused)
+
+
+def test_partitions_that_stay_paused_because_nothing_is_cut_are_a_reason_not_to_be_ready() -> None:
+    now = time.monotonic()
+    assert held_up([], 60.0) == ""
+    assert held_up([owned_at(now - 100, ""), owned_at(now - 100, "ahead")], 60.0) == ""
+    assert held_up([owned_at(now - 50, "buffer"), owned_at(now - 100, "buffer")], 60.0) == ""
+    assert held_up([owned_at(now - 99, "buffer")] * 2, 60.0).startswith("2 partitions are paused")
+
+
+@pytest.mark.parametrize(("ago_s", "is_due"), [(None, False), (30.0, False), (61.0, True)])
+async def test_refused_epoch_that_the_group_does_not_end_is_ended_here(
+    ago_s: float | None, is_due: bool
+) -> None:
+    fetcher = SimpleNamespace(error_future=asyncio.get_running_loop().create_future())
+    consumer = SimpleNamespace(_fetcher=fetcher, _client=SimpleNamespace(cluster=None))
+    now = time.monotonic()
+    epoch = Epoch(1, Fence("g", 1, "m"), frozenset({TP}), {P0: owned_at(now - 100, "buffer")})
+    epoch.refused_at = None if ago_s is None else now - ago_s
+    kafka = Kafka(bootstrap_servers=["h:1"], topics=["t"], group_id="g")
+    why = await why_restart(kafka, consumer, epoch, 60.0)
+    assert (why is not None) == is_due

@@ -21,6 +21,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
+from agent.judge.learner import cut
 from agent.judge.reference import Reference
 from agent.judge.score_tables import tables_of
 from agent.judge.sources import matches
@@ -139,10 +140,20 @@ def _run(
     windows: set[int] = set()
     width_ms = int(config.windows.width_s * 1000)
 
+    held: list[Effects] = []
+
     def take(effects: Effects) -> None:
-        now_ms = effects.sealed_until * width_ms if effects.sealed else 0
-        judged.add(judge.sealed(effects.sealed, effects.sealed_until, now_ms * 1_000_000))
-        windows.update(p.start_ms for p in effects.sealed if p.rows)
+        if effects.sealed:
+            held.append(effects)
+        if len(held) > 1:
+            tell(held.pop(0))
+
+    def tell(effects: Effects, last: int | None = None) -> None:
+        sealed = [p for p in effects.sealed if p.window != last]
+        sealed += cut([p for p in effects.sealed if p.window == last])
+        until = effects.sealed_until
+        judged.add(judge.sealed(sealed, until, until * width_ms * 1_000_000))
+        windows.update(p.start_ms for p in sealed if p.rows)
 
     fold = sketch_files(
         files,
@@ -152,6 +163,9 @@ def _run(
         rows_per_window=rows_per_window,
         tables=tables_of(config, references),
     )
+    for effects in held:
+        # Where the files end says nothing of how many rows their last window was to have.
+        tell(effects, max(p.window for p in effects.sealed))
     return (
         Timeline(
             verdicts=judged.verdicts,

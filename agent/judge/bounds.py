@@ -77,6 +77,9 @@ class BoundJudge:
         seen = self._seen(profile.start_ms, profile.end_ms, profile.rows, id)
         if profile.rows < self.monitor.min_rows and metric not in ("volume", "freshness"):
             return self._blind(seen)
+        most = self._when.above if self._when.above is not None else math.inf
+        if metric == "volume" and profile.is_partial and profile.rows <= most:
+            return self.alarms.step(seen, [a.finding for a in self.alarms.open])
         self._is_blind = False
         before: dict[Column | None, float] = {}
         values: dict[Column | None, float] = {}

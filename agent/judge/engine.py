@@ -26,7 +26,7 @@ from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import rules_of
 from agent.judge.sources import Sources
 from agent.judge.standing import Known
-from agent.judge.watched import Watched, WatchedKept
+from agent.judge.watched import Heard, Watched, WatchedKept
 from agent.types import OVERFLOW, Json
 from agent.verdict import Judged, State
 
@@ -93,8 +93,9 @@ class Judge:
                 watched = self._watched(key)
                 if watched is not None:
                     judged.add(watched.window(windows[window][key], windows[window]))
+            heard = self._heard()
             for key in sorted(self._models.keys() - windows[window].keys()):
-                judged.add(self._models[key].empty(window))
+                judged.add(self._models[key].empty(window, heard[key.model]))
             judged.verdicts += self._presence.window(window, windows[window])
             self._sealed_until = max(self._sealed_until or window, window + 1)
         if windows or self._sealed_until is not None:
@@ -106,8 +107,9 @@ class Judge:
         """Time has passed: models that nobody has heard of for too long."""
         judged = Judged()
         now_ms = now_ns // 1_000_000
+        heard = self._heard()
         for key in sorted(self._models):
-            judged.add(self._models[key].tick(now_ms))
+            judged.add(self._models[key].tick(now_ms, heard[key.model]))
         return judged
 
     # ------------------------------------------------------------ inside
@@ -117,9 +119,28 @@ class Judge:
         start = self._sealed_until
         if start is None or until <= start:
             return
+        heard = self._heard()
         for window in range(max(start, until - _MOST_EMPTY), until):
             for key in sorted(self._models):
-                judged.add(self._models[key].empty(window))
+                judged.add(self._models[key].empty(window, heard[key.model]))
+
+    def _heard(self) -> dict[str, Heard]:
+        """When each model was last heard of. A version that is replaced is not missed; if all fall silent, one
+        speaks for them: the last that knows how long a silence may last."""
+        found: dict[str, Heard] = {}
+        for key in sorted(self._models):
+            watched = self._models[key]
+            rank = (watched.allowed_silence_s is not None, watched.last_end_ms)
+            known = found.get(key.model)
+            if known is None:
+                found[key.model] = Heard(watched.last_end_ms, key.version, rank)
+                continue
+            end_ms = max(known.end_ms, watched.last_end_ms)
+            version, best = (
+                (key.version, rank) if rank > known.rank else (known.version, known.rank)
+            )
+            found[key.model] = Heard(end_ms, version, best)
+        return found
 
     def _watched(self, key: ModelKey) -> Watched | None:
         found = self._models.get(key)

@@ -8,6 +8,7 @@ not learned. Once it stands, windows of an open alarm of quality, drift, state o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -122,3 +123,8 @@ class Learner:
 def whole_of(key: ModelKey, profiles: Sequence[Profile]) -> Profile:
     """A window of all traffic of a model."""
     return united(profiles, StreamKey(key.model, key.version))
+
+
+def cut(profiles: Sequence[Profile]) -> list[Profile]:
+    """The same windows as some of whose rows are elsewhere: how many there are is not judged."""
+    return [replace(profile, coverage=0.0) for profile in profiles]

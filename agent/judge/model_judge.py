@@ -213,6 +213,13 @@ class ModelJudge:
         self._last = State.FIRING
         return Judged(self.alarms.step(seen, [finding]), [], 1)
 
+    def heard_again(self, start_ms: int, end_ms: int) -> list[Verdict]:
+        """Another version has rows: a silence that was told is over."""
+        if not any(c.statistic == "stall" for a in self.alarms.open for c in a.finding.causes[:1]):
+            return []
+        self._last = State.RESOLVED
+        return self.alarms.step(self._seen(start_ms, end_ms, 0, None), [])
+
     # ------------------------------------------------------------ channels
 
     def _quality(self, standing: Standing, whole: Profile, read: Counted) -> list[Finding]:

@@ -139,6 +139,9 @@ class Known:
             whole = reference.whole(key)
             if whole is not None:
                 known = whole.stream
+                # Another version had other traffic: all of it, where this one is a canary.
+                if known.version not in ("", key.version):
+                    whole = without_rows(whole)
                 segments = {
                     stream.segment: found
                     for stream, found in sorted(reference.segments.items())
@@ -161,8 +164,8 @@ class Known:
     ) -> Standing:
         """With the contract that was given for the model, else the one its baseline implies."""
         if self._by_rows or width_ms != self._width_ms:
-            whole = _other_width(whole)
-            segments = {segment: _other_width(s) for segment, s in segments.items()}
+            whole = without_rows(whole)
+            segments = {segment: without_rows(s) for segment, s in segments.items()}
         contract = self.contract(key)
         if contract is None:
             contract = infer_model(whole, self._width_ms)
@@ -182,8 +185,8 @@ class Known:
         return sorted({key for reference in self._references for key in reference.models})
 
 
-def _other_width(whole: ReferenceStream) -> ReferenceStream:
-    """Seen in windows of another width: what it says of their rows does not hold."""
+def without_rows(whole: ReferenceStream) -> ReferenceStream:
+    """Seen in windows of another width, or of another version: what it says of their rows does not hold."""
     return ReferenceStream(
         profile=whole.profile,
         columns=whole.columns,

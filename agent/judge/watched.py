@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -14,13 +15,13 @@ from agent.judge.baselines import Moving, MovingKept, Others, make, twin_of
 from agent.judge.bounds import BoundJudge, BoundKept, OnValues, takes
 from agent.judge.detector import Segment
 from agent.judge.drift_shown import drifts
-from agent.judge.learner import Learner, LearnerKept, whole_of
+from agent.judge.learner import Learner, LearnerKept, cut, whole_of
 from agent.judge.model_judge import ModelJudge, ModelKept
 from agent.judge.panes import MIN_ROWS
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import Selected
 from agent.judge.sources import Sources
-from agent.judge.standing import Known, Standing
+from agent.judge.standing import Known, Standing, without_rows
 from agent.types import Json, StreamKey
 from agent.verdict import Drift, Judged, Verdict, stream_json
 
@@ -36,6 +37,16 @@ class WatchedKept(msgspec.Struct, array_like=True):
     bounds: list[tuple[str, Segment, BoundKept]]
     moving: list[tuple[str, MovingKept]]
     placed: list[tuple[int, str]]
+    shared: bool = False
+
+
+class Heard(NamedTuple):
+    """Of a model, all versions together: end of the last window with rows, and the version that speaks of silence
+    (`rank`: why that one)."""
+
+    end_ms: int
+    version: str
+    rank: tuple[bool, int]
 
 
 class Watched:
@@ -80,6 +91,7 @@ class Watched:
             self._stand(self._standing)
         self._last_end_ms: int | None = None
         self._told_ms = 0  # end of the last window without rows that was judged
+        self._is_shared = False  # other versions had rows in windows that it learned from
 
     def _stand(self, standing: Standing) -> None:
         """The default baseline has a new place; a twin's noise is judged by it too."""
@@ -95,6 +107,11 @@ class Watched:
         return name is not None and self._config.baselines[name].type == "twin"
 
     @property
+    def last_end_ms(self) -> int:
+        """End of the last window with rows; 0: none yet."""
+        return self._last_end_ms or 0
+
+    @property
     def allowed_silence_s(self) -> float | None:
         """Seconds that may pass without a row; None: not known."""
         if self._config.judge.silence_s is not None:
@@ -108,6 +125,11 @@ class Watched:
     def window(self, profiles: Sequence[Profile], others: Others) -> Judged:
         """A window with rows. `others`: all models' profiles of it."""
         judged = Judged(n_windows=1)
+        is_shared = self._is_sharing(others)
+        if self._last_end_ms is None:
+            profiles = cut(profiles)  # nobody knows what a first window lacks
+        # Nor which version is to have how much: rows say nothing.
+        compared = cut(profiles) if is_shared else profiles
         learning = self._learner.progress if self._learner is not None else None
         whole = whole_of(self.key, profiles)
         for index, (selected, judge) in enumerate(zip(self._rules, self.judges, strict=True)):
@@ -121,7 +143,7 @@ class Watched:
                 elif moving := self._moving.get(selected.baseline):
                     self._place(index, judge, moving.standing(whole.start_ms))
             one = judge.window(
-                profiles,
+                compared,
                 learning=learning,
                 twin=twin,
                 with_drift=self._with_drift and not judged.drift,
@@ -130,7 +152,7 @@ class Watched:
             judged.drift += one.drift
         self._last_end_ms = whole.end_ms
         judged.verdicts += self._values(profiles, whole, others, judged.drift)
-        self._learn(profiles)
+        self._learn(profiles, is_shared=is_shared)
         for name, moving in self._moving.items():
             if not self._is_doubted(name, moving) and moving.add(whole):
                 for index, (selected, judge) in enumerate(
@@ -216,12 +238,17 @@ class Watched:
         found = against.profile(profile.start_ms)
         return found, standing.id, against.expected_rows(profile.start_ms)
 
-    def _learn(self, profiles: Sequence[Profile]) -> None:
+    def _is_sharing(self, others: Others) -> bool:
+        """Whether other versions of the model have rows in this window."""
+        return any(k.model == self.key.model and k.version != self.key.version for k in others)
+
+    def _learn(self, profiles: Sequence[Profile], *, is_shared: bool) -> None:
         learner = self._learner
         # Bounds of monitors are about other things; before it first stands nothing could tell good from bad.
         is_doubted = self._standing is not None and any(j.alarms.is_open for j in self.judges)
         if learner is None or is_doubted:
             return
+        self._is_shared |= is_shared
         if learner.add(whole_of(self.key, profiles), profiles):
             self._stand_learned(learner.reference(self._width_ms))
         if learner.is_done:
@@ -231,38 +258,45 @@ class Watched:
         self._learned = reference
         segments = {stream.segment: s for stream, s in reference.segments.items()}
         whole = reference.models[self.key]
+        if self._is_shared:
+            whole = without_rows(whole)
         self._stand(
             self._known.standing_of(
                 reference.id, self.key, whole, segments, self._width_ms, is_learned=True
             )
         )
 
-    def empty(self, window: int) -> Judged:
-        """A window that sealed without a row of this model."""
-        return self._silent(window * self._width_ms, (window + 1) * self._width_ms)
+    def empty(self, window: int, heard: Heard) -> Judged:
+        """A window that sealed without a row of this model and version."""
+        return self._silent(window * self._width_ms, (window + 1) * self._width_ms, heard)
 
-    def tick(self, now_ms: int) -> Judged:
+    def tick(self, now_ms: int, heard: Heard) -> Judged:
         """Wall time, for streams on which nothing at all arrives, so that no window seals."""
         windows = self._config.windows
         slack_s = windows.width_s + windows.out_of_orderness_s + windows.idle_timeout_s
         end_ms = now_ms - int(1000 * slack_s)
         end_ms -= end_ms % self._width_ms
-        return self._silent(end_ms - self._width_ms, end_ms)
+        return self._silent(end_ms - self._width_ms, end_ms, heard)
 
-    def _silent(self, start_ms: int, end_ms: int) -> Judged:
+    def _silent(self, start_ms: int, end_ms: int, heard: Heard) -> Judged:
         allowed_s = self.allowed_silence_s
         if self._last_end_ms is None or start_ms < self._last_end_ms or end_ms <= self._told_ms:
             return Judged()  # it had rows, or the clock has said so before
         self._told_ms = end_ms
-        silent_s = (end_ms - self._last_end_ms) / 1000
+        silent_s = (end_ms - heard.end_ms) / 1000
         judged = Judged(n_windows=1)
-        if allowed_s is not None and silent_s >= allowed_s:
-            for judge in self.judges:
-                if "freshness" in judge.rule.channels:
+        is_silent = allowed_s is not None and silent_s >= allowed_s
+        for judge in self.judges:
+            if "freshness" in judge.rule.channels:
+                if allowed_s is not None and is_silent and heard.version == self.key.version:
                     judged.verdicts += judge.silence(start_ms, end_ms, silent_s, allowed_s).verdicts
+                elif not is_silent:
+                    judged.verdicts += judge.heard_again(start_ms, end_ms)
         standing = self._standing.id if self._standing is not None else ""
         for monitor in self._config.monitors:
-            if monitor.metric in ("volume", "freshness") and takes(monitor, self.key, {}):
+            is_replaced = heard.end_ms > self._last_end_ms and monitor.select.version == "*"
+            is_about = monitor.metric in ("volume", "freshness") and takes(monitor, self.key, {})
+            if is_about and not is_replaced:
                 bound = self._bound(monitor, StreamKey(self.key.model, self.key.version))
                 judged.verdicts += bound.empty(start_ms, end_ms, silent_s, standing)
         return judged
@@ -285,12 +319,14 @@ class Watched:
             [(name, segment, bound.kept()) for (name, segment), bound in self._bounds.items()],
             [(name, moving.kept()) for name, moving in self._moving.items()],
             list(self._placed.items()),
+            self._is_shared,
         )
 
     def restore(self, kept: WatchedKept) -> None:
         """Go on from `kept`, in place. A baseline that was given and is another by now, and monitors that
         are new, begin anew. Raises DecodeError."""
         self._last_end_ms, self._told_ms = kept.last_end_ms, kept.told_ms
+        self._is_shared = kept.shared
         if kept.learned and (self._standing is None or self._standing.is_learned):
             self._stand_learned(Reference.from_bytes(kept.learned))
         if self._learner is not None:

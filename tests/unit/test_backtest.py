@@ -250,3 +250,15 @@ def test_the_inventory_of_files_names_every_model(
     assert (model["model"], version["version"], version["rows"]) == ("m", "1", 20_000)
     assert version["features"] == {"c": "categorical", "x": "numeric", "y": "numeric"}
     assert main(["inventory"]) == 2
+
+
+def test_where_files_end_is_no_loss_of_rows(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = normal_windows(7, 1, 30) + normal_windows(6, 4, 500) + normal_windows(7, 1, 30)
+    path = write_events(tmp_path / "cut.jsonl", rows, first=20)
+    status, out, err = run(
+        capsys, "--baseline", folder / "ref.profile", path, "--fail-on", "firing"
+    )
+    assert (status, err) == (0, "")
+    assert out.startswith("would have paged never: 6 windows")

@@ -10,8 +10,18 @@ from agent.config import Judge as JudgeOptions
 from agent.config.monitors import When
 from agent.fold.profile import Profile
 from agent.judge.engine import Judge
+from agent.judge.reference import Reference
+from agent.judge.reference_build import build
 from agent.verdict import Judged, Severity, State, Verdict
-from tests.support.profiles import START_MS, WIDTH_MS, Row, by_window, normal_windows, profiles
+from tests.support.profiles import (
+    START_MS,
+    WIDTH_MS,
+    Row,
+    by_window,
+    normal_windows,
+    profiles,
+    write_events,
+)
 
 
 def fed(judge: Judge, windows: Sequence[Sequence[Profile]]) -> Judged:
@@ -63,3 +73,59 @@ def test_a_moving_baseline_goes_on_while_something_else_fires(tmp_path: Path) ->
     )
     judged = fed(Judge(config), by_window(profiles(tmp_path, rows)))
     assert {v.feature for v in firing(judged, "moved")} == {"x"}
+
+
+def given(tmp_path: Path, windows: Sequence[Sequence[Row]]) -> Reference:
+    return build([write_events(tmp_path / "ref.jsonl", windows)], Config(), created_ms=1).reference
+
+
+def versions(*found: tuple[str, Sequence[Sequence[Row]]]) -> list[list[Row]]:
+    """Windows of several versions, side by side."""
+    n = max(len(windows) for _, windows in found)
+    return [
+        [
+            row | {"version": name}
+            for name, windows in found
+            if w < len(windows)
+            for row in windows[w]
+        ]
+        for w in range(n)
+    ]
+
+
+def test_a_version_that_takes_over_pages_nobody_and_a_stall_of_all_does_once(
+    tmp_path: Path,
+) -> None:
+    reference = given(tmp_path, normal_windows(5, 20, 300))
+    one = [*normal_windows(6, 6, 300), normal_windows(7, 1, 150)[0]]
+    two: list[list[Row]] = [[]] * 6 + [normal_windows(8, 1, 150)[0], *normal_windows(9, 12, 300)]
+    judge = Judge(Config(), [reference])
+    rolled = by_window(profiles(tmp_path, versions(("1", one), ("2", two)), first=20))
+    judged = fed(judge, rolled)
+    assert firing(judged) == []
+    end_ms = rolled[-1][0].end_ms
+    stalled = judge.tick((end_ms + 20 * WIDTH_MS) * 1_000_000)
+    assert [v.monitor for v in firing(stalled)] == ["freshness"]
+
+
+def test_a_canary_at_a_quarter_of_traffic_pages_nobody(tmp_path: Path) -> None:
+    reference = given(tmp_path, normal_windows(10, 20, 400))
+    stable, canary = normal_windows(11, 15, 300), normal_windows(12, 15, 100)
+    rows = versions(("1", stable), ("2", canary))
+    judged = fed(Judge(Config(), [reference]), by_window(profiles(tmp_path, rows, first=20)))
+    assert firing(judged) == []
+    # Learned beside another version, a canary's rows say nothing of what it has alone.
+    rows += versions(("2", normal_windows(13, 10, 400)))
+    config = Config(judge=JudgeOptions(learn_windows=12))
+    judged = fed(Judge(config), by_window(profiles(tmp_path, rows)))
+    assert [v for v in firing(judged) if v.stream.version == "2"] == []
+
+
+def test_half_a_first_window_is_no_loss_of_rows_and_half_a_later_one_is(tmp_path: Path) -> None:
+    reference = given(tmp_path, normal_windows(14, 40, 2000))
+    few, many = normal_windows(15, 1, 100), normal_windows(16, 3, 2000)
+    low = Monitor(name="low", metric="volume", when=When(below=1000.0))
+    judge = Judge(Config(monitors=[low]), [reference])
+    judged = fed(judge, by_window(profiles(tmp_path, few + many + few, first=40)))
+    assert {window_of(v) for v in firing(judged)} == {44}
+    assert {v.monitor for v in firing(judged)} == {"quality", "low"}

@@ -27,7 +27,7 @@ from agent import __version__, start_up
 from agent.aggregate.folding import ShardFold
 from agent.aggregate.guard import Guard
 from agent.aggregate.intake import Intake
-from agent.aggregate.shard import ShardReader
+from agent.aggregate.shard import ShardReader, Standing
 from agent.config import Config
 from agent.delivery.cut import Folded
 from agent.delivery.export import Export
@@ -294,6 +294,8 @@ class Aggregator:
             reasons.append(self._not_ready)
         elif self._guard.reason:
             reasons.append(self._guard.reason)
+        if self._reader is not None and self._reader.trouble:
+            reasons.append(self._reader.trouble)
         if self._fold.kept.trouble:
             reasons.append(self._fold.kept.trouble)
         return Readiness(not reasons, standby=self._guard.is_standby, reasons=reasons)
@@ -319,7 +321,6 @@ class Aggregator:
         }
 
     def _shard(self) -> Json:
-        intake = self._intake
         out: Json = {
             "topic": self._topic.name,
             "shard": self._config.aggregate.shard,
@@ -327,20 +328,34 @@ class Aggregator:
             "group": self._guard.group_id,
             "agents_group": self._config.kafka.group_id,
         }
-        if intake is not None:
+        at = self._standing
+        if at is not None:
             out |= {
-                "position": intake.position,
-                "oldest_needed": intake.oldest,
-                "waiting_chunks": intake.n_waiting,
-                "held_bytes": intake.held_bytes,
-                "foreign_records": intake.n_foreign,
+                "position": at.position,
+                "oldest_needed": at.oldest,
+                "end": at.end,
+                "waiting_chunks": at.waiting,
+                "held_bytes": at.held_bytes,
+                "foreign_records": at.foreign,
             }
         return out
+
+    @property
+    def _standing(self) -> Standing | None:
+        return None if self._reader is None else self._reader.standing
 
     def _report(self, loop_lag_s: float) -> None:
         """Every second."""
         self.telemetry.set("inferometer.loop.lag", loop_lag_s)
         self.telemetry.set("inferometer.rss", resident_bytes())
         self._fold.kept.observe()
+        if self._reader is not None:
+            self.telemetry.set("inferometer.consumer.restarts", self._reader.n_restarts)
+        if (at := self._standing) is not None:
+            self.telemetry.set("inferometer.shard.lag", max(0, at.end - at.position))
+            self.telemetry.set("inferometer.shard.needed", max(0, at.end - at.oldest))
+            self.telemetry.set("inferometer.shard.waiting", at.waiting)
+            self.telemetry.set("inferometer.shard.held", at.held_bytes)
+            self.telemetry.set("inferometer.shard.foreign", at.foreign)
         self._telling.observe()
         start_up.tidy()

@@ -465,7 +465,7 @@ def _own() -> list[MetricSpec]:
             "inferometer.chunks.orphaned",
             _C,
             "{chunk}",
-            "Durable chunks that the group's offsets do not name: forgotten, their rows read again.",
+            "Durable chunks that the group's offsets do not name: forgotten. Their rows are read again.",
         ),
         MetricSpec(
             "inferometer.chunks.uncertain",
@@ -486,6 +486,36 @@ def _own() -> list[MetricSpec]:
             "At most this many records between the end of what an aggregator had counted of a partition and "
             "the chunk that goes on: in no total (`gap`), or counted again (`overlap`).",
             (REASON,),
+        ),
+        MetricSpec(
+            "inferometer.shard.lag",
+            _G,
+            "{record}",
+            "Records of an aggregator's shard of the chunk topic that wait to be read.",
+        ),
+        MetricSpec(
+            "inferometer.shard.needed",
+            _G,
+            "{record}",
+            "Records from the oldest that an aggregator still needs to the end of its shard.",
+        ),
+        MetricSpec(
+            "inferometer.shard.waiting",
+            _G,
+            "{chunk}",
+            "Whole chunks of which it is not known yet whether they count, or what comes before them.",
+        ),
+        MetricSpec(
+            "inferometer.shard.held",
+            _G,
+            "By",
+            "Parts of chunks in an aggregator's memory; at most `aggregate.buffer_max_bytes`, or one chunk.",
+        ),
+        MetricSpec(
+            "inferometer.shard.foreign",
+            _C,
+            "{record}",
+            "Records of a shard that were left out: not whole, or not made for this shard.",
         ),
         MetricSpec(
             "inferometer.offset.resets",

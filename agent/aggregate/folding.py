@@ -148,10 +148,10 @@ class ShardFold:
         done = await self.kept.call(lambda volume: _take(volume, batch))
         trouble = done.trouble
         while trouble:  # it is taken; what is left is to write it
-            self.kept.say(trouble)
+            self.kept.not_written(trouble)
             await asyncio.sleep(RETRY_S)
             trouble = await self.kept.call(_sync)
-        self.kept.trouble = ""
+        self.kept.written()
         self._position = batch.oldest
         self._count(batch, done)
         await self.kept.snapshot_if_due()

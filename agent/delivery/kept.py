@@ -56,7 +56,15 @@ class Kept:
         self._interval_s = interval_s
         self._snapshot_at = 0.0
         self._announcer = Announcer(SAY_EVERY_S)
-        self.trouble = ""
+        self._write_trouble = (
+            ""  # of journal and snapshot apart: one may fail while the other does not
+        )
+        self._snapshot_trouble = ""
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the volume from being written; "": nothing."""
+        return "; ".join(dict.fromkeys(filter(None, (self._write_trouble, self._snapshot_trouble))))
 
     def call(self, function: Callable[[Volume], T]) -> asyncio.Future[T]:
         """Run it on the fold thread."""
@@ -99,7 +107,10 @@ class Kept:
         try:
             await self.call(Volume.snapshot)
         except StateError as error:
-            self.say(str(error))
+            self._snapshot_trouble = str(error)
+            self._say(f"no snapshot: {error}")
+        else:
+            self._snapshot_trouble = ""
 
     # -- what leaves
 
@@ -108,7 +119,7 @@ class Kept:
         try:
             return await self.call(lambda volume: volume.export(now_ns, zeros=zeros))
         except StateError as error:
-            self.say(str(error))
+            self.not_written(str(error))
             return None
 
     def accepted(self, snapshot: Snapshot) -> None:
@@ -138,8 +149,16 @@ class Kept:
         taken_ns = self.volume.snapshot_ns
         return round((time.time_ns() - taken_ns) / 1e9, 3) if taken_ns else None
 
-    def say(self, trouble: str) -> None:
-        self.trouble = trouble
+    def not_written(self, trouble: str) -> None:
+        """The journal cannot be written, until `written`."""
+        self._write_trouble = trouble
+        self._say(trouble)
+
+    def written(self) -> None:
+        """The journal takes entries again."""
+        self._write_trouble = ""
+
+    def _say(self, trouble: str) -> None:
         if self._announcer.may_say("trouble"):
             log.error("%s", trouble)
 

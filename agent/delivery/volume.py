@@ -186,9 +186,9 @@ class VolumeMode(Chained):
             try:
                 await self._kept.call(step)
             except StateError as error:
-                self._kept.say(str(error))
+                self._kept.not_written(str(error))
             else:
-                self._kept.trouble = ""
+                self._kept.written()
                 return True
             step = Volume.sync  # it is taken; what is left is to write it
             await pause(ended)

@@ -187,7 +187,7 @@ class Volume:
         except OSError as error:
             self._leave_file()
             self._telemetry.add("inferometer.journal.errors")
-            raise self._error("written", error) from None
+            raise self._error("written", error, "Nothing is committed until then") from None
         self._durable += len(self._pending)
         self._bytes_since_snapshot += size_bytes
         self._telemetry.add("inferometer.journal.entries", len(self._pending))
@@ -270,12 +270,12 @@ class Volume:
             yield
         except OSError as error:
             self._telemetry.add("inferometer.journal.errors")
-            raise self._error(verb, error) from None
+            raise self._error(verb, error, "Until then the journal grows") from None
 
-    def _error(self, verb: str, error: OSError) -> StateError:
+    def _error(self, verb: str, error: OSError, until_then: str) -> StateError:
         return StateError(
             f"{self._directory} cannot be {verb}: {os.strerror(error.errno or 0)}; make room on the "
-            "volume, or mount it writable. Nothing is committed until then"
+            f"volume, or mount it writable. {until_then}"
         )
 
 

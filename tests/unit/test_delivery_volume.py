@@ -30,6 +30,12 @@ P0 = Partition("t", 0)
 class Disk(Files):
     def __init__(self) -> None:
         self.full = False
+        self.takes_no_names = False
+
+    def rename(self, path: Path, to: Path) -> None:
+        if self.takes_no_names:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        super().rename(path, to)
 
     def write(self, fd: int, data: bytes) -> None:
         if self.full:
@@ -241,6 +247,23 @@ async def test_a_full_disk_holds_up_commits_and_exports_until_there_is_room(
     assert await agent.rows() == [[0, 10], [10, 15]]
     assert (await agent.mode.export(10**18 + 1, zeros=True)) is not None
     assert agent.telemetry.value("inferometer.journal.errors") >= 2
+
+
+async def test_snapshots_that_fail_are_said_until_one_succeeds_though_the_journal_is_written(
+    agent: Process,
+) -> None:
+    assert await agent.deliver(10)
+    agent.disk.takes_no_names = True
+    await agent.mode.finish()
+    assert await agent.deliver(5)
+    (reason,) = agent.mode.reasons()
+    assert "Disk quota exceeded" in reason
+    assert "Until then the journal grows" in reason
+    assert agent.mode.describe()["volume"]["trouble"] == reason
+    agent.disk.takes_no_names = False
+    await agent.mode.finish()
+    assert agent.mode.reasons() == []
+    assert agent.mode.describe()["volume"]["trouble"] is None
 
 
 async def test_an_epoch_that_ends_while_the_disk_is_full_forgets_its_chunk(

@@ -30,18 +30,13 @@ def backtest(options: argparse.Namespace, config: Config) -> int:
         png.require()
     config = named(adapted(config, options.window, options.model))
     references, contracts = given(config, options.baseline, options.contract)
-    named_references = {
-        name: read_reference(Path(spec.file))
-        for name, spec in config.baselines.items()
-        if spec.file is not None
-    }
     with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
         timeline = run.run(
             options.files,
             config,
             references,
             contracts,
-            named=named_references,
+            named=given_by_name(config),
             rows_per_window=options.rows,
             on_progress=show,
         )
@@ -84,3 +79,12 @@ def given(
     rules = contract or (Path(config.judge.contract_file) if config.judge.contract_file else None)
     contracts = [] if rules is None else read_contract(rules, environment())
     return references, contracts
+
+
+def given_by_name(config: Config) -> dict[str, Reference]:
+    """References of `baselines` that are files, by name. Raises ConfigError."""
+    return {
+        name: read_reference(Path(spec.file))
+        for name, spec in config.baselines.items()
+        if spec.file is not None
+    }

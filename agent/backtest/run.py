@@ -220,6 +220,15 @@ def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:
                 f'monitor "{monitor.name}" selects nothing: no stream is model {monitor.select.model}, '
                 f"version {monitor.select.version}"
             )
+            continue
+        own = [v for v in timeline.verdicts if v.monitor == monitor.name]
+        windows = {v.window_start_ms for v in own}
+        is_lost = all(v.state in (State.LEARNING, State.BLIND) for v in own)
+        if is_lost and 2 * len(windows) >= len(timeline.windows):
+            timeline.notes.append(
+                f'monitor "{monitor.name}" judged nothing in {len(windows):,} of '
+                f"{len(timeline.windows):,} windows; the last: {own[-1].why}"
+            )
 
 
 # ---------------------------------------------------------------- document

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from agent.config import Monitor
-from agent.config.monitors import STREAM
+from agent.config.monitors import DISTANCES, STREAM
 from agent.fold.profile import Profile
 from agent.judge.alarms import Alarm, Alarms, Finding, Seen
 from agent.judge.reference import ModelKey
@@ -40,7 +40,7 @@ class BoundKept(msgspec.Struct, array_like=True):
     streaks: list[tuple[Column | None, int]]
     calm: int
     alarms: list[Alarm]
-    blind: bool
+    idle: State
 
 
 class BoundJudge:
@@ -62,7 +62,21 @@ class BoundJudge:
         self._on_values = on_values
         self._streaks: dict[Column | None, int] = {}
         self._calm = 0
-        self._is_blind = False
+        self._idle = State.OK
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether nothing can be said without one."""
+        when = self._when
+        is_change = when.changes_by is not None and when.above is None and when.below is None
+        return self.monitor.metric in DISTANCES or (is_change and self.monitor.metric != "volume")
+
+    def lost(self, profile: Profile, id: str, state: State, why: str) -> list[Verdict]:
+        """A window with rows and nothing to compare it with."""
+        seen = self._seen(profile.start_ms, profile.end_ms, profile.rows, id)
+        return self._unjudged(
+            seen, state, 0.0, 0.0, f"{self.stream.model} {self.stream.version}: {why}"
+        )
 
     def window(
         self,
@@ -80,7 +94,7 @@ class BoundJudge:
         most = self._when.above if self._when.above is not None else math.inf
         if metric == "volume" and profile.is_partial and profile.rows <= most:
             return self.alarms.step(seen, [a.finding for a in self.alarms.open])
-        self._is_blind = False
+        self._idle = State.OK
         before: dict[Column | None, float] = {}
         values: dict[Column | None, float] = {}
         if metric in STREAM:
@@ -179,24 +193,31 @@ class BoundJudge:
         )
 
     def _blind(self, seen: Seen) -> list[Verdict]:
+        least = self.monitor.min_rows
+        why = f"{seen.rows:,} rows; {self.monitor.name} needs {least:,}"
+        return self._unjudged(seen, State.BLIND, float(seen.rows), float(least), why)
+
+    def _unjudged(
+        self, seen: Seen, state: State, value: float, threshold: float, why: str
+    ) -> list[Verdict]:
+        """A window that says nothing: an open alarm stays."""
         if self.alarms.open:
             return self.alarms.step(seen, [a.finding for a in self.alarms.open])
-        previous = State.BLIND if self._is_blind else State.OK
-        self._is_blind = True
+        previous, self._idle = self._idle, state
         return [
             Verdict(
                 monitor=self.monitor.name,
                 stream=self.stream,
                 window_start_ms=seen.start_ms,
                 window_end_ms=seen.end_ms,
-                state=State.BLIND,
+                state=state,
                 previous=previous,
                 severity=Severity.INFO,
-                value=float(seen.rows),
-                threshold=float(self.monitor.min_rows),
+                value=value,
+                threshold=threshold,
                 unit="{row}",
                 metric=self.monitor.metric,
-                why=f"{seen.rows:,} rows; {self.monitor.name} needs {self.monitor.min_rows:,}",
+                why=why,
                 rows=seen.rows,
                 baseline=seen.baseline,
             )
@@ -216,14 +237,12 @@ class BoundJudge:
 
     def kept(self) -> BoundKept:
         """All there is, to go on from."""
-        return BoundKept(
-            list(self._streaks.items()), self._calm, self.alarms.kept(), self._is_blind
-        )
+        return BoundKept(list(self._streaks.items()), self._calm, self.alarms.kept(), self._idle)
 
     def restore(self, kept: BoundKept) -> None:
         """Go on from `kept`, in place."""
         self._streaks, self._calm = dict(kept.streaks), kept.calm
-        self.alarms.open, self._is_blind = kept.alarms, kept.blind
+        self.alarms.open, self._idle = kept.alarms, kept.idle
 
 
 def takes(monitor: Monitor, key: ModelKey, segment: Mapping[str, str]) -> bool:

@@ -84,15 +84,14 @@ def _rows(stream: ReferenceStream, width_ms: int) -> RowRule:
 
 
 def _silence_s(stream: ReferenceStream, width_ms: int) -> float | None:
-    """Half as long again as the longest gap between windows with rows, at least a window; None where so few
-    rows are expected in it that none at all would be chance."""
+    """Half as long again as the longest gap between windows with rows, at least a window, and so long that
+    MIN_ROWS rows are expected: with fewer, none at all may be chance. None where windows are not known."""
     width_s = width_ms / 1000
     if stream.windows < 2:
         return None
     silence_s = max(width_s, 1.5 * (stream.gap_s - width_s))
     covered_s = max(width_s, (stream.end_ms - stream.start_ms) / 1000)
-    expected = stream.profile.rows / covered_s * silence_s
-    return round(silence_s, 3) if expected >= MIN_ROWS else None
+    return round(max(silence_s, MIN_ROWS * covered_s / max(1, stream.profile.rows)), 3)
 
 
 def _column(

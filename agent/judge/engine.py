@@ -27,6 +27,7 @@ from agent.judge.rules import rules_of
 from agent.judge.sources import Sources
 from agent.judge.standing import Known
 from agent.judge.watched import Heard, Watched, WatchedKept
+from agent.state.shards import shard_of
 from agent.types import OVERFLOW, Json
 from agent.verdict import Judged, State
 
@@ -73,7 +74,7 @@ class Judge:
         self._models: dict[ModelKey, Watched] = {}
         self._sealed_until: int | None = None
         self._inventory = Inventory(config)
-        self._presence = Presence(config)
+        self._presence = Presence(config, self._expected())
 
     # ------------------------------------------------------------ inputs
 
@@ -113,6 +114,14 @@ class Judge:
         return judged
 
     # ------------------------------------------------------------ inside
+
+    def _expected(self) -> set[str]:
+        """Models of the baseline that are this judge's: of a fleet's, those of its shard."""
+        models = {key.model for key in self._known.models()}
+        if self._config.delivery.mode != "fleet":
+            return models
+        shard, n_shards = self._config.aggregate.shard, self._config.delivery.shards
+        return {model for model in models if shard_of(model, n_shards) == shard}
 
     def _pass(self, judged: Judged, until: int) -> None:
         """Windows before `until` in which some model had no row."""

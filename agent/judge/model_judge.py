@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from agent.config.contract import ModelContract
 from agent.fold.profile import Profile
 from agent.judge.alarms import RANK, Alarm, Alarms, Finding, Seen
 from agent.judge.attribution import causes, segment_causes
@@ -136,27 +137,34 @@ class ModelJudge:
         learning: float | None = None,
         twin: Profile | None = None,
         with_drift: bool = True,
+        contract: ModelContract | None = None,
     ) -> Judged:
         """Judge a window's streams.
 
         learning  share of the windows to learn from that was seen, while there is no standing
         with_drift  whether the distances are wanted
+        contract  that was given, for while there is no standing
         twin      compare with this window of another version; the standing says what noise to expect
         """
         whole = whole_of(ModelKey(self.stream.model, self.stream.version), profiles)
         first = profiles[0]
+        findings: list[Finding]
         if self._standing is None:
             seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
-            return Judged([self._idle(seen, State.LEARNING, learning or 0.0)], [], 1)
+            findings = []
+            if contract is not None and "quality" in self.rule.channels and whole.rows >= MIN_ROWS:
+                findings = self._quality(contract, None, whole, counted(whole))
+            verdicts = self._verdicts(seen, findings, State.LEARNING, learning or 0.0)
+            return Judged(verdicts + self._schema(seen), [], 1)
         if whole.rows < MIN_ROWS:
             seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
             return Judged(self._verdicts(seen, self._held(seen), State.BLIND), [], 1)
         standing = self._standing
         baseline = standing.whole.prepared(first.start_ms) if twin is None else Prepared(twin)
         read = counted(whole)
-        findings: list[Finding] = []
+        findings = []
         if "quality" in self.rule.channels:
-            findings += self._quality(standing, whole, read)
+            findings += self._quality(standing.contract, standing.columns, whole, read)
         quiet = State.OK
         minimum: float | None = None
         is_about_change = bool(self.rule.channels & {"drift", "state"})
@@ -194,6 +202,14 @@ class ModelJudge:
         verdicts = self._verdicts(seen, findings, quiet) + self._schema(seen)
         return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
 
+    def blind(self, whole: Profile, why: str) -> Judged:
+        """A window that cannot be judged, and why not; an open alarm stays."""
+        seen = self._seen(whole.start_ms, whole.end_ms, whole.rows, None)
+        verdicts = self._verdicts(seen, self._held(seen), State.BLIND)
+        if not self.alarms.open:
+            verdicts = [msgspec.structs.replace(v, why=f"{self._name}: {why}") for v in verdicts]
+        return Judged(verdicts, [], 1)
+
     def silence(self, start_ms: int, end_ms: int, silent_s: float, allowed_s: float) -> Judged:
         """No row for longer than allowed; the window has none."""
         name = self.rule.named("freshness")
@@ -222,12 +238,14 @@ class ModelJudge:
 
     # ------------------------------------------------------------ channels
 
-    def _quality(self, standing: Standing, whole: Profile, read: Counted) -> list[Finding]:
-        found = [
-            b
-            for b in breaches(standing.contract, whole, read, standing.columns)
-            if self.rule.takes(b.column)
-        ]
+    def _quality(
+        self,
+        contract: ModelContract,
+        known: Sequence[Column] | None,
+        whole: Profile,
+        read: Counted,
+    ) -> list[Finding]:
+        found = [b for b in breaches(contract, whole, read, known) if self.rule.takes(b.column)]
         self._new = [b for b in found if b.is_schema]
         found = [b for b in found if not b.is_schema]
         if found:
@@ -455,13 +473,15 @@ class ModelJudge:
         del seen
         return [alarm.finding for alarm in self.alarms.open]
 
-    def _verdicts(self, seen: Seen, findings: Sequence[Finding], quiet: State) -> list[Verdict]:
+    def _verdicts(
+        self, seen: Seen, findings: Sequence[Finding], quiet: State, value: float = 0.0
+    ) -> list[Verdict]:
         """One verdict for each open alarm; without one, what the monitor says of a quiet window."""
         verdicts = self.alarms.step(seen, findings)
         if verdicts:
             self._last = max((v.state for v in verdicts), key=list(State).index)
             return verdicts
-        return [self._idle(seen, quiet, 0.0)]
+        return [self._idle(seen, quiet, value)]
 
     def _idle(self, seen: Seen, state: State, value: float) -> Verdict:
         previous, self._last = self._last, state

@@ -1,11 +1,12 @@
-"""Presence: models that are on the stream and not declared, and declared ones that are not on the stream.
+"""Presence: models that are on the stream and not declared, and expected ones that are not on the stream.
 
-Only where `models` declares any: without declarations every model is as welcome as every other.
+Expected are those that `models` declares, and those that the baseline knows. Undeclared are told only where
+`models` declares any: without declarations every model is as welcome as every other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Final
 
 import msgspec
@@ -17,7 +18,9 @@ from agent.types import StreamKey
 from agent.verdict import Cause, Severity, State, Verdict
 
 MONITOR: Final = "inventory"
-#: Windows in which a declared model may be missing from the start, or undeclared ones are not told again.
+UNDECLARED: Final = "undeclared"
+SILENT: Final = "silent"
+#: Windows in which an expected model may be missing from the start, or undeclared ones are not told again.
 SILENT_WINDOWS: Final = 5
 #: Models whose alarms are kept; further ones are in the inventory only.
 _MOST: Final = 1000
@@ -32,8 +35,10 @@ class PresenceKept(msgspec.Struct, array_like=True):
 class Presence:
     """Told of each window that sealed, in order."""
 
-    def __init__(self, config: Config) -> None:
-        self._declared = [model.name for model in config.models]
+    def __init__(self, config: Config, known: Iterable[str] = ()) -> None:
+        """`known`: models of the baseline."""
+        self._declared = {model.name for model in config.models}
+        self._expected = sorted(self._declared | set(known))
         self._width_ms = int(config.windows.width_s * 1000)
         self._windows = 0
         self._seen: set[str] = set()
@@ -41,15 +46,16 @@ class Presence:
 
     def window(self, window: int, models: Iterable[ModelKey]) -> list[Verdict]:
         """The verdicts of a window with rows of these models."""
-        if not self._declared:
+        if not self._expected:
             return []
         self._windows += 1
         present = {key.model for key in models}
-        self._seen |= present & set(self._declared)
+        self._seen |= present & set(self._expected)
         verdicts: list[Verdict] = []
-        names = sorted(present - set(self._declared)) + [
+        strange = present - self._declared if self._declared else set()
+        names = sorted(strange) + [
             name
-            for name in self._declared
+            for name in self._expected
             if name not in self._seen and self._windows >= SILENT_WINDOWS
         ]
         for name in sorted({*names, *self._alarms}):
@@ -57,21 +63,18 @@ class Presence:
                 continue
             alarms = self._alarms.setdefault(name, Alarms("inventory:"))
             # An undeclared model stays one in windows without rows of it.
-            still = [alarm.finding for alarm in alarms.open if name not in self._declared]
-            findings = [self._finding(name)] if name in names else still
+            still = [alarm.finding for alarm in alarms.open if alarm.finding.metric == UNDECLARED]
+            findings = [self._finding(name, present)] if name in names else still
             verdicts += alarms.step(self._at(name, window), findings)
             if not alarms.open:
                 del self._alarms[name]
         return verdicts
 
-    def _finding(self, name: str) -> Finding:
-        is_declared = name in self._declared
-        statistic = "silent" if is_declared else "undeclared"
-        detail = (
-            f"declared, and not a row in {self._windows:,} windows"
-            if is_declared
-            else "on the stream, and not declared under `models`"
-        )
+    def _finding(self, name: str, present: Set[str]) -> Finding:
+        statistic, detail = UNDECLARED, "on the stream, and not declared under `models`"
+        if name not in present:
+            where = "declared" if name in self._declared else "in the baseline"
+            statistic, detail = SILENT, f"{where}, and not a row in {self._windows:,} windows"
         return Finding(
             monitor=MONITOR,
             metric=statistic,

@@ -166,19 +166,18 @@ class Known:
         if self._by_rows or width_ms != self._width_ms:
             whole = without_rows(whole)
             segments = {segment: without_rows(s) for segment, s in segments.items()}
-        contract = self.contract(key)
-        if contract is None:
-            contract = infer_model(whole, self._width_ms)
-        elif self._by_rows:
-            rows = msgspec.structs.replace(contract.rows, min=None, max=None, silence_s=None)
-            contract = msgspec.structs.replace(contract, rows=rows)
+        contract = self.contract(key) or infer_model(whole, self._width_ms)
         return Standing(id, whole, segments, contract, is_learned=is_learned)
 
     def contract(self, key: ModelKey) -> ModelContract | None:
-        """The version's own, else that of all versions."""
-        return self._contracts.get((key.model, key.version)) or self._contracts.get(
+        """The one given: the version's own, else that of all versions."""
+        found = self._contracts.get((key.model, key.version)) or self._contracts.get(
             (key.model, None)
         )
+        if found is not None and self._by_rows:
+            rows = msgspec.structs.replace(found.rows, min=None, max=None, silence_s=None)
+            found = msgspec.structs.replace(found, rows=rows)
+        return found
 
     def models(self) -> list[ModelKey]:
         """All that references know: if one never shows up, it is silent."""

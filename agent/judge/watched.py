@@ -23,7 +23,7 @@ from agent.judge.rules import Selected
 from agent.judge.sources import Sources
 from agent.judge.standing import Known, Standing, without_rows
 from agent.types import Json, StreamKey
-from agent.verdict import Drift, Judged, Verdict, stream_json
+from agent.verdict import Drift, Judged, State, Verdict, stream_json
 
 
 class WatchedKept(msgspec.Struct, array_like=True):
@@ -71,6 +71,7 @@ class Watched:
         self._sources = sources
         self._width_ms = int(config.windows.width_s * 1000)
         self._standing = known.standing(key)
+        self._contract = known.contract(key)
         self._learner: Learner | None = None
         self._learned: Reference | None = None
         if self._standing is None:
@@ -106,6 +107,14 @@ class Watched:
     def _is_twin(self, name: str | None) -> bool:
         return name is not None and self._config.baselines[name].type == "twin"
 
+    def _is_own_twin(self, name: str | None) -> bool:
+        """Whether this is the stable version, which is compared with nothing."""
+        return (
+            name is not None
+            and self._is_twin(name)
+            and self._config.baselines[name].version == self.key.version
+        )
+
     @property
     def last_end_ms(self) -> int:
         """End of the last window with rows; 0: none yet."""
@@ -118,6 +127,8 @@ class Watched:
             return self._config.judge.silence_s
         if self._standing is not None:
             return self._standing.contract.rows.silence_s
+        if self._contract is not None and self._contract.rows.silence_s is not None:
+            return self._contract.rows.silence_s
         return self._learner.silence_s if self._learner is not None else None
 
     # ------------------------------------------------------------ inputs
@@ -137,8 +148,13 @@ class Watched:
             if selected.baseline is not None:
                 spec = self._config.baselines[selected.baseline]
                 if spec.type == "twin":
+                    if self._is_own_twin(selected.baseline):
+                        continue
                     twin = twin_of(self.key, str(spec.version), others)
                     if twin is None or twin.rows < MIN_ROWS:
+                        rows = f"{twin.rows} rows are too few" if twin is not None else "no row"
+                        why = f"{rows} of version {spec.version} in this window"
+                        judged.verdicts += judge.blind(whole, why).verdicts
                         continue
                 elif moving := self._moving.get(selected.baseline):
                     self._place(index, judge, moving.standing(whole.start_ms))
@@ -147,6 +163,7 @@ class Watched:
                 learning=learning,
                 twin=twin,
                 with_drift=self._with_drift and not judged.drift,
+                contract=self._contract,
             )
             judged.verdicts += one.verdicts
             judged.drift += one.drift
@@ -200,13 +217,26 @@ class Watched:
                 if not takes(monitor, self.key, dict(segment)):
                     continue
                 against, id, rows = self._against(monitor, profile, others)
+                bound = self._bound(monitor, profile.stream)
+                if against is None and bound.needs_baseline:
+                    if not self._is_own_twin(monitor.baseline):
+                        why = self._why_lost(monitor, segment, id)
+                        verdicts += bound.lost(profile, id, *why)
+                    continue
                 found = drift
                 if monitor.metric in DISTANCES and (monitor.baseline is not None or segment):
                     found = drifts(against, profile) if against is not None else []
-                verdicts += self._bound(monitor, profile.stream).window(
-                    profile, found, against, id, rows
-                )
+                verdicts += bound.window(profile, found, against, id, rows)
         return verdicts
+
+    def _why_lost(self, monitor: Monitor, segment: Segment, id: str) -> tuple[State, str]:
+        """Why a monitor has no baseline to compare this window with."""
+        if self._is_twin(monitor.baseline):
+            version = self._config.baselines[str(monitor.baseline)].version
+            return State.BLIND, f"no row of version {version} in this window"
+        if segment and id:
+            return State.BLIND, "the baseline has too few rows of this segment"
+        return State.LEARNING, "learning a baseline"
 
     def _bound(self, monitor: Monitor, stream: StreamKey) -> BoundJudge:
         at = (monitor.name, stream.segment)

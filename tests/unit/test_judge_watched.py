@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from agent.config import Baseline, Config, Monitor
 from agent.config import Judge as JudgeOptions
+from agent.config.contract import ColumnRule, ModelContract, RowRule
 from agent.config.monitors import When
 from agent.fold.profile import Profile
+from agent.judge.contract_infer import infer
 from agent.judge.engine import Judge
 from agent.judge.reference import Reference
 from agent.judge.reference_build import build
+from agent.types import Kind
 from agent.verdict import Judged, Severity, State, Verdict
 from tests.support.profiles import (
     START_MS,
@@ -129,3 +134,59 @@ def test_half_a_first_window_is_no_loss_of_rows_and_half_a_later_one_is(tmp_path
     judged = fed(judge, by_window(profiles(tmp_path, few + many + few, first=40)))
     assert {window_of(v) for v in firing(judged)} == {44}
     assert {v.monitor for v in firing(judged)} == {"quality", "low"}
+
+
+def test_a_twin_that_is_not_there_is_said(tmp_path: Path) -> None:
+    config = Config(
+        judge=JudgeOptions(defaults=False, learn_windows=12),
+        baselines={"stable": Baseline(type="twin", version="9"), "last": Baseline(type="past")},
+        monitors=[
+            Monitor(name="canary", metric="drift", baseline="stable"),
+            Monitor(name="canary-psi", metric="psi", baseline="stable", when=When(above=0.2)),
+            Monitor(name="early", metric="psi", baseline="last", when=When(above=0.2)),
+        ],
+    )
+    judged = fed(Judge(config), by_window(profiles(tmp_path, normal_windows(17, 4, 100))))
+    for name, state, why in (
+        ("canary", State.BLIND, "m 1: no row of version 9 in this window"),
+        ("canary-psi", State.BLIND, "m 1: no row of version 9 in this window"),
+        ("early", State.LEARNING, "m 1: learning a baseline"),
+    ):
+        own = [v for v in judged.verdicts if v.monitor == name]
+        assert [(v.state, v.why) for v in own] == [(state, why)] * 4
+
+
+def test_a_contract_that_was_given_is_judged_while_a_baseline_is_learned(tmp_path: Path) -> None:
+    rows = RowRule(min=50, silence_s=120.0)
+    contract = ModelContract(
+        model="m",
+        rows=rows,
+        features={"x": ColumnRule(kind=Kind.NUMERIC, required=True)},
+        new_features=True,
+    )
+    windows = normal_windows(18, 2, 100) + without_x(normal_windows(19, 2, 100))
+    judge = Judge(Config(), [], [contract])
+    sealed = by_window(profiles(tmp_path, windows))
+    judged = fed(judge, sealed)
+    assert [(window_of(v), v.feature) for v in firing(judged)] == [(2, "x"), (3, "x")]
+    learning = [v for v in judged.verdicts if v.state is State.LEARNING]
+    assert [window_of(v) for v in learning] == [0, 1]
+
+
+def test_a_model_of_the_baseline_that_never_shows_up_is_a_ticket(tmp_path: Path) -> None:
+    both = [
+        [*rows, *({"model": "other", **row} for row in rows)]
+        for rows in normal_windows(20, 12, 100)
+    ]
+    judge = Judge(Config(), [given(tmp_path, both)])
+    judged = fed(judge, by_window(profiles(tmp_path, normal_windows(21, 8, 100), first=12)))
+    silent = firing(judged, "inventory")
+    assert [(v.stream.model, window_of(v)) for v in silent] == [("other", w) for w in range(16, 20)]
+    assert {v.severity for v in silent} == {Severity.TICKET}
+    assert firing(judged) == silent
+
+
+def test_a_model_of_few_rows_is_silent_when_twenty_are_missing(tmp_path: Path) -> None:
+    # Two rows a window: twenty are expected in ten windows.
+    contract = infer(given(tmp_path, normal_windows(22, 200, 2))).contract[0]
+    assert contract.rows.silence_s == pytest.approx(600.0, rel=0.01)

@@ -77,13 +77,14 @@ def judge_maker(config: Config) -> Callable[[], Judge] | None:
         shard, n_shards = config.aggregate.shard, config.delivery.shards
         own = [model for model in config.models if shard_of(model.name, n_shards) == shard]
         config = msgspec.structs.replace(config, models=own)
-    from agent.backtest_command import given
+    from agent.backtest_command import given, given_by_name
     from agent.judge import engine
 
     references, contracts = given(config)
+    named = given_by_name(config)
 
     def make() -> Judge:
-        return engine.Judge(config, references, contracts)
+        return engine.Judge(config, references, contracts, named=named)
 
     make()  # what cannot be used is said now
     return make

@@ -70,7 +70,12 @@ class ShardFold:
         path = config.aggregate.volume_path or ""
         self.volume = Volume(
             Path(path),
-            Owner(group_id, (config.delivery.chunk_topic or "",)),
+            Owner(
+                group_id,
+                (config.delivery.chunk_topic or "",),
+                volume_option="aggregate.volume_path",
+                group_option="the group of aggregate.group_id and aggregate.shard",
+            ),
             self._log.codec(folds.make, folds.dump, folds.load),
             telemetry,
         )
@@ -186,7 +191,10 @@ class ShardFold:
 
 def _announce(verdict: Verdict) -> None:
     if verdict.fate is Fate.ORPHANED:
-        log.info("chunk %s is an orphan: its rows came again in another", verdict.chunk_id)
+        log.info(
+            "chunk %s is an orphan and does not count: the group's offsets went on without it",
+            verdict.chunk_id,
+        )
         return
     if verdict.fate is Fate.BEFORE:
         log.info("chunk %s was folded before this volume was made", verdict.chunk_id)

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 
 POLL_S: Final = 0.5
 RETRY_S: Final = 0.5
+#: In messages: the option that the group's name is made of.
+_GROUP_OPTION: Final = "aggregate.group_id: group"
 #: Asked for when nothing is to be fetched: an empty list would mean all partitions.
 _NOWHERE: Final = TopicPartition("", -1)
 
@@ -122,7 +124,7 @@ class Guard:
             try:
                 await self._stay(consumer)
             except kafka_errors.KafkaError as error:
-                if fatal := hopeless(self._kafka, error):
+                if fatal := hopeless(self._kafka, error, group_option=_GROUP_OPTION):
                     raise fatal from None
                 log.warning("group %s is joined again: %s", self.group_id, error)
                 await asyncio.sleep(RETRY_S)
@@ -270,14 +272,16 @@ class Guard:
         return await self._ask(CoordinatorLink(self._consumer._coordinator), ended)
 
     async def _ask(self, link: GroupLink, ended: asyncio.Event) -> Committed | None:
-        found = await fetch_offsets(link, self.group_id, [self._partition], ended=ended)
+        found = await fetch_offsets(
+            link, self.group_id, [self._partition], ended=ended, group_option=_GROUP_OPTION
+        )
         return found.get(self._partition)
 
     async def _commit(self, fence: Fence, ended: asyncio.Event, position: int, number: int) -> None:
         link = CoordinatorLink(self._consumer._coordinator)
         metadata = Head(self.run_id, position, self.run_id, number).metadata
         wanted = {self._partition: Committed(position, metadata)}
-        while await commit_offsets(link, fence, wanted, ended=ended):
+        while await commit_offsets(link, fence, wanted, ended=ended, group_option=_GROUP_OPTION):
             if self._announcer.may_say("refused"):
                 log.warning("the offset of %s/%d is refused; tried again", *self._partition)
             await until_ended(ended, asyncio.sleep(RETRY_S), "committing the shard's offset")

@@ -465,7 +465,7 @@ def _own() -> list[MetricSpec]:
             "inferometer.chunks.orphaned",
             _C,
             "{chunk}",
-            "Durable chunks that the group's offsets do not name: forgotten. Their rows are read again.",
+            "Durable chunks that do not count: the group's offsets went on without them.",
         ),
         MetricSpec(
             "inferometer.chunks.uncertain",

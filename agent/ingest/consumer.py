@@ -176,9 +176,11 @@ async def _finished(ending: Coroutine[Any, Any, Any], timeout_s: float) -> str |
     return None if error is None else str(error) or type(error).__name__
 
 
-def hopeless(kafka: Kafka, error: kafka_errors.KafkaError) -> SourceError | None:
-    """The error for what trying again cannot mend; None for the rest."""
-    group = f"kafka.group_id {kafka.group_id!r}"
+def hopeless(
+    kafka: Kafka, error: kafka_errors.KafkaError, *, group_option: str = "kafka.group_id"
+) -> SourceError | None:
+    """The error for what trying again cannot mend; None for the rest. `group_option` names the group."""
+    group = f"{group_option} {kafka.group_id!r}"
     match error:
         case kafka_errors.GroupAuthorizationFailedError():
             return SourceError(f"{group} is not authorised; grant Read on the group to this user")

@@ -78,7 +78,7 @@ _LOOK_UP = {_COORDINATOR_NOT_AVAILABLE, _NOT_COORDINATOR}
 _AGAIN = {_COORDINATOR_LOAD_IN_PROGRESS, _REQUEST_TIMED_OUT, _REBALANCE_IN_PROGRESS, *_LOOK_UP}
 _UNUSABLE_GROUP = {
     _GROUP_AUTHORIZATION_FAILED: "is not authorised; grant Read on the group to this user",
-    _INVALID_GROUP_ID: "is not a valid group id; choose another kafka.group_id",
+    _INVALID_GROUP_ID: "is not a valid group id; choose another",
 }
 
 
@@ -142,12 +142,13 @@ async def commit_offsets(
     *,
     ended: asyncio.Event,
     backoff_s: float = RETRY_BACKOFF_S,
+    group_option: str = "kafka.group_id",
 ) -> dict[Partition, str]:
     """Commit `offsets` in one request under `fence`; the same bytes again until there is an answer.
 
     Returns the partitions that were refused alone, with the reason; the others are committed.
     Raises FencedError when the group has moved on or `ended` is set first; SourceError when the
-    group may not be used at all.
+    group may not be used at all; `group_option` then names it.
     """
     if not offsets:
         return {}
@@ -159,7 +160,7 @@ async def commit_offsets(
             for topic, partitions in response.topics
             for partition, code in partitions
         }
-        _check_group(fence.group_id, codes.values())
+        _check_group(group_option, fence.group_id, codes.values())
         for partition, code in codes.items():
             if code in _FENCED:
                 _raise_fenced(fence, partition, code)
@@ -180,11 +181,12 @@ async def fetch_offsets(
     *,
     ended: asyncio.Event,
     backoff_s: float = RETRY_BACKOFF_S,
+    group_option: str = "kafka.group_id",
 ) -> dict[Partition, Committed]:
     """The group's committed offsets of `partitions`; of all it has (None). Absent: nothing committed.
 
     Asks until there is an answer without any error. Raises FencedError when `ended` is set first;
-    SourceError when the group or a topic may not be used.
+    SourceError when the group (`group_option` then names it) or a topic may not be used.
     """
     wanted = None if partitions is None else set(partitions)
     if wanted is not None and not wanted:
@@ -200,7 +202,7 @@ async def fetch_offsets(
             for partition, offset, metadata, code in entries
         }
         codes = {top_level, *(code for _, _, code in answers.values())}
-        _check_group(group_id, codes)
+        _check_group(group_option, group_id, codes)
         for partition, (_, _, code) in answers.items():
             if code == _TOPIC_AUTHORIZATION_FAILED:
                 raise SourceError(
@@ -283,10 +285,10 @@ async def until_ended(ended: asyncio.Event, awaitable: Awaitable[Any], what: str
         await asyncio.gather(work, end, return_exceptions=True)
 
 
-def _check_group(group_id: str, codes: Iterable[int]) -> None:
+def _check_group(option: str, group_id: str, codes: Iterable[int]) -> None:
     for code in codes:
         if code in _UNUSABLE_GROUP:
-            raise SourceError(_group_message(f"kafka.group_id {group_id!r}", code))
+            raise SourceError(_group_message(f"{option} {group_id!r}", code))
 
 
 def _group_message(what: str, code: int) -> str:

@@ -13,16 +13,19 @@ NAME = "lock"
 
 
 class DirectoryLock:
-    """Held from construction to `release`. Raises StateError with the holder's pid."""
+    """Held from construction to `release`. Raises StateError with the holder's pid.
 
-    def __init__(self, directory: Path) -> None:
+    `option`: the one that names the directory, for messages.
+    """
+
+    def __init__(self, directory: Path, option: str = "delivery.volume_path") -> None:
         path = directory / NAME
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             raise StateError(
-                f"{path} cannot be opened ({error.strerror}); delivery.volume_path must be a "
-                "directory that this process may write to"
+                f"{path} cannot be opened ({error.strerror}); {option} must be a directory that this "
+                "process may write to"
             ) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -30,8 +33,8 @@ class DirectoryLock:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise StateError(
-                f"{directory} is in use by process {holder}; stop it, or give this agent another "
-                "delivery.volume_path"
+                f"{directory} is in use by process {holder}; stop it, or give this one another "
+                f"{option}"
             ) from None
         try:
             os.ftruncate(self._fd, 0)

@@ -42,10 +42,12 @@ class FoldCodec:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose rows the state must be of."""
+    """Whose rows the state must be of, and the options that say so, for messages."""
 
     group: str
     topics: tuple[str, ...]
+    volume_option: str = "delivery.volume_path"
+    group_option: str = "kafka.group_id"
 
 
 @dataclass(slots=True)
@@ -236,13 +238,13 @@ class _Recovery:
         owner, place = self._owner, self._directory / name
         if origin.group != owner.group:
             raise StateError(
-                f"{place} belongs to consumer group {origin.group!r}; kafka.group_id is "
-                f"{owner.group!r}; correct one, or choose another delivery.volume_path"
+                f"{place} belongs to consumer group {origin.group!r}; {owner.group_option} is "
+                f"{owner.group!r}; correct one, or choose another {owner.volume_option}"
             )
         if not set(origin.topics) & set(owner.topics):
             raise StateError(
                 f"{place} belongs to topics {', '.join(origin.topics)}; none of them is among "
-                f"{', '.join(owner.topics)}; choose another delivery.volume_path"
+                f"{', '.join(owner.topics)}; choose another {owner.volume_option}"
             )
 
 

@@ -79,10 +79,10 @@ class Volume:
             self._files.make_directory(directory)
         except OSError as error:
             raise StateError(
-                f"delivery.volume_path {directory} cannot be made: {error.strerror}; mount a volume "
+                f"{owner.volume_option} {directory} cannot be made: {error.strerror}; mount a volume "
                 "that this process may write to"
             ) from None
-        self._lock = DirectoryLock(directory)
+        self._lock = DirectoryLock(directory, owner.volume_option)
         self.instance_id = find_instance_id(self._files, directory)
         self.run_id = new_id()
         self.snapshot_ns = 0  # when the newest snapshot was taken; 0: none by this process

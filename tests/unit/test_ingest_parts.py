@@ -212,6 +212,10 @@ def test_errors_of_the_group_name_the_option() -> None:
     }
     for error, text in cases.items():
         assert text in str(hopeless(kafka, error))
+    shards = hopeless(
+        kafka, kafka_errors.InvalidGroupIdError(), group_option="aggregate.group_id: group"
+    )
+    assert str(shards) == "aggregate.group_id: group 'g' is not valid; choose another"
     assert hopeless(kafka, kafka_errors.RequestTimedOutError()) is None
 
 

@@ -239,6 +239,14 @@ def test_another_group_or_other_topics_are_refused(opened: Any, tmp_path: Path) 
         opened(Owner("h", ("t",)))
     with pytest.raises(StateError, match="belongs to topics t; none of them is among u"):
         opened(Owner("g", ("u",)))
+    options = {"volume_option": "aggregate.volume_path", "group_option": "the group of aggregate.x"}
+    expected = (
+        "the group of aggregate.x is 'h'; correct one, or choose another aggregate.volume_path"
+    )
+    with pytest.raises(StateError, match=expected):
+        opened(Owner("h", ("t",), **options))
+    with pytest.raises(StateError, match=r"among u; choose another aggregate\.volume_path"):
+        opened(Owner("g", ("u",), **options))
     assert chunks_of(opened(Owner("g", ("u", "t")))) == [1]
 
 
@@ -306,6 +314,9 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path: Path) -
         eventually_sync(lambda: "held" in log.read_text())
         with pytest.raises(StateError, match=f"in use by process {holder.pid}"):
             Volume(tmp_path, OWNER, CODEC, Telemetry())
+        aggregator = Owner("g", ("t",), volume_option="aggregate.volume_path")
+        with pytest.raises(StateError, match=r"give this one another aggregate\.volume_path"):
+            Volume(tmp_path, aggregator, CODEC, Telemetry())
     finally:
         holder.kill()
     Volume(tmp_path, OWNER, CODEC, Telemetry()).close()

@@ -14,6 +14,8 @@ import msgspec
 #: Of the metadata's form.
 VERSION = "1"
 _HEAD = re.compile(r"1;([0-9a-f]{8,64});([0-9a-f]{8,64});(0|[1-9][0-9]{0,17})")
+_ID = re.compile(r"[0-9a-f]{8,64}")
+_CHUNK_ID = re.compile(r"[0-9a-f]{8,64};[1-9][0-9]{0,17}")
 
 
 class Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -38,6 +40,16 @@ class Head(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
 def chunk_id(run_id: str, number: int) -> str:
     """The name of a chunk in `PartitionRange.prev`."""
     return f"{run_id};{number}"
+
+
+def is_id(text: str) -> bool:
+    """Whether this may be the id of a run or a lineage."""
+    return _ID.fullmatch(text) is not None
+
+
+def is_chunk_id(text: str) -> bool:
+    """Whether a head may name it."""
+    return _CHUNK_ID.fullmatch(text) is not None
 
 
 def new_id() -> str:

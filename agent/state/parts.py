@@ -9,7 +9,8 @@ Both are frames as in `state.chunk` (magic, version, lengths, header, body, chec
 The body, all parts joined, is the chunk without ranges and tally (`chunk.to_bytes`); there is none,
 and no part, when the shard got no rows. A manifest stands behind its parts, and is written always.
 
-A reader takes versions up to its own. Anything else that is wrong is a DecodeError.
+A reader takes versions up to its own. Anything else that is wrong is a DecodeError, ids and offsets that
+no agent writes included: whoever may write the topic could stop its aggregators otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import msgspec
 from agent.errors import DecodeError, StateError
 from agent.sketch.packed import no_cells
 from agent.state.chunk import from_bytes, open_frame, seal_frame, to_bytes
-from agent.state.heads import chunk_id
+from agent.state.heads import chunk_id, is_chunk_id, is_id
 from agent.types import Chunk, PartitionRange, Tally
 
 PART_MAGIC, MANIFEST_MAGIC = b"IFCP", b"IFCM"
@@ -150,7 +151,9 @@ def _read_part(value: bytes) -> Part:
         raise DecodeError(
             f"part of a chunk: part {header.index} of shard {header.shard}, {len(body)} bytes"
         )
-    return Part(chunk_id(header.run_id, header.number), header.shard, header.index, bytes(body))
+    name = chunk_id(header.run_id, header.number)
+    _check_ids("part of a chunk", [name])
+    return Part(name, header.shard, header.index, bytes(body))
 
 
 def _read_manifest(value: bytes) -> Manifest:
@@ -165,6 +168,16 @@ def _read_manifest(value: bytes) -> Manifest:
     bare = from_bytes(bytes(body))
     if (bare.run_id, bare.number) != (h.run_id, h.number):
         raise DecodeError("manifest of a chunk: its ranges are those of another chunk")
+    name = chunk_id(h.run_id, h.number)
+    _check_ids(
+        "manifest of a chunk", [name, *h.confirms, *(at.prev for at in bare.ranges if at.prev)]
+    )
+    for at in bare.ranges:
+        if not is_id(at.lineage) or not 0 <= at.from_offset <= at.to_offset:
+            raise DecodeError(
+                f"manifest of a chunk: {at.partition} [{at.from_offset}, {at.to_offset}) of lineage "
+                f"{at.lineage[:64]!r}"
+            )
     return Manifest(
         h.run_id,
         h.number,
@@ -176,6 +189,12 @@ def _read_manifest(value: bytes) -> Manifest:
         tuple(h.confirms),
         bare,
     )
+
+
+def _check_ids(what: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not is_chunk_id(name):
+            raise DecodeError(f"{what}: {name[:100]!r} is not the id of a chunk")
 
 
 def join(manifest: Manifest, parts: Sequence[bytes]) -> Chunk:

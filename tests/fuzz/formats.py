@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import struct
 import sys
@@ -18,7 +19,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from typing import Any
 
 from aiokafka.record.util import calc_crc32c
 
+from agent.aggregate.intake import Intake, Seek
 from agent.config import Config
 from agent.decode.arena import RecordArena
 from agent.errors import DecodeError
@@ -34,9 +36,10 @@ from agent.fold.persist import ForeignStateError, dump, load
 from agent.fold.profile import Profile
 from agent.ingest.batches import CorruptRange
 from agent.sketch.codec import numeric_from_bytes, string_from_bytes
-from agent.state.chunk import from_bytes, merge_digest, to_bytes
+from agent.state.chunk import MAGIC, from_bytes, merge_digest, to_bytes
 from agent.state.entries import ChunkWritten, Forget, Tick, entry_from_bytes, entry_to_bytes
 from agent.state.files import Files
+from agent.state.heads import Head
 from agent.state.journal import JournalWriter, Origin, journal_path, read_journal
 from agent.state.parts import read_record, records_of
 from agent.state.snapshots import Heading, read_snapshot, snapshot_path, write_snapshot
@@ -68,6 +71,16 @@ def _sign_end(data: bytearray) -> None:
     """crc32 of all before it, in the last four bytes."""
     if len(data) >= 4:
         data[-4:] = struct.pack("<I", zlib.crc32(memoryview(data)[:-4]))
+
+
+def _sign_record(data: bytearray) -> None:
+    """That of the chunk in a manifest, then that of the record."""
+    at = data.find(MAGIC, 4)
+    if at >= 0 and len(data) >= at + 8:
+        inner = bytearray(data[at:-4])
+        _sign_end(inner)
+        data[at:-4] = inner
+    _sign_end(data)
 
 
 def _sign_cell(data: bytearray) -> None:
@@ -120,6 +133,35 @@ def _chunk() -> Chunk:
         for i in range(40)
     ]
     return chunk_of([[rows]], digest=merge_digest(Config()), ranges=[range_of(0, rows)])
+
+
+_RUN = "ab" * 8
+
+
+@cache
+def _records() -> list[bytes]:
+    """Two chunks of a run as the one shard of a chunk topic has them."""
+    (at,) = _chunk().ranges
+    first = replace(at, lineage="cd" * 8, prev="")
+    second = replace(first, from_offset=at.to_offset, to_offset=at.to_offset + 40, prev=f"{_RUN};1")
+    one = replace(_chunk(), run_id=_RUN, number=1, ranges=[first])
+    two = replace(one, number=2, ranges=[second])
+    return [*records_of(one, 0, 1, ()), *records_of(two, 0, 1, [f"{_RUN};1"])]
+
+
+def _take_in(data: bytes) -> None:
+    """An aggregator between records that are whole. Raises Wrong when it gives out what it may not."""
+    intake = Intake(0, 1, max_bytes=1 << 20, missing_timeout_s=1.0)
+    partition = _chunk().ranges[0].partition
+    for position, value in enumerate([*_records()[:2], data, *_records()[2:]]):
+        intake.record(position, value, position * 2.0)
+        intake.heads({partition: Head("cd" * 8, 80, _RUN, 2)}, position + 1, position * 2.0)
+        while (what := intake.next(position * 2.0)) is not None:
+            if isinstance(what, Seek):
+                raise Wrong(f"read again from {what.position}")
+            intake.settle(what)
+    if intake.n_foreign:
+        raise DecodeError("a record that is not ours")
 
 
 @cache
@@ -209,7 +251,8 @@ FORMATS: dict[str, Format] = {
     ),
     "snapshot": Format(lambda: [_files()[1]], lambda data: read_snapshot(data, "s"), _sign_end),
     "entry": Format(_entries, entry_from_bytes, _unsigned),
-    "part": Format(lambda: records_of(_chunk(), 0, 2, ["r;1"]), read_record, _sign_end),
+    "part": Format(_records, read_record, _sign_record),
+    "intake": Format(_records, _take_in, _sign_record),
     "numbers": Format(lambda: _cells(strings=False), numeric_from_bytes, _sign_cell),
     "texts": Format(lambda: _cells(strings=True), string_from_bytes, _sign_cell),
     "batches": Format(_batches, _read_batches, _sign_batch),
@@ -297,6 +340,7 @@ def main() -> int:
     parser.add_argument("--only", choices=sorted(FORMATS), action="append")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # of each record that is left out
     report = run(options.only or list(FORMATS), options.cases, options.seed)
     document = report.document()
     print(json.dumps(document) if options.json else document)

@@ -54,7 +54,7 @@ async def test_records_of_full_size_pass_and_survive_a_restart_of_the_broker(
 ) -> None:
     topic = ChunkTopic(unique("chunks"), 1)
     await ensure_chunk_topic(kafka_of(real_kafka), topic)
-    at = [range_at(Partition("t" * 100, n), "l" * 16, 0, n, "") for n in range(3000)]
+    at = [range_at(Partition("t" * 100, n), "1" * 16, 0, n, "") for n in range(3000)]
     wide = records_of(bare_chunk("ab" * 8, 1, at), 0, 1, ())
     assert max(map(len, wide)) > 600_000
     writer = ChunkWriter(kafka_of(real_kafka), topic)

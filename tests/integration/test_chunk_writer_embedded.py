@@ -35,7 +35,9 @@ def topic(embedded_kafka: FaultyBroker) -> ChunkTopic:
 
 
 def records(number: int) -> list[list[bytes]]:
-    chunk = bare_chunk("ab" * 8, number, [range_at(Partition("events", 0), "l", 0, number, "")])
+    chunk = bare_chunk(
+        "ab" * 8, number, [range_at(Partition("events", 0), "1" * 16, 0, number, "")]
+    )
     return [records_of(chunk, shard, SHARDS, ()) for shard in range(SHARDS)]
 
 

@@ -37,6 +37,7 @@ KEYS = [
     for version in ("1", "")
     for segment in ((), (("region", "eu"),))
 ]
+RUN = "ab" * 8
 ROWS = st.lists(
     st.builds(
         lambda key, number, text: Row(
@@ -62,7 +63,7 @@ def chunk_with(rows: list[Row]) -> Chunk:
         exemplars=exemplars,
         labels_by_model={"a": 3, "b": 4, "": 5},
     )
-    return replace(chunk, run_id="ab" * 8, number=7, spans=[span()])
+    return replace(chunk, run_id=RUN, number=7, spans=[span()])
 
 
 def span() -> RequestSpan:
@@ -111,13 +112,15 @@ def content(chunk: Chunk) -> list[Any]:
 
 
 def through_the_topic(part: Chunk, shard: int, n_shards: int) -> Chunk:
-    read = [read_record(value) for value in records_of(part, shard, n_shards, ["run;5", "run;6"])]
+    read = [
+        read_record(value) for value in records_of(part, shard, n_shards, [f"{RUN};5", f"{RUN};6"])
+    ]
     manifest = read.pop()
     assert isinstance(manifest, Manifest)
     assert (manifest.shard, manifest.n_shards, manifest.confirms) == (
         shard,
         n_shards,
-        ("run;5", "run;6"),
+        (f"{RUN};5", f"{RUN};6"),
     )
     assert manifest.n_parts == len(read)
     slices = []
@@ -223,7 +226,7 @@ def test_a_large_chunk_is_cut_into_records_that_a_broker_takes() -> None:
 
 def test_too_many_partitions_for_one_manifest_are_refused_with_advice() -> None:
     at = [
-        PartitionRange(Partition("t" * 200, i), 0, 1, "l" * 16, "", -1, -1, False, 0)
+        PartitionRange(Partition("t" * 200, i), 0, 1, "1" * 16, "", -1, -1, False, 0)
         for i in range(4000)
     ]
     with pytest.raises(

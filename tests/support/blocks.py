@@ -214,7 +214,7 @@ def range_of(
     caught_up: bool = False,
     last_row_ns: int = 0,
     high_watermark: int = -1,
-    lineage: str = "l",
+    lineage: str = "1" * 16,
 ) -> PartitionRange:
     """A partition's range over these rows."""
     rows = list(rows)
@@ -272,4 +272,4 @@ def chunk_of(
                 list(exemplars) if i == 0 else [],
             )
         )
-    return concat(made, run_id="run", number=number, epoch=1, digest=digest)
+    return concat(made, run_id="ab" * 8, number=number, epoch=1, digest=digest)

@@ -13,7 +13,7 @@ from agent.errors import DecodeError
 from agent.state.heads import Head
 from agent.state.parts import records_of
 from agent.telemetry import Telemetry
-from agent.types import Chunk, Partition
+from agent.types import Chunk, Partition, PartitionRange
 from tests.support.fleet import bare_chunk, range_at
 
 P0, P1 = Partition("events", 0), Partition("events", 1)
@@ -288,6 +288,38 @@ def test_the_oldest_position_still_needed_is_that_of_the_oldest_undecided_record
     topic.heads(p0=head(A, 2, 9))
     topic.outcomes()
     assert topic.intake.oldest == topic.end
+
+
+@pytest.mark.parametrize(
+    ("ranges", "confirms"),
+    [
+        ([range_at(P0, LINE, 0, 1, "junk")], ()),
+        ([range_at(P0, LINE, 0, 1, f"{A};x")], ()),
+        ([range_at(P0, LINE, 0, 1, f"{A};0")], ()),
+        ([range_at(P0, LINE, 0, 1, f"{A};1\n")], ()),
+        ([range_at(P0, LINE, 0, 1, "")], ("zz",)),
+        ([range_at(P0, "not a lineage", 0, 1, "")], ()),
+        ([range_at(P0, LINE, 5, 4, "")], ()),
+        ([range_at(P0, LINE, -1, 4, "")], ()),
+    ],
+)
+def test_a_record_that_no_agent_writes_is_left_out_and_counted(
+    ranges: list[PartitionRange], confirms: tuple[str, ...]
+) -> None:
+    topic = Topic()
+    topic.put(bare_chunk(A, 9, ranges), confirms)
+    assert topic.outcomes() == []
+    assert topic.intake.n_foreign == 1, "the manifest; the part is one of ours"
+    topic.put(chunk(B, 1, 0, 5, ""))
+    topic.heads(p0=head(B, 1, 5))
+    assert topic.outcomes() == [(Fate.FOLDED, f"{B};1")]
+
+
+@pytest.mark.parametrize(("run", "number"), [("run", 1), (A, 0), (A, -1), (A, 10**18)])
+def test_a_chunk_whose_id_is_none_is_left_out_and_counted(run: str, number: int) -> None:
+    topic = Topic()
+    topic.put(chunk(run, number, 0, 5, ""))
+    assert topic.intake.n_foreign == 2
 
 
 @pytest.mark.parametrize("state", [b"x", b"\x93\x07\x90\x90", b"\x93\x01\x90"])

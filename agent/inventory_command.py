@@ -33,17 +33,20 @@ def inventory(options: argparse.Namespace, config: Config) -> int:
 
 def _of_files(options: argparse.Namespace, config: Config) -> Any:
     from agent.judge.inventory import Inventory
+    from agent.judge.read import read_json, read_notes
     from agent.replay import progress_bar, sketch_files
 
     found = Inventory(config)
     with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
-        sketch_files(
+        fold = sketch_files(
             options.files,
             config,
             on_progress=show,
             on_effects=lambda effects: found.sealed(effects.sealed, 0),
         )
-    return found.document()
+    for note in read_notes(fold.tally):
+        print(f"inferometer: note: {note}", file=sys.stderr)
+    return found.document() | read_json(fold.tally)
 
 
 def _of_agent(url: str) -> Any:

@@ -18,6 +18,7 @@ from agent.errors import ConfigError
 
 def build(options: argparse.Namespace, config: Config) -> int:
     """Sketch files into a reference."""
+    from agent.judge.read import read_json
     from agent.judge.reference import write_reference
     from agent.judge.reference_build import build as build_reference
     from agent.replay import progress_bar
@@ -47,7 +48,8 @@ def build(options: argparse.Namespace, config: Config) -> int:
             file=sys.stderr,
         )
     if options.json:
-        write_json(reference_document(built.reference, config) | {"notes": built.notes})
+        document = reference_document(built.reference, config)
+        write_json(document | read_json(built.read) | {"notes": built.notes})
     return 0
 
 

@@ -22,11 +22,12 @@ from agent.fold.effects import Effects
 from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
 from agent.judge.learner import cut
+from agent.judge.read import read_json, read_notes
 from agent.judge.reference import Reference
 from agent.judge.score_tables import tables_of
 from agent.judge.sources import matches
 from agent.replay import Progress, sketch_files
-from agent.types import Irregular, Json
+from agent.types import Irregular, Json, Tally
 from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
 
 #: Rows of a window where rows carry no time: a twentieth of them, within these.
@@ -46,11 +47,16 @@ class Timeline:
     drift: list[Drift] = field(default_factory=list)
     windows: list[int] = field(default_factory=list)
     width_ms: int = 60_000
-    rows: int = 0
+    read: Tally = field(default_factory=Tally)
     by_rows: int | None = None
     notes: list[str] = field(default_factory=list)
     inventory: Json = field(default_factory=dict)
     learning: Learning = field(default_factory=Learning)
+
+    @property
+    def rows(self) -> int:
+        """All that were read."""
+        return self.read.rows
 
     @property
     def alarms(self) -> list[list[Verdict]]:
@@ -119,7 +125,8 @@ def run(
             f"{f' (dropped: {dropped})' if dropped else ''}; "
             "give events with a model, or name the model with --model"
         )
-    timeline.rows = fold.tally.rows
+    timeline.read = fold.tally
+    timeline.notes += read_notes(fold.tally)
     late = fold.tally.irregular[Irregular.LATE] + fold.tally.irregular[Irregular.FUTURE]
     if late and rows_per_window is None:
         timeline.notes.append(f"{late:,} of {fold.tally.rows:,} rows were late: in no window")
@@ -237,11 +244,13 @@ def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:
 def document(timeline: Timeline) -> Json:
     """The document of `backtest --json`. Times are epoch milliseconds.
 
+    rows, dropped, irregular  what was read, and what could not be, by reason
     verdicts  every window that is not ok, and every transition
     bound     largest distance of the true value from `value`; null where no bound exists
     """
     return {
         "windows": len(timeline.windows),
+        **read_json(timeline.read),
         "verdicts": [verdict_json(v) for v in timeline.verdicts if is_told(v)],
         "drift": [_drift_json(d) for d in timeline.drift],
         "pages": len(timeline.pages),

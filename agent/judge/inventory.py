@@ -89,7 +89,10 @@ class Inventory:
         self._now_ms, self._unlisted, self._items = kept.now_ms, kept.unlisted, dict(kept.items)
 
     def document(self) -> Json:
-        """Models by name, each with its versions; declared ones that were never seen with none."""
+        """Models by name, each with its versions; declared ones that were never seen with none.
+
+        rows_per_s  in windows that had rows, on average
+        """
         names = sorted({key.model for key in self._items} | set(self._declared))
         return {
             "window_s": self._width_s,
@@ -117,7 +120,8 @@ class Inventory:
             "windows": item.windows,
             "rows": item.rows,
             "errors": item.errors,
-            "rows_per_s": item.last_rows / self._width_s,
+            "rows_per_s": item.rows / (item.windows * self._width_s),
+            "last_window_rows": item.last_rows,
             "segments": item.segments,
             "features": dict(sorted(item.features.items())),
             "outputs": dict(sorted(item.outputs.items())),

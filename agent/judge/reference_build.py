@@ -23,13 +23,14 @@ from agent.ingest.files import STDIN
 from agent.judge.history import calibrated, calibrated_by_hour
 from agent.judge.pairs_cells import paired
 from agent.judge.panes import Panes
+from agent.judge.read import read_notes
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.score_tables import score_table
 from agent.judge.seen import SeenStream
 from agent.judge.union import united
 from agent.replay import Progress, sketch_files
 from agent.sketch.pair_sums import ScoreTable
-from agent.types import OVERFLOW, Irregular, StreamKey
+from agent.types import OVERFLOW, Irregular, StreamKey, Tally
 
 #: Windows of time from which the detector is calibrated as they are.
 ENOUGH_WINDOWS: Final = 200
@@ -48,6 +49,7 @@ class Built:
 
     reference: Reference
     notes: list[str]
+    read: Tally
 
 
 def build(
@@ -130,7 +132,7 @@ def build(
     reference = Reference(
         width_ms=width_ms, created_ms=created_ms, models=models, segments=segments
     )
-    return Built(reference, notes)
+    return Built(reference, notes + read_notes(fold.tally), fold.tally)
 
 
 def _require_rows(fold: Fold, files: Sequence[Path]) -> None:

@@ -249,6 +249,7 @@ def test_the_inventory_of_files_names_every_model(
     (version,) = model["versions"]
     assert (model["model"], version["version"], version["rows"]) == ("m", "1", 20_000)
     assert version["features"] == {"c": "categorical", "x": "numeric", "y": "numeric"}
+    assert version["rows_per_s"] == pytest.approx(500 / 60)
     assert main(["inventory"]) == 2
 
 
@@ -262,3 +263,23 @@ def test_where_files_end_is_no_loss_of_rows(
     )
     assert (status, err) == (0, "")
     assert out.startswith("would have paged never: 6 windows")
+
+
+def test_lines_that_cannot_be_read_are_said_and_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "torn.jsonl"
+    lines = (folder / "calm.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:5000], '{"model": "m", "fea\n', "7\n", *lines[5000:]]))
+    said = "2 of 20,002 records could not be used (invalid_json 1, not_an_event 1)"
+    counted = {"rows": 20_000, "dropped": {"invalid_json": 1, "not_an_event": 1}, "irregular": {}}
+    for arguments in (
+        ["backtest", "-q", str(path), "--json"],
+        ["inventory", "-q", str(path), "--json"],
+        ["profile", "build", "-q", str(path), "-o", str(tmp_path / "t.profile"), "--json"],
+    ):
+        capsys.readouterr()
+        assert main(arguments) == 0
+        out, err = capsys.readouterr()
+        assert said in err
+        assert json.loads(out).items() >= counted.items()

@@ -269,17 +269,18 @@ def test_announcer_says_a_thing_again_after_its_time_or_when_it_was_over() -> No
 
 
 def test_requests_are_not_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
-    root, logger = logging.getLogger(), logging.getLogger("aiokafka.conn")
-    before = root.level, logger.level
+    root, library, logger = (logging.getLogger(n) for n in (None, "aiokafka", "aiokafka.conn"))
+    before = {one: one.level for one in (root, library, logger)}
     try:
         root.setLevel(logging.DEBUG)
+        library.setLevel(logging.NOTSET)
         logger.setLevel(logging.NOTSET)
         silence_secrets()
         assert not logger.isEnabledFor(logging.DEBUG)
         assert logger.isEnabledFor(logging.INFO)
     finally:
-        root.setLevel(before[0])
-        logger.setLevel(before[1])
+        for one, level in before.items():
+            one.setLevel(level)
 
 
 async def test_source_before_its_start_is_neither_joined_nor_on_standby() -> None:

@@ -18,6 +18,7 @@ from agent.profile_command import adapted, named, require_folder, write_json, wr
 def backtest(options: argparse.Namespace, config: Config) -> int:
     """Judge files; returns the exit status."""
     from agent.backtest import html, learn, png, run, text
+    from agent.judge.explanation import how_many
     from agent.replay import progress_bar
     from agent.verdict import State
 
@@ -64,7 +65,7 @@ def backtest(options: argparse.Namespace, config: Config) -> int:
     if broken:
         first = text.worst(broken[0])
         print(
-            f"inferometer: --fail-on {options.fail_on}: {len(broken)} alarms, the first: {first.why}",
+            f"inferometer: --fail-on {options.fail_on}: {how_many(len(broken), 'alarm')}, the first: {first.why}",
             file=sys.stderr,
         )
     return 1 if broken else 0

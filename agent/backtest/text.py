@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from agent.backtest.run import Timeline
+from agent.judge.explanation import how_many
 from agent.verdict import Cause, Severity, State, Verdict
 
 #: Alarms and causes that are shown; --json has all.
@@ -35,7 +37,7 @@ def lines(timeline: Timeline) -> Iterator[str]:
         (State.BLIND, "blind: too few rows to see what is asked for"),
     ):
         if states[state]:
-            yield f"  {states[state]:,} verdicts {says}"
+            yield f"  {how_many(states[state], 'verdict')} {says}{_shown(timeline, state)}"
     alarms = timeline.alarms
     for number, alarm in enumerate(alarms[:_MOST_ALARMS], 1):
         yield ""
@@ -49,13 +51,26 @@ def lines(timeline: Timeline) -> Iterator[str]:
         yield from rows
 
 
+def _shown(timeline: Timeline, state: State) -> str:
+    """What blind windows would have shown, in the middle of them."""
+    found = [
+        v.minimum_effect
+        for v in timeline.verdicts
+        if v.state is state and not v.alarm and v.minimum_effect is not None
+    ]
+    if state is not State.BLIND or not found:
+        return ""
+    return f"; they show a shift of {statistics.median(found):.3f} (P(new > old) - 1/2)"
+
+
 def _span(timeline: Timeline) -> str:
     n = len(timeline.windows)
     if timeline.by_rows is not None:
-        return f"{n:,} windows of {timeline.by_rows:,} rows"
+        return f"{how_many(n, 'window')} of {timeline.by_rows:,} rows"
     first = when(timeline.windows[0]) if timeline.windows else "-"
     last = when(timeline.windows[-1] + timeline.width_ms) if timeline.windows else "-"
-    return f"{n:,} windows of {timeline.width_ms / 1000:g} s, {timeline.rows:,} rows, {first} to {last}"
+    windows = f"{how_many(n, 'window')} of {timeline.width_ms / 1000:g} s"
+    return f"{windows}, {how_many(timeline.rows, 'row')}, {first} to {last}"
 
 
 def when(ms: int) -> str:
@@ -79,7 +94,7 @@ def _alarm(number: int, alarm: Sequence[Verdict], timeline: Timeline) -> Iterato
     if timeline.by_rows is None:
         at = when(first.window_start_ms)
     ended = alarm[-1].state in (State.RESOLVED, State.OK)
-    lasted = f"{len(alarm) - ended:,} windows" + ("" if ended else ", still open at the end")
+    lasted = how_many(len(alarm) - ended, "window") + ("" if ended else ", still open at the end")
     yield f"{number}. {said} at {at} ({lasted}) by {first.monitor}"
     yield f"   {first.why}"
     for cause in first.attribution[:_MOST_CAUSES]:

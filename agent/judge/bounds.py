@@ -31,6 +31,7 @@ _UNITS: Final = {
     "freshness": "s",
     "distinct": "{value}",
 }
+_SPOKEN: Final = {"{row}": " rows", "s": " s", "{value}": " values"}
 
 #: Told the values of a monitor in each window that has any.
 OnValues = Callable[[Monitor, StreamKey, Mapping[Column | None, float]], None]
@@ -170,13 +171,14 @@ class BoundJudge:
         monitor = self.monitor
         longest = max(self._streaks[column] for _, column, _, _ in broken)
         _, first, value, bound = broken[0]
+        unit = _SPOKEN.get(_UNITS.get(monitor.metric, "1"), "")
         causes = [
             Cause(
                 statistic=monitor.metric,
                 score=beyond,
                 feature=None if column is None else shown_name(column),
                 source=self._sources.of(self.stream.model, column),
-                detail=f"{monitor.metric} is {v:.4g}; bound {b:.4g}",
+                detail=f"{monitor.metric} is {v:.4g}{unit}; bound {b:.4g}{unit}",
             )
             for beyond, column, v, b in broken
         ]

@@ -8,7 +8,8 @@ an order that nobody knows, and each value is known within the bucket's relative
     wasserstein  each value moves by at most eps |x|, so the mean distance by eps (E|X| + E|Y|)
     auc          P(window > baseline) + ties / 2, unknown by half the pairs that share a bucket
     psi, js, hellinger   exact for the baseline's cells, hence lower bounds for any finer partition; from
-                 counts nobody has an upper bound below the distance's own maximum
+                 counts nobody has an upper bound below the distance's own maximum (ln 2 and 1 of the last two), which
+                 says nothing: none is given
     chi2         two-sample Pearson statistic over the cells of a categorical column
     unseen       share of rows whose text the baseline never held; a lower bound where it does not list all
     missing, true_rate, violations   shares of rows: exact
@@ -176,8 +177,8 @@ def _partitioned(p: Counts, q: Counts) -> list[Distance]:
     hellinger = math.sqrt(max(0.0, 1.0 - float(np.sqrt(p * q).sum())))
     return [
         Distance("psi", psi, psi, math.inf),
-        Distance("js", js, js, math.log(2.0)),
-        Distance("hellinger", hellinger, hellinger, 1.0),
+        Distance("js", js, js, math.inf),
+        Distance("hellinger", hellinger, hellinger, math.inf),
     ]
 
 

@@ -22,6 +22,11 @@ _SAME_FACTOR: Final = 1.05
 _LEAST_FACTOR: Final = 1.1
 
 
+def how_many(n: int, what: str) -> str:
+    """`1 window`, `1,200 windows`."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def explain(key: CellKey, baseline: Prepared, window: Counted) -> str:
     """What moved, in words; "" where there is nothing to say."""
     if key.column is None or key.column not in baseline.columns:

@@ -22,6 +22,7 @@ from agent.judge.contract import MIN_ROWS, Breach, breaches
 from agent.judge.counted import Counted, counted
 from agent.judge.detector import ChangeDetector, Evidence, Segment, Step
 from agent.judge.drift_shown import drifts
+from agent.judge.explanation import how_many
 from agent.judge.learner import whole_of
 from agent.judge.pairs_cells import PairsFound, measure_pairs
 from agent.judge.reference import ModelKey
@@ -176,9 +177,8 @@ class ModelJudge:
                 if p.stream.segment in standing.segments
             }
         if is_about_change:
-            cells = self._cells(
-                measure(baseline, read, self._expected(standing, whole, twin)), whole
-            )
+            expected = self._expected(standing, whole, twin)
+            cells = self._cells(measure(baseline, read, expected), whole)
             pairs = self._pairs(standing, whole) if twin is None else None
             if pairs is not None:
                 cells.append(pairs.value)
@@ -194,7 +194,7 @@ class ModelJudge:
             found = {"drift": step, "state": self._slow(first.window, cells, by_segment)}
             for channel, one in found.items():
                 if channel in self.rule.channels and one is not None:
-                    finding = self._drift(channel, one, standing, baseline, read, pairs)
+                    finding = self._drift(channel, one, standing, baseline, read, pairs, expected)
                     if finding is not None:
                         findings.append(finding)
         findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
@@ -277,7 +277,7 @@ class ModelJudge:
                         )
                         for b in self._new[:20]
                     ),
-                    why=f"{self._name}: {len(self._new)} features are new: "
+                    why=f"{self._name}: {how_many(len(self._new), 'new feature')}: "
                     + ", ".join(
                         shown_name(b.column) for b in self._new[:10] if b.column is not None
                     ),
@@ -346,6 +346,7 @@ class ModelJudge:
             state=State.FIRING,
             value=first.value,
             threshold=first.threshold,
+            unit="{row}" if first.statistic == "volume" else "1",
             causes=tuple(listed),
             source=source,
             why=f"{self._name}: {what}",
@@ -390,6 +391,7 @@ class ModelJudge:
         baseline: Prepared,
         read: Counted,
         pairs: PairsFound | None,
+        expected_rows: float | None,
     ) -> Finding | None:
         if step.state not in (State.PENDING, State.FIRING):
             return None
@@ -404,6 +406,12 @@ class ModelJudge:
         )
         if not found:
             return None
+        if expected_rows is not None:
+            rows = f"{read.rows:,.0f} rows; {expected_rows:,.0f} are usual"
+            found = [
+                msgspec.structs.replace(c, detail=rows) if c.statistic == "volume" else c
+                for c in found
+            ]
         first = found[0]
         source = first.source if first.feature is None else None
         what = f"source {source}" if source else first.feature or "all traffic"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.fold.kinds import is_string_kind
 from agent.fold.profile import Profile, ProfileColumn
@@ -14,7 +14,7 @@ from agent.fold.summary import column as column_json
 from agent.judge.drift_shown import drifts
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
 from agent.replay_text import bars, bin_counts, number
-from agent.types import Column, Json, Role, StreamKey
+from agent.types import Column, Json, Kind, Role, StreamKey
 from agent.verdict import Drift, shown_name, stream_json
 
 _BINS: Final = 16
@@ -22,7 +22,7 @@ _NAME_CHARS: Final = 40
 _TOP: Final = 10
 _ORDER: Final = list(Role)
 #: The distances that a row of the drift table shows, where the column has them.
-_METRICS: Final = ("psi", "js", "ks", "wasserstein", "auc", "unseen", "missing")
+_METRICS: Final = ("psi", "js", "ks", "wasserstein", "auc", "true_rate", "unseen", "missing")
 
 Rows = list[list[str]]
 
@@ -174,15 +174,41 @@ def table(rows: Rows, left: tuple[int, ...] = (0,)) -> Iterator[str]:
 # ---------------------------------------------------------------- two references
 
 
-def differences(before: Reference, after: Reference) -> list[tuple[StreamKey, int, list[Drift]]]:
-    """For each stream of `after` that `before` knows: its rows, and the distances of all its columns."""
+class Difference(NamedTuple):
+    """A stream of two references: rows of the second, distances of its columns, and which share of the first's
+    booleans is true."""
+
+    stream: StreamKey
+    rows: int
+    drift: list[Drift]
+    true_rates: dict[Column, float]
+
+
+def differences(before: Reference, after: Reference) -> list[Difference]:
+    """Of each stream of `after` that `before` knows."""
     found = []
     for stream in after.streams():
         key = stream.stream
         is_whole = any(stream is whole for whole in after.models.values())
         known = before.whole(_model(key)) if is_whole else before.segment(key)
         if known is not None:
-            found.append((key, stream.profile.rows, drifts(known.profile, stream.profile)))
+            found.append(
+                Difference(
+                    key,
+                    stream.profile.rows,
+                    drifts(known.profile, stream.profile),
+                    _true_rates(known.profile),
+                )
+            )
+    return found
+
+
+def _true_rates(profile: Profile) -> dict[Column, float]:
+    found = {}
+    for column, held in profile.columns.items():
+        view = held.numbers if held.kind is Kind.BOOLEAN else None
+        if view is not None and view.count:
+            found[column] = 1.0 - view.zeros / view.count
     return found
 
 
@@ -204,8 +230,8 @@ def difference_json(before: Reference, after: Reference) -> Json:
                 "bound": [_finite(drift.low), _finite(drift.high)],
                 "unit": drift.unit,
             }
-            for _, _, found in differences(before, after)
-            for drift in found
+            for difference in differences(before, after)
+            for drift in difference.drift
         ],
     }
 
@@ -220,7 +246,7 @@ def difference_lines(before: Reference, after: Reference) -> Iterator[str]:
     compared = differences(before, after)
     if not compared:
         yield "no model of the one is in the other"
-    for stream, rows, found in compared:
+    for stream, rows, found, rates in compared:
         yield ""
         yield f"{name_of(stream)}: {rows:,} rows"
         columns: dict[Column, dict[str, Drift]] = {}
@@ -228,23 +254,30 @@ def difference_lines(before: Reference, after: Reference) -> Iterator[str]:
             columns.setdefault(drift.column, {})[drift.metric] = drift
         shown = [m for m in _METRICS if any(m in metrics for metrics in columns.values())]
         lines: Rows = [["column", *shown]]
-        for column, metrics in sorted(columns.items(), key=lambda item: -_rank(item[1])):
-            lines.append(
-                [shown_name(column)[:_NAME_CHARS], *(_cell(metrics.get(m)) for m in shown)]
-            )
+        for column, metrics in sorted(
+            columns.items(), key=lambda item: -_rank(item[0], item[1], rates)
+        ):
+            cells = [_cell(metrics.get(m)) for m in shown]
+            if column in rates and "true_rate" in metrics:
+                at = shown.index("true_rate")
+                cells[at] = f"{percent(rates[column])} -> {cells[at]}"
+            lines.append([shown_name(column)[:_NAME_CHARS], *cells])
         yield from table(lines)
 
 
-def _rank(metrics: dict[str, Drift]) -> float:
+def _rank(column: Column, metrics: dict[str, Drift], true_rates: dict[Column, float]) -> float:
+    """PSI, and what rates have moved by."""
     psi = metrics["psi"].value if "psi" in metrics else 0.0
     missing = metrics["missing"].value if "missing" in metrics else 0.0
+    if column in true_rates and "true_rate" in metrics:
+        psi = abs(metrics["true_rate"].value - true_rates[column])
     return (psi if math.isfinite(psi) else 0.0) + (missing if math.isfinite(missing) else 0.0)
 
 
 def _cell(drift: Drift | None) -> str:
     if drift is None or not math.isfinite(drift.value):
         return "-"
-    if drift.metric in ("missing", "unseen"):
+    if drift.metric in ("missing", "unseen", "true_rate"):
         return percent(drift.value)
     value = f"{drift.value:.4f}" if abs(drift.value) < 100 else number(drift.value)
     if drift.low == drift.high:

@@ -283,3 +283,49 @@ def test_lines_that_cannot_be_read_are_said_and_counted(
         out, err = capsys.readouterr()
         assert said in err
         assert json.loads(out).items() >= counted.items()
+
+
+def test_blind_windows_say_what_they_would_have_shown(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_events(tmp_path / "few.jsonl", normal_windows(8, 4, 130), first=20)
+    document = json.loads(run(capsys, "--baseline", folder / "ref.profile", path, "--json")[1])
+    blind = [v["minimum_effect"] for v in document["verdicts"] if v["state"] == "blind"]
+    middle = float(np.median(blind))
+    _, out, _ = run(capsys, "--baseline", folder / "ref.profile", path)
+    assert f"{len(blind)} verdict" in out
+    assert f"they show a shift of {middle:.3f}" in out
+
+
+def test_a_loss_of_rows_is_told_in_numbers(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_events(tmp_path / "less.jsonl", normal_windows(9, 8, 250), first=20)
+    _, out, _ = run(capsys, "--baseline", folder / "ref.profile", path)
+    assert "all traffic has changed (volume): 250 rows; 500 are usual" in out
+
+
+def test_distances_without_an_upper_bound_have_none(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run(capsys, "--baseline", folder / "ref.profile", folder / "moved.jsonl", "--json")
+    bounds = {(d["metric"], d["bound"]) for d in json.loads(out)["drift"]}
+    assert {b for m, b in bounds if m in ("psi", "js", "hellinger")} == {None}
+    assert None not in {b for m, b in bounds if m in ("ks", "auc", "missing")}
+
+
+def test_two_references_show_what_became_of_booleans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, each in (("a", 2), ("b", 4)):
+        rows = [[{"z": 1.0, "on": i % each == 0} for i in range(400)]] * 3
+        write_events(tmp_path / f"{name}.jsonl", rows)
+        made = str(tmp_path / f"{name}.profile")
+        assert main(["profile", "build", "-q", str(tmp_path / f"{name}.jsonl"), "-o", made]) == 0
+    capsys.readouterr()
+    assert main(["profile", "diff", *(str(tmp_path / f"{n}.profile") for n in "ab")]) == 0
+    table = capsys.readouterr().out
+    head, first = [line for line in table.splitlines() if line.strip()][2:4]
+    assert "true_rate" in head
+    assert first.split()[0] == "on"
+    assert "50.0% -> 25.0%" in first

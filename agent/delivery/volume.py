@@ -132,6 +132,9 @@ class VolumeMode(Chained):
                 )
         known = dict(state.heads)
         made = plan(wanted, known, state.runs, offsets)
+        # A crash left them as ours; their topic may be deleted, or taken out, and nobody revokes them.
+        if gone := sorted(known.keys() - set(wanted)):
+            volume.take(Forget(gone))
         if made.missing and known:
             volume.take(Renewed(time.time_ns(), "the group's offsets are beyond the journal"))
         volume.sync()

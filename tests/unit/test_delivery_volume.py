@@ -266,6 +266,24 @@ async def test_snapshots_that_fail_are_said_until_one_succeeds_though_the_journa
     assert agent.mode.describe()["volume"]["trouble"] is None
 
 
+async def test_partitions_that_are_not_assigned_behind_a_crash_are_not_waited_for(
+    tmp_path: Path, group: Group
+) -> None:
+    first = await Process(tmp_path, group).start()
+    assert await first.deliver(10)
+    await first.assign()
+    assert await first.seen("forget") == 0
+    await first.die()
+    again = Process(tmp_path, group)
+    await again.mode.open()
+    await again.mode.settle([Partition("t", 1)], group.offsets)
+    seen = await again.fold.call(lambda fold: list(fold.seen))
+    assert [entry for entry in seen if entry[0] == "forget"] == [["forget", [["t", 0]]]]
+    places = await again.mode.settle([P0], group.offsets)  # it came back: on from where it stood
+    assert places[P0].offset == 10
+    await again.die()
+
+
 async def test_an_epoch_that_ends_while_the_disk_is_full_forgets_its_chunk(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,7 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
         )
         if line not in found:
             found.append(line)
-    return found + _judging(config)
+    return found + _judging(config) + _too_few_rows(config)
 
 
 def _judge_files(config: Config, env: Mapping[str, str]) -> list[Path]:
@@ -110,6 +110,24 @@ def _judging(config: Config) -> list[str]:
                 f"select.model is {monitor.select.model}; declare the model, or correct the pattern"
             )
     return found
+
+
+def _too_few_rows(config: Config) -> list[str]:
+    """Models that had too few rows in the baseline for windows of this width."""
+    if not config.judge.enabled or not config.judge.baseline_file:
+        return []
+    from agent.judge.few import too_few
+    from agent.judge.reference import read_reference
+
+    width_s = config.windows.width_s
+    models = [
+        (f"{key.model} {key.version}".strip(), whole.profile.rows, seen_s, rows)
+        for key, whole in sorted(read_reference(Path(config.judge.baseline_file)).models.items())
+        if whole.windows
+        for seen_s in ((whole.end_ms - whole.start_ms) / 1000,)
+        for rows in (whole.profile.rows * width_s / max(width_s, seen_s),)
+    ]
+    return too_few(models, width_s)
 
 
 def _require_known_scheme(config: Config, env: Mapping[str, str], signal: SignalSettings) -> None:

@@ -21,6 +21,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
+from agent.judge.few import too_few
 from agent.judge.learner import cut
 from agent.judge.read import read_json, read_notes
 from agent.judge.reference import Reference
@@ -132,6 +133,8 @@ def run(
         timeline.notes.append(f"{late:,} of {fold.tally.rows:,} rows were late: in no window")
     _note_models(timeline, fold, references)
     _note_monitors(timeline, fold, config)
+    if rows_per_window is None:
+        timeline.notes += _too_few_rows(timeline)
     return timeline
 
 
@@ -214,6 +217,21 @@ def _note_models(timeline: Timeline, fold: Fold, references: Sequence[Reference]
             f"no baseline for {', '.join(strange[:5])}: learned from the first windows "
             f"(the reference has {', '.join(sorted(known)[:5])}; --model names events that name none)"
         )
+
+
+def _too_few_rows(timeline: Timeline) -> list[str]:
+    """Models whose windows are too small to be judged."""
+    models = [
+        (
+            f"{model['model']} {version['version']}".strip(),
+            version["rows"],
+            (version["last_seen_ms"] - version["first_seen_ms"]) / 1000,
+            version["rows"] / version["windows"],
+        )
+        for model in timeline.inventory["models"]
+        for version in model["versions"]
+    ]
+    return too_few(models, timeline.width_ms / 1000)
 
 
 def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:

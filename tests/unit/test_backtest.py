@@ -329,3 +329,19 @@ def test_two_references_show_what_became_of_booleans(
     assert "true_rate" in head
     assert first.split()[0] == "on"
     assert "50.0% -> 25.0%" in first
+
+
+def test_windows_of_too_few_rows_are_said_with_what_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_events(tmp_path / "rare.jsonl", normal_windows(10, 100, 2))
+    _, _, err = run(capsys, path)
+    # Two rows a minute: twenty in ten minutes.
+    assert "m 1 has 2 rows in a window" in err
+    assert "use windows.width_s >= 600" in err
+    made, config = tmp_path / "rare.profile", tmp_path / "rare.yaml"
+    assert main(["profile", "build", "-q", str(path), "-o", str(made)]) == 0
+    config.write_text(f"kafka: {{topics: [p]}}\njudge: {{baseline_file: {made}}}\n")
+    capsys.readouterr()
+    assert main(["check", "-c", str(config)]) == 0
+    assert "use windows.width_s >= 600" in capsys.readouterr().err

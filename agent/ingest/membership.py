@@ -293,17 +293,17 @@ class Membership:
         is seen with the next metadata.
         """
         what = "waiting for the group to take the first offsets"
-        while genesis:
-            async with self._commit_lock:
-                refused = await self._commit(epoch, genesis)
-            if not refused:
-                break
-            some = ", ".join(f"{p.topic}/{p.partition}: {why}" for p, why in refused.items())
-            self.waits_for = f"nothing is read yet: first offsets are refused: {some}"
-            try:
+        try:
+            while genesis:
+                async with self._commit_lock:
+                    refused = await self._commit(epoch, genesis)
+                if not refused:
+                    break
+                some = ", ".join(f"{p.topic}/{p.partition}: {why}" for p, why in refused.items())
+                self.waits_for = f"nothing is read yet: first offsets are refused: {some}"
                 await until_ended(epoch.ended, asyncio.sleep(self._pace.reconnect_s), what)
-            finally:
-                self.waits_for = ""
+        finally:
+            self.waits_for = ""
 
     def _finder(self, epoch: Epoch) -> StartFinder:
         arguments = (self._kafka, self.consumer, epoch.fence, epoch.ended)

@@ -47,6 +47,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = "1"
     source: str | None = None
     why: str = ""
+    is_soft: bool = False  # not enough was learned to wake somebody for it
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,6 +34,8 @@ from agent.verdict import Cause, Judged, Severity, State, Verdict, shown_name
 
 #: Windows in a row without a breach until the contract holds again.
 CALM_WINDOWS: Final = 3
+#: Rules that another hour of the day breaks as well as a fault does.
+_BY_THE_HOUR: Final = frozenset(("range", "category"))
 #: Score of a broken rule: no chance is left to speak of.
 CERTAIN: Final = math.inf
 
@@ -76,6 +78,7 @@ class ModelKept(msgspec.Struct, array_like=True):
     calm: int
     broken: list[Breach]
     last: State
+    early: list[Alarm] = []
 
 
 class ModelJudge:
@@ -85,6 +88,7 @@ class ModelJudge:
         self.stream = stream
         self.alarms = Alarms(f"{rule.name}:" if rule.name else "")
         self.schema = Alarms(f"{rule.name}:schema:")
+        self.early = Alarms(f"{rule.name}:early:")
         self.rule = rule
         self._sources = sources
         self._standing: Standing | None = None
@@ -118,6 +122,7 @@ class ModelJudge:
             self._calm,
             self._broken,
             self._last,
+            self.early.kept(),
         )
 
     def restore(self, kept: ModelKept) -> None:
@@ -127,6 +132,7 @@ class ModelJudge:
         if self._state is not None and kept.state:
             self._state.load(kept.state)
         self.alarms.open, self.schema.open = kept.alarms, kept.schema
+        self.early.open = kept.early
         self._calm, self._broken, self._last = kept.calm, kept.broken, kept.last
 
     # ------------------------------------------------------------ one window
@@ -144,7 +150,7 @@ class ModelJudge:
 
         learning  share of the windows to learn from that was seen, while there is no standing
         with_drift  whether the distances are wanted
-        contract  that was given, for while there is no standing
+        contract  that was given, else None
         twin      compare with this window of another version; the standing says what noise to expect
         """
         whole = whole_of(ModelKey(self.stream.model, self.stream.version), profiles)
@@ -159,13 +165,18 @@ class ModelJudge:
             return Judged(verdicts + self._schema(seen), [], 1)
         if whole.rows < MIN_ROWS:
             seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
-            return Judged(self._verdicts(seen, self._held(seen), State.BLIND), [], 1)
+            verdicts = self._verdicts(seen, self._held(seen), State.BLIND)
+            held = [alarm.finding for alarm in self.early.open]
+            return Judged(verdicts + self.early.step(_as_ticket(seen), held), [], 1)
         standing = self._standing
         baseline = standing.whole.prepared(first.start_ms) if twin is None else Prepared(twin)
         read = counted(whole)
         findings = []
         if "quality" in self.rule.channels:
-            findings += self._quality(standing.contract, standing.columns, whole, read)
+            is_early = standing.is_young and contract is None
+            findings += self._quality(
+                standing.contract, standing.columns, whole, read, is_early=is_early
+            )
         quiet = State.OK
         minimum: float | None = None
         is_about_change = bool(self.rule.channels & {"drift", "state"})
@@ -199,8 +210,19 @@ class ModelJudge:
                         findings.append(finding)
         findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
         seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
-        verdicts = self._verdicts(seen, findings, quiet) + self._schema(seen)
+        early: list[Finding] = []
+        if not self._pages(findings):
+            early = [f for f in findings if f.is_soft]
+            findings = [f for f in findings if not f.is_soft]
+        verdicts = self._verdicts(seen, findings, quiet)
+        verdicts += self._schema(seen) + self.early.step(_as_ticket(seen), early)
         return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
+
+    def _pages(self, findings: Sequence[Finding]) -> bool:
+        """Whether what is found is one alarm that fires: what would be a ticket by itself joins it."""
+        hard = [f for f in findings if not f.is_soft]
+        fires = any(f.state is State.FIRING for f in hard)
+        return fires or (bool(hard) and any(a.state is State.FIRING for a in self.alarms.open))
 
     def blind(self, whole: Profile, why: str) -> Judged:
         """A window that cannot be judged, and why not; an open alarm stays."""
@@ -244,6 +266,8 @@ class ModelJudge:
         known: Sequence[Column] | None,
         whole: Profile,
         read: Counted,
+        *,
+        is_early: bool = False,
     ) -> list[Finding]:
         found = [b for b in breaches(contract, whole, read, known) if self.rule.takes(b.column)]
         self._new = [b for b in found if b.is_schema]
@@ -254,7 +278,14 @@ class ModelJudge:
             self._calm += 1
             if self._calm < CALM_WINDOWS:
                 found = self._broken
-        return self._by_source(found, whole)
+        if not is_early:
+            return self._by_source(found, whole)
+        soft = [b for b in found if b.statistic in _BY_THE_HOUR]
+        hard = [b for b in found if b.statistic not in _BY_THE_HOUR]
+        return [
+            *self._by_source(hard, whole),
+            *(msgspec.structs.replace(f, is_soft=True) for f in self._by_source(soft, whole)),
+        ]
 
     def _schema(self, seen: Seen) -> list[Verdict]:
         """New features, as a ticket that stands until the baseline or the contract knows them."""
@@ -286,8 +317,7 @@ class ModelJudge:
             if self._new
             else []
         )
-        severity = Severity.INFO if seen.severity is Severity.INFO else Severity.TICKET
-        return self.schema.step(msgspec.structs.replace(seen, severity=severity), findings)
+        return self.schema.step(_as_ticket(seen), findings)
 
     def _by_source(self, found: Sequence[Breach], whole: Profile) -> list[Finding]:
         """One finding for each source that is broken, and one for the rest."""
@@ -425,6 +455,7 @@ class ModelJudge:
             threshold=step.threshold,
             causes=tuple(found),
             source=source,
+            is_soft=channel == "state" and standing.is_young,
             why=f"{self._name}: {what} {changed} ({first.statistic}){detail}",
         )
 
@@ -520,6 +551,11 @@ class ModelJudge:
             minimum_effect=seen.minimum_effect,
             why=why,
         )
+
+
+def _as_ticket(seen: Seen) -> Seen:
+    severity = Severity.INFO if seen.severity is Severity.INFO else Severity.TICKET
+    return msgspec.structs.replace(seen, severity=severity)
 
 
 def _cell_key(column: Column, statistic: str) -> CellKey | None:

@@ -19,7 +19,7 @@ from agent.judge.cells import Prepared
 from agent.judge.contract_infer import infer_model
 from agent.judge.counted import Counted
 from agent.judge.detector import Segment
-from agent.judge.panes import hour_of
+from agent.judge.panes import DAY_MS, hour_of
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
 from agent.types import Column
 
@@ -87,6 +87,12 @@ class Standing:
         self.calibration = (
             Calibration.from_bytes(whole.calibration) if whole.calibration else NOTHING_LEARNED
         )
+
+    @property
+    def is_young(self) -> bool:
+        """Whether it was learned in less than a day: what only another hour shows looks like a break."""
+        whole = self.whole.reference
+        return self.is_learned and 0 < whole.end_ms - whole.start_ms < DAY_MS
 
     @property
     def columns(self) -> list[Column]:
@@ -188,6 +194,8 @@ def without_rows(whole: ReferenceStream) -> ReferenceStream:
     """Seen in windows of another width, or of another version: what it says of their rows does not hold."""
     return ReferenceStream(
         profile=whole.profile,
+        start_ms=whole.start_ms,
+        end_ms=whole.end_ms,
         columns=whole.columns,
         hours=whole.hours,
         calibration=whole.calibration,

@@ -420,6 +420,7 @@ class Watched:
             for alarms in (
                 *(judge.alarms for judge in self.judges),
                 *(judge.schema for judge in self.judges),
+                *(judge.early for judge in self.judges),
                 *(bound.alarms for bound in self._bounds.values()),
             )
             for alarm in alarms.open

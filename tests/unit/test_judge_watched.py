@@ -190,3 +190,27 @@ def test_a_model_of_few_rows_is_silent_when_twenty_are_missing(tmp_path: Path) -
     # Two rows a window: twenty are expected in ten windows.
     contract = infer(given(tmp_path, normal_windows(22, 200, 2))).contract[0]
     assert contract.rows.silence_s == pytest.approx(600.0, rel=0.01)
+
+
+def far_away(windows: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """One row in ten is far outside of any range seen: not enough for much of a distance."""
+    return [
+        [row | {"x": 1000.0} if i % 10 == 0 else row for i, row in enumerate(rows)]
+        for rows in windows
+    ]
+
+
+def test_ranges_of_less_than_a_day_are_tickets_and_given_ones_page(tmp_path: Path) -> None:
+    quiet = normal_windows(23, 16, 200)
+    broken = far_away(normal_windows(24, 3, 200))
+    only_quality = Monitor(name="rules", metric="quality")
+    config = Config(judge=JudgeOptions(defaults=False, learn_windows=12), monitors=[only_quality])
+    sealed = by_window(profiles(tmp_path, quiet + broken))
+    learned = firing(fed(Judge(config), sealed), "rules")
+    assert [window_of(v) for v in learned] == [16, 17, 18]
+    assert {(v.severity, v.feature) for v in learned} == {(Severity.TICKET, "x")}
+    of_file = firing(fed(Judge(config, [given(tmp_path, quiet)]), sealed), "rules")
+    assert {(v.severity, v.feature) for v in of_file} == {(Severity.PAGE, "x")}
+    # What no hour explains pages from the first.
+    gone = by_window(profiles(tmp_path, quiet + without_x(normal_windows(25, 2, 200))))
+    assert {v.severity for v in firing(fed(Judge(config), gone))} == {Severity.PAGE}

@@ -13,6 +13,7 @@ from aiokafka.client import ConnectionGroup
 
 from agent.config import Kafka, Sasl, Tls
 from agent.errors import ConfigError
+from agent.secret_file import secret_text
 
 
 def tls_context(tls: Tls, where: str = "kafka.tls") -> ssl.SSLContext:
@@ -123,15 +124,4 @@ def _readable(path: str, option: str) -> None:
 
 
 def _secret_file(path: str, option: str) -> str:
-    """Text of a file without the line end that editors add. Raises ConfigError; never shows content."""
-    try:
-        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except OSError as error:
-        raise ConfigError(
-            f"{option} is {path!r}; it cannot be read ({error.strerror}). Check path and permissions"
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{option} is {path!r}; it is not UTF-8 text") from None
-    if not text:
-        raise ConfigError(f"{option} is {path!r}; the file is empty. Write the secret into it")
-    return text
+    return secret_text(path, option, keep_spaces=True)

@@ -27,7 +27,7 @@ from agent.emit.environment import header_pairs
 from agent.emit.transport import USER_AGENT, shown
 from agent.errors import ConfigError, PermanentExportError, TransientExportError
 from agent.ingest.security import tls_context
-from agent.respond.secret_file import secret_text
+from agent.secret_file import secret_text
 
 _REFUSED: Final = frozenset({400, 405, 413, 415, 422, 501})
 _MAX_ANSWER_BYTES: Final = 4 << 10

@@ -22,9 +22,9 @@ from agent.respond.audit import Audit
 from agent.respond.channel import Channel
 from agent.respond.event import event_of
 from agent.respond.kafka_topic import KafkaTopicChannel
-from agent.respond.secret_file import secret_text
 from agent.respond.signing import read_keys
 from agent.respond.webhook import WebhookChannel
+from agent.secret_file import secret_text
 from agent.telemetry import Telemetry
 from agent.types import Json
 from agent.verdict import Verdict

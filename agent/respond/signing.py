@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.errors import ConfigError
-from agent.respond.secret_file import secret_text
+from agent.secret_file import secret_text
 
 PREFIX: Final = "whsec_"
 #: The specification asks for 24 to 64 random bytes.

@@ -10,8 +10,8 @@ from agent.config.respond import require_url
 from agent.errors import ConfigError, PermanentExportError, TransientExportError
 from agent.respond.event import CONTENT_TYPE, Event
 from agent.respond.http import Poster
-from agent.respond.secret_file import secret_text
 from agent.respond.signing import read_keys, signature
+from agent.secret_file import secret_text
 from agent.verdict import Verdict
 
 

@@ -545,6 +545,12 @@ def _own() -> list[MetricSpec]:
             "inferometer.paused", _G, "{partition}", "Partitions paused at this time.", (REASON,)
         ),
         MetricSpec(
+            "inferometer.partitions.unheard",
+            _G,
+            "{partition}",
+            "Partitions that nothing was heard of for windows.owner_timeout_s: their leader is away, and the others do not wait for them.",
+        ),
+        MetricSpec(
             "messaging.client.consumed.messages",
             _C,
             "{message}",

@@ -191,6 +191,7 @@ class Agent:
             may_cut=self._mode.may_cut,
             on_folded=self._on_folded,
             on_ahead=self._source.set_ahead,
+            unheard=self._source.unheard,
             turn=self._shedding.turn,
         )
         self._export = Export(
@@ -472,7 +473,7 @@ class Agent:
             not reasons,
             standby=self._source.standby,
             reasons=reasons,
-            notes=self._shedding.notes(),
+            notes=self._shedding.notes() + self._source.notes(),
         )
 
     async def _dead_threads(self) -> list[str]:

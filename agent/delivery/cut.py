@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from agent.config import Config
+from agent.delivery.alignment import ahead_of
 from agent.emit.spans import count_unsampled
 from agent.fold.effects import Effects
 from agent.kernel_thread import KernelThread, Part
@@ -49,7 +50,8 @@ class Cutter:
     """Cuts on a timer and on request.
 
     `on_folded` gets each chunk that counts, the time of its cut (epoch ns) and what folding it brought
-    about; `on_ahead` the partitions that are further ahead of the slowest than `windows.align_span_s`.
+    about; `on_ahead` the partitions that are further ahead of the slowest than `windows.align_span_s`;
+    `unheard` gives those that nothing has been heard of for long (`alignment.py`).
     `may_cut`: false while a chunk waits for its answer; the delta then grows in place.
     `turn`: asked right before kernel threads are cut; the shed bits of what they hold until then.
     """
@@ -65,6 +67,7 @@ class Cutter:
         may_cut: Callable[[], bool],
         on_folded: Callable[[Chunk, int, Effects], None],
         on_ahead: Callable[[set[Partition]], None],
+        unheard: Callable[[], Collection[Partition]],
         turn: Callable[[], int] = lambda: 0,
     ) -> None:
         self._config = config
@@ -76,6 +79,7 @@ class Cutter:
         self._may_cut = may_cut
         self._on_folded = on_folded
         self._on_ahead = on_ahead
+        self._unheard = unheard
         self._turn = turn
         self._requests: asyncio.Queue[asyncio.Future[None] | None] = asyncio.Queue()
         self._number = 0
@@ -126,7 +130,9 @@ class Cutter:
             return  # the epoch ended while the threads answered: forget (state.md, invariant 5)
         for part in parts:
             count_unsampled(self._telemetry, part.unsampled)
-        self._on_ahead(self._ahead(parts))
+        windows = self._config.windows
+        ranges = [at for part in parts for at in part.ranges]
+        self._on_ahead(ahead_of(ranges, self._unheard(), windows.align_span_s * 1000))
         chunk = self._chunk(epoch, parts)
         chunk.shed_bits = shed_bits
         self.n_records += chunk.tally.records
@@ -173,16 +179,3 @@ class Cutter:
         if effects.sealed:
             for kernel in self._kernels:
                 kernel.hint(effects.sealed_until, effects.slow_above_s)
-
-    def _ahead(self, parts: list[Part]) -> set[Partition]:
-        """Partitions whose event time runs ahead of the slowest one that still has rows to read."""
-        clocks = {
-            at.partition: at.max_event_time_ms
-            for part in parts
-            for at in part.ranges
-            if at.max_event_time_ms >= 0 and not at.caught_up
-        }
-        if not clocks:
-            return set()
-        limit_ms = min(clocks.values()) + self._config.windows.align_span_s * 1000
-        return {partition for partition, clock in clocks.items() if clock > limit_ms}

@@ -37,11 +37,12 @@ class Owned:
     committed: int
     genesis: str  # metadata that says that this generation chose the start; "" otherwise
     is_label_topic: bool
-    progressed_at: float  # monotonic; when it last moved, or was resumed
+    progressed_at: float  # monotonic; when it last moved or its broker said that it is at the end, or was resumed
     high_watermark: int = -1
     told_watermark: bool = False  # the pipeline knows a high watermark of this epoch
     told_at: float = 0.0  # monotonic; when a range was last handed on
     told_answer_ms: int | None = None  # `answered_ms` at that time, or when the epoch began
+    watched_at: float = 0.0  # monotonic; when the watchdog last asked why it does not move
     paused: str = ""  # why, "" when it is read
 
     def position(self) -> int:
@@ -69,6 +70,7 @@ class Epoch:
     owned: dict[Partition, Owned] = field(default_factory=dict)
     positioned: bool = False  # the pipeline has been told the start offsets
     refused_at: float | None = None  # monotonic; when the group said that this fence is old
+    unanswered: bool = False  # what the last commit came to is not known: it may arrive yet
     closing: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 

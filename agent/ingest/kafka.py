@@ -31,7 +31,13 @@ from agent.ingest.consumer import Pace, hopeless, pause, raise_unauthorised, who
 from agent.ingest.lineages import Chain, Wholeness
 from agent.ingest.membership import Membership, OnAssigned, OnRevoked
 from agent.ingest.ranges import RangeMaker
-from agent.ingest.watch import held_up, look_for_topics, why_restart
+from agent.ingest.watch import (
+    held_up,
+    look_for_topics,
+    not_waited_for,
+    unheard,
+    why_restart,
+)
 from agent.telemetry import Telemetry
 from agent.types import Partition
 
@@ -77,6 +83,7 @@ class KafkaSource:
         self._announcer = Announcer(pace.announce_s)
         self._stopping = asyncio.Event()
         self._failure: InferometerError | None = None
+        self._owner_timeout_s = config.windows.owner_timeout_s
         is_alone = config.delivery.mode == "volume"
         timeout_s = config.delivery.sole_member_timeout_s
         self._wholeness = Wholeness(config.kafka.group_id, timeout_s) if is_alone else None
@@ -140,6 +147,17 @@ class KafkaSource:
         """Where each owned partition stands, for `/v1/state`."""
         epoch = self._member.epoch
         return describe(epoch.owned.values()) if epoch is not None else []
+
+    def unheard(self) -> set[Partition]:
+        """Partitions that nothing was heard of for `windows.owner_timeout_s`: nobody waits for them."""
+        epoch = self._member.epoch
+        if epoch is None or not epoch.admits:
+            return set()
+        return unheard(epoch.owned.values(), self._owner_timeout_s)
+
+    def notes(self) -> list[str]:
+        """What the readiness page says although it is no reason not to be ready."""
+        return not_waited_for(self.unheard(), self._owner_timeout_s)
 
     # -- life
 
@@ -301,7 +319,8 @@ class KafkaSource:
         self._seek_back()
         match error:
             case kafka_errors.OffsetOutOfRangeError():
-                await self._member.start_anew(error.args[0])
+                if not await self._member.start_anew(error.args[0]):
+                    await self._restart("offsets are out of range, and a commit has no answer")
             case kafka_errors.TopicAuthorizationFailedError():
                 raise_unauthorised(error.args)
             case kafka_errors.NoOffsetForPartitionError():
@@ -352,6 +371,7 @@ class KafkaSource:
         for why in ("buffer", "ahead"):
             n = sum(one.paused == why for one in owned)
             self._telemetry.set("inferometer.paused", n, reason=why)
+        self._telemetry.set("inferometer.partitions.unheard", len(self.unheard()))
         look_for_topics(self._kafka, consumer, self._announcer)
         reason = await why_restart(self._kafka, consumer, epoch, self._pace.stalled_s)
         if reason is not None:

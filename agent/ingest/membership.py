@@ -186,11 +186,15 @@ class Membership:
             if self.epoch is epoch:
                 self.epoch = None
 
-    async def start_anew(self, gone: Mapping[TopicPartition, int]) -> None:
-        """These offsets are out of range: end the epoch and begin another on the same assignment."""
+    async def start_anew(self, gone: Mapping[TopicPartition, int]) -> bool:
+        """These offsets are out of range: end the epoch and begin another on the same assignment.
+
+        False when that must not be: the last commit of the epoch has no answer, and may arrive behind
+        the offsets that the next epoch reads, for as long as the fence is the same. Then join anew.
+        """
         epoch, consumer = self.epoch, self.consumer
         if epoch is None or not epoch.admits:
-            return
+            return True
         marks = {
             owned.partition: offset
             for tp, offset in gone.items()
@@ -198,14 +202,18 @@ class Membership:
             and owned.next_offset == offset
         }
         if not marks:
-            return
+            return True
         self._out_of_range |= marks
         await self.close(epoch)
         unchanged = consumer is self.consumer and self._fence() == epoch.fence
         rebalancing = consumer._subscription.reassignment_in_progress
         held = epoch.assigned <= consumer.assignment()
-        if self.epoch is None and unchanged and held and not rebalancing:
-            self._begin(epoch.assigned)
+        if self.epoch is not None or not unchanged or not held or rebalancing:
+            return True  # another epoch has begun, or will: under another fence
+        if epoch.unanswered:
+            return False
+        self._begin(epoch.assigned)
+        return True
 
     async def position(self, epoch: Epoch) -> None:
         """Find where to read, commit the starts that are new, tell the pipeline, resume.
@@ -356,8 +364,10 @@ class Membership:
         if consumer is None:
             raise UnsentError(f"epoch {epoch.number} ended: the consumer is gone")
         link = CoordinatorLink(consumer._coordinator)
+        epoch.unanswered = True  # until there is an answer: this may be cut off at any time
         try:
             refused = await commit_offsets(link, epoch.fence, wanted, ended=epoch.ended)
+            epoch.unanswered = False
         except FencedError as error:
             self._telemetry.add("inferometer.commits", outcome="fenced")
             if not epoch.ended.is_set():

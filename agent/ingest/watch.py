@@ -14,6 +14,7 @@ from agent.ingest.assignment import Epoch, Owned
 from agent.ingest.connection import find_trouble
 from agent.ingest.consumer import raise_unauthorised, topics_of
 from agent.ingest.security import client_security
+from agent.types import Partition
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,27 @@ def held_up(owned: Iterable[Owned], stalled_s: float) -> str:
     return f"{len(since)} partitions are paused: nothing that was read could be cut for {waited_s:.0f} s"
 
 
+def unheard(owned: Iterable[Owned], after_s: float) -> set[Partition]:
+    """Partitions that are not paused, and did not move nor were said to be read to their end for so long.
+
+    Their leader is away, or does not answer.
+    """
+    since = time.monotonic() - after_s
+    return {one.partition for one in owned if not one.paused and one.progressed_at < since}
+
+
+def not_waited_for(partitions: Iterable[Partition], after_s: float) -> list[str]:
+    """What the readiness page notes of partitions that are `unheard`."""
+    names = [f"{topic}/{partition}" for topic, partition in sorted(partitions)]
+    if not names:
+        return []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [
+        f"nothing was heard of {', '.join(names[:5])}{more} for {after_s:.0f} s "
+        "(windows.owner_timeout_s): the other partitions do not wait for them"
+    ]
+
+
 async def why_restart(
     kafka: Kafka, consumer: Any, epoch: Epoch | None, stalled_s: float
 ) -> str | None:
@@ -71,14 +93,14 @@ async def why_restart(
         one
         for one in owned
         if not one.paused
-        and now - one.progressed_at > stalled_s
+        and now - max(one.progressed_at, one.watched_at) > stalled_s
         and (one.lag() > 0 or _silent_s(one) > stalled_s)
         and cluster.leader_for_partition(one.tp) not in (None, -1)
     ]
     if not stuck:
         return None
     for one in stuck:
-        one.progressed_at = now  # look again after the same time
+        one.watched_at = now  # look again after the same time
     trouble = await find_trouble(kafka, client_security(kafka))
     if trouble is not None:
         log.warning("no records for %.0f s: %s", stalled_s, trouble.message)

@@ -7,16 +7,18 @@ of OffsetFetch, and damaged batches (the real broker refuses to store them).
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from agent.config import Config
+from agent.delivery.alignment import ahead_of
 from agent.errors import SourceError
 from agent.ingest.batches import FramedRecords
 from agent.ingest.raw import RawFrames
-from agent.types import Drop, Partition
+from agent.types import Drop, Partition, PartitionRange
 from tests.support.kafka_embedded import (
     API_FIND_COORDINATOR,
     API_OFFSET_COMMIT,
@@ -67,6 +69,49 @@ async def test_end_of_a_log_without_news_is_told(embedded_kafka: FaultyBroker) -
         fetch = member.fetches[0]
         assert (fetch.from_offset, fetch.to_offset, fetch.high_watermark) == (5, 5, 5)
         assert fetch.records == []
+
+
+async def test_partition_whose_leader_is_away_stops_no_other_and_is_said() -> None:
+    """What the cutter does, with numbers for clocks: P1 stays far behind P0, and cannot be read."""
+    with FaultyBroker(2) as broker:
+        broker.create_topic(TOPIC, 2)
+        broker.move_leader(TOPIC, 0, 1)
+        broker.move_leader(TOPIC, 1, 2)
+        await produce(broker.bootstrap, TOPIC, numbers(2), partitions=2)
+        config = config_of(broker, session_timeout_s=20.0)
+        windows = msgspec.structs.replace(config.windows, owner_timeout_s=1.0)
+        async with Member(msgspec.structs.replace(config, windows=windows)).running() as member:
+            source = member.source
+
+            def align() -> bool:
+                clocks = {p: int(record.value or b"-1") for p, record in member.records}
+                ranges = [
+                    PartitionRange(p, 0, 0, "", "", clock, -1, caught_up=False, last_row_ns=0)
+                    for p, clock in clocks.items()
+                ]
+                source.set_ahead(ahead_of(ranges, source.unheard(), 1000))
+                return any(at["paused"] for at in source.positions())
+
+            def said() -> float | None:
+                return member.telemetry.value("inferometer.partitions.unheard")
+
+            await eventually(lambda: len(member.records) == 2)
+            await eventually(lambda: said() == 0)
+            assert (source.unheard(), source.notes()) == (set(), [])
+            broker.move_leader(TOPIC, 1, -1)
+            await produce(broker.bootstrap, TOPIC, numbers(500, 5000))
+            await eventually(align)  # P0 waits for P1 ...
+            await eventually(lambda: not align())  # ... and no more
+            assert source.unheard() == {P1}
+            await produce(broker.bootstrap, TOPIC, numbers(500, 6000))
+            await eventually(lambda: not align() and len(member.offsets(P0)) == 1001)
+            await eventually(lambda: said() == 1)
+            assert [
+                note.startswith("nothing was heard of events/1") for note in source.notes()
+            ] == [True]
+            broker.move_leader(TOPIC, 1, 2)
+            await produce(broker.bootstrap, TOPIC, numbers(2, 7000), partitions=2)
+            await eventually(lambda: member.offsets(P1) == [0, 1] and not source.unheard())
 
 
 async def test_idle_partition_is_told_again_and_again_only_while_its_broker_answers(

@@ -38,7 +38,7 @@ QUICK = Pace(
 def kafka_config(bootstrap: str, topics: Sequence[str] = (), **options: Any) -> Config:
     """A configuration that reads from the earliest offset in short sessions."""
     kafka: dict[str, Any] = {
-        "bootstrap_servers": [bootstrap],
+        "bootstrap_servers": bootstrap.split(","),
         "topics": list(topics),
         "auto_offset_reset": "earliest",
         "session_timeout_s": 6.0,

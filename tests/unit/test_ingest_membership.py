@@ -1,6 +1,7 @@
 """Epochs that meet a rebalance in the wrong moment: aiokafka's own subscription state, no broker."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -84,6 +85,8 @@ class Group:
         self.n_fetches = 0
         self.refusals: list[dict[Partition, str]] = []  # one a commit
         self.n_commits = 0
+        self.answers = asyncio.Event()  # to commits
+        self.answers.set()
         self.on_refused: Callable[[], None] = lambda: None
         self.on_fetch: Callable[[], None] | None = None
         self.consumer = Consumer()
@@ -132,6 +135,7 @@ class Group:
         self, link: Any, fence: Any, offsets: Mapping[Partition, Committed], **_: Any
     ) -> dict[Partition, str]:
         self.n_commits += 1
+        await self.answers.wait()
         refused = self.refusals.pop(0) if self.refusals else {}
         self.committed.update({p: at for p, at in offsets.items() if p not in refused})
         if refused:
@@ -157,6 +161,26 @@ async def test_offset_out_of_range_is_replaced_by_the_beginning_of_the_log(group
     assert group.assigned == [{P0: 500}, {P0: LOG_BEGINS_AT}]
     assert group.committed[P0].offset == LOG_BEGINS_AT
     assert group.telemetry.value("inferometer.offset.resets") == 1
+
+
+async def test_fence_of_an_unclear_hand_over_begins_no_other_epoch(group: Group) -> None:
+    """Its last commit may still be on its way, and would be accepted under the same fence."""
+    await group.begin(TP)
+    group.answers.clear()
+
+    async def hand_over(epoch: int, budget_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await group.member.commit(epoch, {P0: 500})
+
+    group.member._on_revoked = hand_over
+    assert not await group.member.start_anew({TP: 500})
+    assert (group.member.epoch, group.assigned) == (None, [{P0: 500}])
+    group.answers.set()
+    await group.begin(TP)  # a member again, and the log is asked for the partition as before
+    assert group.assigned == [{P0: 500}, {P0: LOG_BEGINS_AT}]
+    assert await group.member.start_anew({TP: LOG_BEGINS_AT}), "this hand-over was answered"
+    assert group.member.epoch is not None
 
 
 async def test_nothing_is_read_before_the_group_has_taken_the_first_offset(group: Group) -> None:

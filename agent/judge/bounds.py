@@ -1,6 +1,9 @@
 """Judges monitors whose metric is a value: bounds, windows in a row, one alarm for each stream.
 
-However many features break the bound, it is one alarm, with the one that breaks it most first.
+However many features break the bound, it is one alarm, with the one that breaks it most first, and the source
+that they come from. It stays apart from the defaults' alarm about that source: a monitor was asked for with a
+severity, a `for` and actions of its own, so somebody may wait for just this one. `/v1/state` shows both under
+their source.
 """
 
 from __future__ import annotations
@@ -145,7 +148,7 @@ class BoundJudge:
         findings: list[Finding] = []
         if broken:
             self._calm = 0
-            findings.append(self._finding(broken))
+            findings.append(self._finding(broken, [c for c in values if c is not None]))
         elif any(a.state is State.FIRING for a in self.alarms.open):
             self._calm += 1
             if self._calm < CALM_WINDOWS:
@@ -167,8 +170,13 @@ class BoundJudge:
                 return before + math.copysign(room, value - before)
         return None
 
-    def _finding(self, broken: Sequence[tuple[float, Column | None, float, float]]) -> Finding:
+    def _finding(
+        self, broken: Sequence[tuple[float, Column | None, float, float]], columns: Sequence[Column]
+    ) -> Finding:
+        """`columns`: all that have a value; of a source only these can be said to be well."""
         monitor = self.monitor
+        moved = [column for _, column, _, _ in broken if column is not None]
+        named = self._sources.named(self.stream.model, moved, columns)
         longest = max(self._streaks[column] for _, column, _, _ in broken)
         _, first, value, bound = broken[0]
         unit = _SPOKEN.get(_UNITS.get(monitor.metric, "1"), "")
@@ -190,6 +198,7 @@ class BoundJudge:
             value=value,
             threshold=bound,
             unit=_UNITS.get(monitor.metric, "1"),
+            source=named[0] if named is not None else None,
             causes=tuple(causes[:20]),
             why=f"{self.stream.model} {self.stream.version}: {what}{causes[0].detail}",
         )

@@ -40,6 +40,15 @@ def calibrated_by_hour(
     by_hour: dict[int, list[Counted]] = {}
     for window in windows:
         by_hour.setdefault(hour_of(window.start_ms), []).append(counted(window))
+    return noise_by_hour(found, hours, by_hour)
+
+
+def noise_by_hour(
+    found: Calibration,
+    hours: Mapping[int, Profile | Counted],
+    by_hour: Mapping[int, Sequence[Counted]],
+) -> Calibration:
+    """`calibrated_by_hour` of windows by their hour, in order."""
     parts = [
         calibrate(Prepared(hours[hour]), blocks)
         for hour, blocks in sorted(by_hour.items())

@@ -99,12 +99,12 @@ class Telemetry:
         """Begin no series before this time, when the clock says an earlier one.
 
         For a process that goes on under the name of one before it, whose last points were of that time: a
-        clock that was set back meanwhile must not lay one period over the other.
+        clock that was set back meanwhile must not lay one period over the other. Nor over points of this process
+        that went out before it knew.
         """
         with self._lock:
             if self.start_ns < time_ns:
-                self.start_ns = time_ns
-                self._last_ns = max(self._last_ns, self.start_ns)
+                self.start_ns = self._last_ns = max(self._last_ns, time_ns)
 
     def add(self, name: str, value: int | float = 1, **attributes: str | int) -> None:
         """Add to a counter (`value` >= 0) or an updowncounter."""

@@ -99,6 +99,16 @@ def test_a_clock_that_was_set_back_since_the_process_before_lays_no_period_over_
     assert 5000 < times[0] < times[1]
 
 
+def test_a_start_that_is_put_off_lies_behind_what_went_out_before() -> None:
+    telemetry = Telemetry(start_ns=1000)
+    telemetry.add("inferometer.cuts")
+    (before,) = points(telemetry, "inferometer.cuts", 9000)
+    telemetry.start_after(5000)
+    (after,) = points(telemetry, "inferometer.cuts", 9500)
+    assert (before.start_ns, before.time_ns) == (1000, 9000)
+    assert before.time_ns <= after.start_ns < after.time_ns
+
+
 def test_a_counter_that_is_set_never_falls() -> None:
     telemetry = Telemetry()
     telemetry.set("inferometer.fetch.bytes", 10)

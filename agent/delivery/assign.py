@@ -5,7 +5,8 @@ chunk that counts, and at most one that waits for its answer.
 
   head = the unanswered chunk, of any partition   it counts: folded before anything else
   head = the journal's last chunk                 go on there
-  head = an older chunk of ours                   the group's offsets were rolled back: the journal's
+  head = an older chunk of ours                   the group's offsets were rolled back, or refused for this
+                                                  partition alone: the journal's
   head = any other chunk                          chunks are missing here: go on at the head; every series
                                                   takes a new start time; rows between are lost
   no metadata of ours                             a tool set the offset: go on there; a new lineage

@@ -3,7 +3,9 @@
 Invariants
  1. At most one chunk is unanswered. After an answer that is not clear nothing is cut until the epoch ends:
     the group's offsets will tell.
- 2. `prev` and what begins an epoch are heads that count: from the group's offsets or the journal when the
+ 2. A chunk counts whole as soon as the offset of one of its partitions is accepted. So it is committed again
+    until all that exist are: whoever began at an older offset of another would count its rows again.
+ 3. `prev` and what begins an epoch are heads that count: from the group's offsets or the journal when the
     epoch begins, from an accepted commit of this epoch later.
 """
 
@@ -20,6 +22,7 @@ from agent.config import Windows
 from agent.delivery.cut import Position
 from agent.errors import FencedError, SourceError, UnsentError
 from agent.ingest.announcer import Announcer
+from agent.ingest.fence import UNKNOWN_PARTITION
 from agent.state.heads import Head, head_of, new_id
 from agent.types import Chunk, Partition
 
@@ -31,6 +34,9 @@ RETRY_S: Final = 1.0
 #: that word counts for a shorter time.
 IDLE_EVERY_S: Final = 5.0
 _WORDS: Final = 3  # in `windows.owner_timeout_s`
+#: A partition that was made just now may be unknown to the coordinator for a moment; after so many answers
+#: it has been deleted.
+GONE_ANSWERS: Final = 3
 SAY_EVERY_S: Final = 10.0
 
 Commit = Callable[
@@ -114,9 +120,9 @@ class Chained:
             self._heads |= heads_of(chunk)
 
     async def _commit_chunk(self, chunk: Chunk) -> Collection[Partition]:
-        """One commit for all its partitions; returns those that were refused alone.
+        """One commit for all its partitions, the same bytes until it is accepted for all that exist.
 
-        Raises UnsentError when it cannot count any more, FencedError when the group's offsets must tell.
+        Returns the deleted ones, whose offset was refused alone. Raises UnsentError when it cannot count any more, FencedError when the group's offsets must tell.
         """
         heads, ended = heads_of(chunk), self._ended
         offsets = {partition: head.offset for partition, head in heads.items()}
@@ -141,7 +147,7 @@ class Chained:
                 self._say(str(error))
             else:
                 n_answers += 1
-                again = self._asks_again(refused, len(heads), n_answers)
+                again = _asked_again(refused, len(heads), n_answers)
                 if not again:
                     self._trouble = ""
                     return list(refused)
@@ -149,12 +155,6 @@ class Chained:
                 self._say(f"offsets of a chunk are refused, and committed again: {some}")
             may_be_sent = True
             await pause(ended)
-
-    def _asks_again(
-        self, refused: Mapping[Partition, str], n_partitions: int, n_answers: int
-    ) -> Mapping[Partition, str]:
-        """Of the partitions that were refused alone, those for which the same bytes are sent again."""
-        return {}
 
     # -- what others see
 
@@ -176,6 +176,15 @@ def heads_of(chunk: Chunk) -> dict[Partition, Head]:
         at.partition: Head(at.lineage, at.to_offset, chunk.run_id, chunk.number)
         for at in chunk.ranges
     }
+
+
+def _asked_again(
+    refused: Mapping[Partition, str], n_partitions: int, n_answers: int
+) -> Mapping[Partition, str]:
+    """All but deleted partitions. Refused for each of its partitions a chunk counts nowhere yet."""
+    if len(refused) == n_partitions or n_answers < GONE_ANSWERS:
+        return refused
+    return {partition: why for partition, why in refused.items() if why != UNKNOWN_PARTITION}
 
 
 async def pause(ended: asyncio.Event) -> None:

@@ -24,7 +24,6 @@ from agent.errors import FencedError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.fleet.chunk_writer import ChunkWriter
 from agent.fold.effects import Effects
-from agent.ingest.fence import UNKNOWN_PARTITION
 from agent.ingest.lineages import Chain, Place
 from agent.state.heads import Head, chunk_id, head_of, new_id
 from agent.state.parts import records_of
@@ -42,9 +41,6 @@ log = logging.getLogger(__name__)
 
 #: Accepted chunks that a manifest names: so many records in a row must be lost to hide one.
 CONFIRMS: Final = 4
-#: A partition that was made just now may be unknown to the coordinator for a moment; after so many answers
-#: it has been deleted.
-GONE_ANSWERS: Final = 3
 
 
 class FleetMode(Chained):
@@ -146,14 +142,6 @@ class FleetMode(Chained):
         self._confirmed.append(name)
         self._counts(chunk)
         return Outcome(Effects(spans=list(chunk.spans)), {})
-
-    def _asks_again(
-        self, refused: Mapping[Partition, str], n_partitions: int, n_answers: int
-    ) -> Mapping[Partition, str]:
-        """All but deleted partitions. Refused for each of its partitions a chunk counts nowhere yet."""
-        if len(refused) == n_partitions or n_answers < GONE_ANSWERS:
-            return refused
-        return {partition: why for partition, why in refused.items() if why != UNKNOWN_PARTITION}
 
     # -- what leaves
 

@@ -33,7 +33,8 @@ class ChunkWritten(Entry, tag=2, frozen=True):
 class Answered(Entry, tag=3, frozen=True):
     """The group's word on the chunk before: it counts, and is folded here; or it is forgotten.
 
-    `refused`: partitions whose offset alone was refused. The chunk's rows of them count all the same.
+    `refused`: partitions whose offset alone was refused, because they were deleted. The chunk's rows of them
+    count all the same.
     """
 
     number: int

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.config import Config, Delivery
+from agent.delivery.chained import GONE_ANSWERS
 from agent.delivery.volume import VolumeMode
 from agent.errors import FencedError, SourceError, UnsentError
 from agent.ingest.fence import Committed
+from agent.ingest.lineages import Place
 from agent.owner_thread import OwnerThread
 from agent.state.files import Files
 from agent.state.heads import head_of
@@ -24,7 +27,7 @@ from agent.types import Chunk, Partition
 from tests.support.fold_inputs import CODEC, Inputs, chunk
 from tests.support.wait import eventually
 
-P0 = Partition("t", 0)
+P0, P1 = Partition("t", 0), Partition("t", 1)
 
 
 class Disk(Files):
@@ -49,6 +52,7 @@ class Group:
     def __init__(self) -> None:
         self.offsets: dict[Partition, Committed] = {}
         self.errors: list[Exception | None] = []  # one a commit; None: accepted
+        self.refusals: list[dict[Partition, str]] = []  # the same, of partitions alone
         self.takes_what_it_refuses = False
         self.n = 0
 
@@ -56,13 +60,15 @@ class Group:
         self, epoch: int, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str]
     ) -> dict[Partition, str]:
         self.n += 1
-        error = self.errors.pop(0) if self.errors else None
+        refused = self.refusals.pop(0) if self.refusals else {}
+        error = self.errors.pop(0) if self.errors and not refused else None
         if error is None or self.takes_what_it_refuses:
             for partition, offset in offsets.items():
-                self.offsets[partition] = Committed(offset, metadata[partition])
+                if partition not in refused:
+                    self.offsets[partition] = Committed(offset, metadata[partition])
         if error is not None:
             raise error
-        return {}
+        return refused
 
 
 class Process:
@@ -208,6 +214,69 @@ async def test_a_group_that_may_not_be_used_is_asked_again(
     assert await agent.deliver(4)
     assert group.n == 3
     assert await agent.rows() == [[0, 4]]
+
+
+async def begin_two(process: Process) -> None:
+    """An epoch of P0 and P1, from their beginnings."""
+    assert await process.mode.settle([P0, P1], process.group.offsets) == {}
+    metadata = await process.mode.place(1, {P0: 0, P1: 0})
+    process.group.offsets = {p: Committed(0, metadata[p]) for p in metadata}
+    process.epoch = 1
+    process.mode.begin(1)
+
+
+def chunk_of_two(process: Process, n: int) -> Chunk:
+    """The first rows of both partitions."""
+    made = process.chunk(n)
+    (at,) = made.ranges
+    made.ranges.append(replace(at, partition=P1, lineage=process.mode.lineages([P1])[P1]))
+    return made
+
+
+async def test_a_chunk_is_folded_when_every_partition_has_accepted_it(
+    tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
+    agent = Process(tmp_path, group)
+    await agent.mode.open()
+    await begin_two(agent)
+    group.refusals = [{P1: "denied"}] * (GONE_ANSWERS + 1)
+    work = asyncio.ensure_future(agent.mode.deliver(chunk_of_two(agent, 5)))
+    await eventually(lambda: agent.mode.reasons())
+    assert "t/1: denied" in agent.mode.reasons()[0]
+    assert await agent.rows() == []
+    assert await work is not None
+    assert group.n == GONE_ANSWERS + 2
+    assert agent.mode.reasons() == []
+    assert {at.offset for at in group.offsets.values()} == {5}
+    assert len(await agent.rows()) == 1
+    await agent.die()
+
+
+@pytest.mark.parametrize("refused", [{P1: "denied"}, {P0: "denied", P1: "denied"}])
+async def test_what_was_refused_until_the_end_is_neither_lost_nor_counted_again(
+    tmp_path: Path, group: Group, refused: dict[Partition, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
+    agent = Process(tmp_path, group)
+    await agent.mode.open()
+    await begin_two(agent)
+    group.refusals, group.errors = [refused] * 2, [UnsentError("epoch 1 has ended")]
+    assert await agent.mode.deliver(chunk_of_two(agent, 5)) is None
+    assert not agent.mode.may_cut()
+    await agent.die()
+    again = Process(tmp_path, group)
+    await again.mode.open()
+    places = await again.mode.settle([P0, P1], group.offsets)
+    if P0 in refused:  # it counted nowhere: all is read again
+        assert places == {P0: Place(0, True), P1: Place(0, True)}
+        assert await again.rows() == []
+    else:  # it counts whole: the refused partition goes on behind it, at the journal's word
+        assert places == {P0: Place(5, True), P1: Place(5, False)}
+        assert len(await again.rows()) == 1
+        assert again.telemetry.value("inferometer.state.fallbacks", reason="rolled_back") == 1
+    assert await again.seen("renew") == 0
+    await again.die()
 
 
 @pytest.mark.parametrize("is_known", [False, True])

@@ -11,8 +11,9 @@ import pytest
 
 from agent.config import Config, Delivery
 from agent.delivery import chained
+from agent.delivery.chained import GONE_ANSWERS
 from agent.errors import FencedError, SourceError, UnsentError
-from agent.fleet.mode import CONFIRMS, GONE_ANSWERS, FleetMode
+from agent.fleet.mode import CONFIRMS, FleetMode
 from agent.ingest.fence import UNKNOWN_PARTITION as GONE
 from agent.state.heads import Head, head_of
 from agent.state.parts import Manifest, read_record

@@ -107,9 +107,15 @@ class Judge(Options, frozen=True, kw_only=True):
         int,
         Meta(
             ge=65_536,
-            description="Of sums for pairs of columns, in the base and in each kernel thread: 3 kB for 20 columns, 38 kB at most, for each stream and open window. Past it windows are judged without.",
+            description="Of sums for pairs of columns, and as much for vectors, in the base and in each kernel thread: 3 kB for 20 columns, 38 kB at most, for each stream and open window. Past it windows are judged without.",
         ),
     ] = 33_554_432
+    vectors: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="auto: of columns that hold arrays of numbers (embeddings), compare also where vectors point, in one row of 16; off: only their norms."
+        ),
+    ] = "auto"
     severity: Annotated[Severity, Meta(description="Of the default monitors.")] = Severity.PAGE
     silence_s: Annotated[
         Seconds | None,

@@ -44,9 +44,11 @@ from agent.decode.scalars import (
 )
 from agent.decode.tables import TableShape
 from agent.decode.times import LIMIT_MS, event_time_ms
+from agent.decode.vector_sample import RowSample, vectors_of
 from agent.types import (
     OVERFLOW,
     Block,
+    Column,
     Drop,
     Exemplar,
     Fetch,
@@ -112,7 +114,9 @@ class JsonDecoder:
         #: Values after which a slice ends; the owner makes it smaller while each needs a new cell.
         self.slice_values = SLICE_VALUES
         self._table = table
-        self._keeper = None if sampler is None else SpanKeeper(sampler, table)
+        self._keeper = (
+            None if sampler is None else SpanKeeper(sampler, table, links=config.judge.enabled)
+        )
         self._rows = RowBuffer(config, table)
         self._fields = FieldMap(decode.fields)
         self._default_model = decode.default_model
@@ -124,6 +128,8 @@ class JsonDecoder:
         self._latency_divisor = _LATENCY_DIVISOR[decode.fields.latency_unit]
         self._label_models: set[str] = set()
         self._facts: list[Facts] = []
+        self._sampling = config.judge.enabled and config.judge.vectors == "auto"
+        self._samples: dict[Partition, RowSample] = {}
         self._tally = Tally()
         self._shape: TableShape | None = None
 
@@ -133,7 +139,7 @@ class JsonDecoder:
         n = len(records)
         at = 0
         while at < n:
-            out = self.begin(0)
+            out = self.begin(0, fetch.partition)
             size_bytes = 0
             while (
                 at < n
@@ -157,7 +163,7 @@ class JsonDecoder:
         n = len(fetch.rows)
         for low in range(0, n, SLICE_RECORDS):
             high = min(low + SLICE_RECORDS, n)
-            out = self.begin(fetch.from_offset + high)
+            out = self.begin(fetch.from_offset + high, fetch.partition)
             for idx in range(low, high):
                 self._tally.records += 1
                 offset = fetch.from_offset + idx
@@ -180,11 +186,12 @@ class JsonDecoder:
     def on_cut(self) -> None:
         """The owner's delta is empty again. Nothing here is kept by it."""
 
-    def begin(self, to_offset: int) -> Decoded:
-        """A new slice; `take` adds records to it, `end` makes its blocks."""
+    def begin(self, to_offset: int, partition: Partition) -> Decoded:
+        """A new slice of a partition; `take` adds records to it, `end` makes its blocks."""
         out = Decoded(to_offset)
         self._tally = out.tally
         self._rows.clear()
+        self._rows.sample = self.sample_of(partition)
         self._facts.clear()
         return out
 
@@ -207,6 +214,29 @@ class JsonDecoder:
         self._rows.clear()
         self._facts.clear()
         return out
+
+    # ------------------------------------------------------------ vectors
+
+    def sample_of(self, partition: Partition) -> RowSample | None:
+        """Which rows of this partition have their vectors looked at; None: no row."""
+        if not self._sampling:
+            return None
+        found = self._samples.get(partition)
+        if found is None:
+            found = self._samples[partition] = RowSample(partition)
+        return found
+
+    def vectors_of(self, value: bytes) -> Iterator[tuple[Column, list[int | float]]]:
+        """Vectors in the one row of a record that a compiled tier took, as this tier would have put them."""
+        event = orjson.loads(value)
+        native = event if self._fields.is_native else self._fields.native(event)
+        features, prediction = native.get("features"), native.get("prediction")
+        flatten = self._rows.flatten
+        yield from vectors_of(
+            flatten(features) if type(features) is dict else {},
+            flatten(prediction) if type(prediction) is dict else prediction,
+        )
+        self._rows.odd.clear()
 
     # ------------------------------------------------------------ a record
 
@@ -356,6 +386,7 @@ class JsonDecoder:
         trace = self._trace(event, source.headers)
         rows = self._rows
         for row, values in enumerate(inputs):
+            rows.place = source.offset, row
             if type(values) is dict:
                 rows.put(stream, stream.features, Role.FEATURE, values)
             elif values is not None or type(features) is list:

@@ -118,11 +118,11 @@ class FastDecoder:
                 _count_unread(unread, part)
                 yield part
             if unread:  # there were no records
-                part = self._json.begin(index.to_offset)
+                part = self._json.begin(index.to_offset, fetch.partition)
                 _count_unread(unread, part)
                 yield part
         if self._slices.has_labels:  # the last batches had no records
-            rest = self._json.begin(fetch.to_offset)
+            rest = self._json.begin(fetch.to_offset, fetch.partition)
             self._slices.take_labels(rest.tally)
             yield rest
 

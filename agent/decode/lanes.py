@@ -84,6 +84,7 @@ class Shape:
     number      index in `StreamTable.shapes`
     numeric     (column, type) of each lane of `Block.numbers`; append-only
     strings     column of each lane of `Block.string_*`; append-only
+    vectors     columns that have had a vector
     is_ambiguous  two spellings lead to one column (`{"a":{"b":1}}` and `{"a.b":1}`, or names that
         were cut), so rows must be flattened before they are read
     """
@@ -99,12 +100,14 @@ class Shape:
         "predictions",
         "strings",
         "usage",
+        "vectors",
     )
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.numeric: list[tuple[Column, JsonType]] = []
         self.strings: list[Column] = []
+        self.vectors: set[Column] = set()
         self.features: dict[str, ColumnLanes] = {}
         self.predictions: dict[str, ColumnLanes] = {}
         self.usage: dict[str, ColumnLanes] = {}
@@ -156,6 +159,7 @@ class StreamTable:
     string_lanes    per stream, column of each lane of `Block.string_*`: its shape's list
     shapes          all shapes, by number
     numeric_width, string_width   lanes of the widest shape
+    has_vectors     whether any shape has a column of vectors
     size            columns and lanes of all shapes: about 0.5 kB each
     generation      grows when the table is cleared: what others keep by stream or shape is then void
     """
@@ -165,6 +169,7 @@ class StreamTable:
         self.numeric_lanes: list[list[tuple[Column, JsonType]]] = []
         self.string_lanes: list[list[Column]] = []
         self.size = 0
+        self.has_vectors = False
         self.numeric_width = 0
         self.string_width = 0
         self.streams: list[StreamLanes] = []
@@ -267,6 +272,8 @@ class StreamTable:
             column.boolean = lane
         elif kind is JsonType.VECTOR:
             column.vector = lane
+            stream.shape.vectors.add(column.column)
+            self.has_vectors = True
         else:
             column.other = lane
         if column.first < 0:
@@ -299,4 +306,5 @@ class StreamTable:
         self._pairs.clear()
         self._shape_of.clear()
         self._label_shape = None
+        self.has_vectors = False
         self.size = self.numeric_width = self.string_width = 0

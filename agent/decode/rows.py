@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from agent.config import Config
 from agent.decode.lanes import ColumnLanes, OwnShape, StreamLanes, StreamTable
 from agent.decode.scalars import cut_name, norm, number_text
+from agent.decode.vector_sample import RowSample, is_vector
 from agent.sketch.cells import ABSENT_BITS, HASH_NULL, NULL_BITS
 from agent.sketch.hash import hash_spans
+from agent.sketch.sampled_block import Vector, with_vectors
 from agent.types import (
     WINDOW_FUTURE,
     WINDOW_LATE,
@@ -42,7 +44,6 @@ LATENCY = Column(Role.LATENCY, "latency")
 #: Objects nested deeper than this are flattened row by row.
 _MAX_NESTING = 8
 _DAY_MS = 86_400_000
-_NUMBER_TYPES = frozenset((int, float))
 
 
 class Rejected(Exception):
@@ -53,9 +54,10 @@ class Rejected(Exception):
         self.reason = reason
 
 
-#: Lengths of the lists of rows, numbers, strings, null numbers, null strings: where to roll back to.
-Mark = tuple[int, int, int, int, int]
-_EMPTY: Mark = (0, 0, 0, 0, 0)
+#: Lengths of the lists of rows, numbers, strings, null numbers, null strings, sampled vectors: where to
+#: roll back to.
+Mark = tuple[int, int, int, int, int, int]
+_EMPTY: Mark = (0, 0, 0, 0, 0, 0)
 
 
 class RowBuffer:
@@ -84,6 +86,10 @@ class RowBuffer:
         self._string_lanes: list[int] = []
         self._null_numbers: list[tuple[int, int]] = []  # (row, lane)
         self._null_strings: list[tuple[int, int]] = []
+        #: Which rows' vectors are kept (None: no row's), and the place of the row in hand: offset, row.
+        self.sample: RowSample | None = None
+        self.place = (0, 0)
+        self._vectors: list[Vector] = []
         self._n_values = 0  # of all rows that are closed
 
     @property
@@ -106,6 +112,7 @@ class RowBuffer:
             len(self._strings),
             len(self._null_numbers),
             len(self._null_strings),
+            len(self._vectors),
         )
 
     def rollback(self, mark: Mark) -> None:
@@ -129,6 +136,7 @@ class RowBuffer:
         del self._string_lanes[mark[2] :]
         del self._null_numbers[mark[3] :]
         del self._null_strings[mark[4] :]
+        del self._vectors[mark[5] :]
 
     # ------------------------------------------------------------ writing
 
@@ -337,8 +345,10 @@ class RowBuffer:
                 self._put_string(stream, column, number_text(value))
             else:
                 self._put_number(stream, column, JsonType.BOOLEAN, column.boolean, float(value))
-        elif kind is list and set(map(type, value)) <= _NUMBER_TYPES:
+        elif is_vector(value):
             self._put_number(stream, column, JsonType.VECTOR, column.vector, norm(value))
+            if self.sample is not None and self.sample.takes(*self.place) and column.vector >= 0:
+                self._vectors.append((len(self._streams), column.column, value))
         else:
             self._put_number(stream, column, JsonType.OTHER, column.other, math.nan)
 
@@ -447,22 +457,22 @@ class RowBuffer:
             firsts = string_first[low : high + 1] - string_first[low]
             numbers = self._scatter_numbers(low, high, number_ends, starts)
             hashes, begins, lengths, text = self._scatter_strings(low, high, string_ends, firsts)
-            blocks.append(
-                Block(
-                    high - low,
-                    streams[low:high],
-                    times[low:high],
-                    windows[low:high],
-                    errors[low:high],
-                    numbers,
-                    starts,
-                    hashes,
-                    begins,
-                    lengths,
-                    firsts,
-                    text,
-                )
+            block = Block(
+                high - low,
+                streams[low:high],
+                times[low:high],
+                windows[low:high],
+                errors[low:high],
+                numbers,
+                starts,
+                hashes,
+                begins,
+                lengths,
+                firsts,
+                text,
             )
+            own = [(r - low, c, v) for r, c, v in self._vectors if low <= r < high]
+            blocks.append(with_vectors(block, own))
         return blocks, max(newest, -1)
 
     def _scatter_numbers(

@@ -93,7 +93,7 @@ class SheddingDecoder(FastDecoder):
             n_counted = _count(left_out, n_counted, part)
             yield part
         if n_counted < len(left_out):  # none of the load was kept
-            part = self._json.begin(index.to_offset)
+            part = self._json.begin(index.to_offset, fetch.partition)
             _count(left_out, n_counted, part)
             yield part
 

@@ -36,7 +36,8 @@ from agent.decode.resolver import ConfigResolver
 from agent.decode.row_arrays import MAX_NUMBERS, MAX_ROWS, MAX_STRINGS
 from agent.decode.templates import Templates
 from agent.decode.tier_rows import TierRows
-from agent.types import Irregular, Partition, Record, Tally, Tier
+from agent.sketch.sampled_block import Vector, with_vectors
+from agent.types import Block, Irregular, Partition, Record, Tally, Tier
 
 #: Records of a slice that may go to the orjson tier: few while the compiled tiers still learn.
 _FEW_ODD, _MANY_ODD = 32, 512
@@ -79,7 +80,9 @@ class SliceDecoder:
     ) -> None:
         self._table = table
         self._json = json
-        self._keeper = None if sampler is None else SpanKeeper(sampler, table)
+        self._keeper = (
+            None if sampler is None else SpanKeeper(sampler, table, links=config.judge.enabled)
+        )
         self._width_ms = int(config.windows.width_s) * 1000
         self._max_skew_ms = round(config.windows.max_skew_s * 1000)
         self._max_jump_ms = round(config.windows.max_jump_s * 1000)
@@ -118,7 +121,7 @@ class SliceDecoder:
         """The next slice of the load."""
         if self._table.generation != self._generation:
             self._forget()
-        out = self._json.begin(0)
+        out = self._json.begin(0, load.partition)
         self._last_row = -1
         index = load.index
         n = min(self._n_rows, index.n - load.at, self._most_rows())
@@ -416,7 +419,7 @@ class SliceDecoder:
             if not tier.n_rows:
                 continue
             block = tier.block(index)
-            out.blocks.append(block)
+            out.blocks.append(self._with_vectors(tier, load, block))
             if self._keeper is not None:
                 view = tier.view(block, index, load.at, self._table.numeric_lanes)
                 spans, exemplars = self._keeper.keep(view, load.partition, load.lineage)
@@ -426,6 +429,26 @@ class SliceDecoder:
             if at > self._last_row:
                 self._last_row = at
                 json.untimed_ms = int(tier.arrays.event_time[tier.last_row])
+
+    def _with_vectors(self, tier: TierRows, load: Load, block: Block) -> Block:
+        """The block with the vectors of its sampled rows."""
+        table, index = self._table, load.index
+        sample = self._json.sample_of(load.partition) if table.has_vectors else None
+        if sample is None:
+            return block
+        records = load.at + tier.records(self._all[: block.n])
+        found: list[Vector] = []
+        for row in np.flatnonzero(
+            sample.taken(index.offset[records]) & (block.stream >= 0)
+        ).tolist():
+            known = table.streams[int(block.stream[row])].shape.vectors
+            if not known:
+                continue
+            record = int(records[row])
+            start = int(index.vpos[record])
+            value = index.text[start : start + int(index.vlen[record])].tobytes()
+            found += [(row, c, v) for c, v in self._json.vectors_of(value) if c in known]
+        return with_vectors(block, found)
 
     def _count(self, tier: TierRows, index: Indexed, tally: Tally) -> None:
         """Add the rows and labels of a tier to the tally of the orjson tier."""

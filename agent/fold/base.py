@@ -32,7 +32,9 @@ from agent.fold.snapshot import Lives, Writer, accept_stream, series_of
 from agent.fold.store import Merges, Store, numbers_present, strings_present
 from agent.fold.streams import ColumnTotals, Stream, StreamWindow, WindowColumn
 from agent.fold.watermarks import NEVER, Seal, Watermarks
-from agent.sketch.pair_sums import pairs_of, united_pairs
+from agent.sketch.links import is_link
+from agent.sketch.pair_sums import pairs_of, united_pairs, vectors_of
+from agent.sketch.vector_sums import united_vectors
 from agent.state.chunk import merge_digest
 from agent.types import (
     OVERFLOW,
@@ -77,6 +79,7 @@ class Fold:
         self.n_foreign = 0
         self.n_unsketched_values = 0  # of columns past a limit, ended streams' too
         self.pairs_bytes = 0  # of open windows
+        self.vectors_bytes = 0
         self._config = config
         self._start_ns = start_ns
         self._now_ns = start_ns
@@ -321,6 +324,8 @@ class Fold:
             into.unseen += group.rows * self._unseen_a_row
             if pairs := pairs_of(group):
                 self._add_pairs(into, pairs)
+            if vectors := vectors_of(group):
+                self._add_vectors(into, vectors)
             for ref, n in zip(group.cells, counts, strict=True):
                 total = stream.columns.get(ref.column)
                 if total is None:
@@ -341,6 +346,13 @@ class Fold:
         grown = self.pairs_bytes + len(united) - len(into.pairs)
         if grown <= self._config.judge.pairs_max_bytes:
             self.pairs_bytes, into.pairs = grown, united
+
+    def _add_vectors(self, into: StreamWindow, vectors: bytes) -> None:
+        """The same for sums of sampled vectors."""
+        united = united_vectors((into.vectors, vectors))
+        grown = self.vectors_bytes + len(united) - len(into.vectors)
+        if grown <= self._config.judge.pairs_max_bytes:
+            self.vectors_bytes, into.vectors = grown, united
 
     def _new_cells_bytes(self, window: int, parts: list[tuple[Stream, Group, list[int]]]) -> int:
         """Bytes of the cells that folding these groups into a window takes."""
@@ -379,7 +391,7 @@ class Fold:
         for exemplar in exemplars:
             stream = taken.get(exemplar.stream)
             total = stream.columns.get(exemplar.column) if stream is not None else None
-            if total is None or total.histogram is None:
+            if total is None or total.histogram is None or is_link(exemplar):
                 continue
             if self._shown.exemplars(exemplar.column):
                 total.keep(exemplar)
@@ -402,6 +414,7 @@ class Fold:
             profiles = close_window(streams, seal, self._marks.width_ms, self._store)
             for stream, profile in zip(streams, profiles, strict=True):
                 self.pairs_bytes -= len(profile.pairs)
+                self.vectors_bytes -= len(profile.vectors)
                 stream.sealed.append(profile)
                 while len(stream.sealed) > self._config.windows.keep:
                     stream.sealed.popleft()

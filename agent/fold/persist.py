@@ -229,6 +229,7 @@ def _restore_streams(fold: Fold, header: _Header, body: Body) -> None:
             if window not in marks.open:
                 raise DecodeError(f"{_WHAT}: stream {stream.key} is in window {window}, not open")
             fold.pairs_bytes += len(held.pairs)
+            fold.vectors_bytes += len(held.vectors)
             fold._streams_of.setdefault(window, []).append(stream)
     body.end()
 

@@ -55,6 +55,7 @@ class WindowRecord(_Record):
     columns: list[WindowColumnRecord]
     unseen: int = 0
     pairs: bytes = b""
+    vectors: bytes = b""
 
 
 class ProfileColumnRecord(_Record):
@@ -73,6 +74,7 @@ class ProfileRecord(_Record):
     columns: list[ProfileColumnRecord]
     unseen: int = 0
     pairs: bytes = b""
+    vectors: bytes = b""
 
 
 class StreamRecord(_Record):

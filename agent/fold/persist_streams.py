@@ -50,6 +50,7 @@ from agent.sketch.codec import frame_numeric, frame_string, numeric_from_bytes, 
 from agent.sketch.kernels import layout
 from agent.sketch.packed import pack
 from agent.sketch.pair_sums import PairSums
+from agent.sketch.vector_sums import from_bytes as vectors_from_bytes
 from agent.types import Kind, Role, StreamKey
 
 # ---------------------------------------------------------------- writing
@@ -139,6 +140,7 @@ def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
                 ],
                 window.unseen,
                 window.pairs,
+                window.vectors,
             )
             for number, window in stream.open.items()
         ],
@@ -154,6 +156,7 @@ def _record_of(stream: Stream, lengths: list[int]) -> StreamRecord:
                 ],
                 profile.unseen,
                 profile.pairs,
+                profile.vectors,
             )
             for profile in stream.sealed
         ],
@@ -231,6 +234,7 @@ def _read_column(
 
 def _read_window(state: WindowRecord, stream: Stream, body: Body, store: Store) -> StreamWindow:
     window = StreamWindow(state.rows, state.errors, state.unseen, pairs=_pairs(state.pairs))
+    window.vectors = _vectors(state.vectors)
     for seen in state.columns:
         total = stream.columns.get(seen.column)
         if total is None or seen.column in window.columns:
@@ -249,6 +253,7 @@ def _read_profile(state: ProfileRecord, key: StreamKey, body: Body, width_ms: in
         key, state.window, width_ms, state.rows, state.errors, state.coverage, unseen=state.unseen
     )
     profile.pairs = _pairs(state.pairs)
+    profile.vectors = _vectors(state.vectors)
     for at in state.columns:
         column = ProfileColumn(at.kind, _present(at.present), bytes(body.take(at.length)))
         column.remember(at.facts)
@@ -280,6 +285,12 @@ def _widened(record: Bytes, cell_bytes: int) -> Bytes:
 def _pairs(data: bytes) -> bytes:
     """Raises DecodeError for bytes that are no pair sums."""
     return PairSums.from_bytes(data).to_bytes() if data else b""
+
+
+def _vectors(data: bytes) -> bytes:
+    """Raises DecodeError for bytes that are no sums of vectors."""
+    vectors_from_bytes(data)
+    return data
 
 
 def _present(counts: list[int]) -> list[int]:

@@ -27,6 +27,8 @@ from agent.sketch.codec import (
 from agent.sketch.merge import merge_numeric, merge_strings
 from agent.sketch.packed import from_payloads
 from agent.sketch.pair_sums import PairSums, united_pairs
+from agent.sketch.vector_sums import from_bytes as vectors_from_bytes
+from agent.sketch.vector_sums import united_vectors
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
 from agent.state.chunk import open_frame, seal_frame
 from agent.types import Column, JsonType, Kind, StreamKey
@@ -114,6 +116,7 @@ class Profile:
     `unseen`: rows left out under overload, by estimate. No count here is scaled by it: whoever shows one as
     a rate divides it by `sampling_ratio`, and says so.
     `pairs`: sums of products of scores (`sketch.pair_sums`), b"" where the model has no score table.
+    `vectors`: sums of sampled vectors (`sketch.vector_sums`), b"" where no row had any.
     """
 
     stream: StreamKey
@@ -125,6 +128,7 @@ class Profile:
     columns: dict[Column, ProfileColumn] = field(default_factory=dict)
     unseen: int = 0
     pairs: bytes = b""
+    vectors: bytes = b""
 
     @property
     def sampling_ratio(self) -> float:
@@ -162,6 +166,7 @@ class Profile:
             ],
             unseen=self.unseen,
             pairs=self.pairs,
+            vectors=self.vectors,
         )
         body = b"".join(c.sketch for c in self.columns.values())
         return seal_frame(MAGIC, VERSION, msgspec.msgpack.encode(head), body)
@@ -190,6 +195,7 @@ class Profile:
             columns[c.column] = read
         if head.pairs:
             PairSums.from_bytes(head.pairs)
+        vectors_from_bytes(head.vectors)
         return Profile(
             head.stream,
             head.window,
@@ -200,6 +206,7 @@ class Profile:
             columns,
             head.unseen,
             head.pairs,
+            head.vectors,
         )
 
 
@@ -220,6 +227,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     columns: list[_Column]
     unseen: Annotated[int, msgspec.Meta(ge=0)] = 0
     pairs: bytes = b""
+    vectors: bytes = b""
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -248,6 +256,7 @@ def merge(a: Profile, b: Profile) -> Profile:
         columns,
         a.unseen + b.unseen,
         united_pairs((a.pairs, b.pairs)),
+        united_vectors((a.vectors, b.vectors)),
     )
 
 

@@ -34,6 +34,7 @@ def close_window(
             stream.key, seal.window, width_ms, window.rows, window.errors, seal.coverage
         )
         profile.unseen, profile.pairs = window.unseen, window.pairs
+        profile.vectors = window.vectors
         for name, total in stream.columns.items():  # without a value here: missing in this window
             seen = window.columns.get(name) or WindowColumn()
             column = ProfileColumn(total.kind, list(seen.present))

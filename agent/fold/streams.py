@@ -56,13 +56,14 @@ class WindowColumn:
 
 @dataclass(slots=True)
 class StreamWindow:
-    """One stream in one open window. `unseen`: see `Stream`; `pairs`: see `Profile`."""
+    """One stream in one open window. `unseen`: see `Stream`; `pairs`, `vectors`: see `Profile`."""
 
     rows: int = 0
     errors: int = 0
     unseen: int = 0
     columns: dict[Column, WindowColumn] = field(default_factory=dict)
     pairs: bytes = b""
+    vectors: bytes = b""
 
 
 @dataclass(slots=True)

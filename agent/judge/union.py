@@ -18,6 +18,7 @@ from agent.sketch.codec import numeric_to_bytes, payload_of, string_to_bytes
 from agent.sketch.merge import merge_numeric, merge_strings
 from agent.sketch.packed import from_payloads
 from agent.sketch.pair_sums import united_pairs
+from agent.sketch.vector_sums import united_vectors
 from agent.types import Column, JsonType, Kind, StreamKey
 
 
@@ -46,6 +47,7 @@ def united(profiles: Sequence[Profile], stream: StreamKey) -> Profile:
         min(1.0, covered / rows) if rows else first.coverage,
         {name: _column(columns) for name, columns in parts.items()},
         pairs=united_pairs(p.pairs for p in profiles),
+        vectors=united_vectors(p.vectors for p in profiles),
     )
 
 

@@ -30,7 +30,9 @@ from agent.sketch.kernels import buffers, freeze, layout, route, strings
 from agent.sketch.kernels.bucket_index import MAGNITUDE_MASK, MANTISSA_MASK
 from agent.sketch.packed import PIECE_BYTES, PackedCells, joined, no_cells
 from agent.sketch.pair_scorer import PairScorer, Tables
-from agent.sketch.pair_sums import with_pairs
+from agent.sketch.pair_sums import with_sums
+from agent.sketch.sampled_block import SampledBlock
+from agent.sketch.vector_adder import VectorAdder, WaveTables
 from agent.types import (
     WINDOW_FUTURE,
     WINDOW_LATE,
@@ -87,6 +89,7 @@ class Delta:
         self._work_at = address_of(self._work)
         self._group_of_row = np.zeros(0, np.int32)
         self._scorer: PairScorer | None = None
+        self._vectors = VectorAdder(table.keys)
         self._start()
 
     def _start(self) -> None:
@@ -99,6 +102,11 @@ class Delta:
         """Add up pairs of scores too (`sketch.pair_sums`), in at most so many bytes, for models that have a
         table; rows since the last cut are left out."""
         self._scorer = PairScorer(self._table, tables, max_bytes) if tables else None
+
+    def gather_vectors(self, tables: WaveTables, max_bytes: int) -> None:
+        """Add up sampled vectors (`sketch.vector_sums`) in at most so many bytes, with waves of columns that
+        have a table; those since the last cut are left out."""
+        self._vectors = VectorAdder(self._table.keys, tables, max_bytes)
 
     @property
     def rows(self) -> int:
@@ -117,7 +125,8 @@ class Delta:
             return 1 << 62
         groups = self.n_groups * _GROUP_BYTES
         pairs = self._scorer.size_bytes if self._scorer is not None else 0
-        return self._numbers.used_bytes + self._strings.used_bytes + groups + pairs
+        sums = pairs + self._vectors.size_bytes
+        return self._numbers.used_bytes + self._strings.used_bytes + groups + sums
 
     def add(self, block: Block) -> None:
         """Count the rows of a block. Raises ValueError for arrays that are not what `Block` says.
@@ -139,6 +148,8 @@ class Delta:
             self._add_strings(block, at.strings)
         if self._scorer is not None:
             self._scorer.add(block)
+        if isinstance(block, SampledBlock):
+            self._vectors.add(block)
 
     def _add_rows(self, block: Block, arguments: tuple[int, ...]) -> None:
         """Groups of all rows, and their numbers."""
@@ -222,10 +233,14 @@ class Delta:
             freeze.pack_strings, layout.STRING_LANES, address_of(scratch)
         )
         frozen = self._frozen_groups(number_refs, text_refs)
-        if self._scorer is not None:
-            pairs = self._scorer.freeze()
-            # Of two groups for one stream and window the first has all.
-            frozen = [with_pairs(g, pairs.pop((g.stream, g.window), b"")) for g in frozen]
+        pairs = self._scorer.freeze() if self._scorer is not None else {}
+        vectors = self._vectors.freeze()
+        if pairs or vectors:  # of two groups for one stream and window the first has all
+            keys = [(g.stream, g.window) for g in frozen]
+            frozen = [
+                with_sums(g, pairs.pop(key, b""), vectors.pop(key, b""))
+                for g, key in zip(frozen, keys, strict=True)
+            ]
         self._numbers.reset()
         self._strings.reset()
         self._start()

@@ -229,9 +229,11 @@ class PairSums:
 
 @dataclass(slots=True)
 class ScoredGroup(Group):
-    """A group with its rows' pair sums (`PairSums.to_bytes`), b"" where its model has no score table."""
+    """A group with its rows' pair sums (`PairSums.to_bytes`), b"" where its model has no score table, and its
+    sampled vectors (`vector_sums.to_bytes`), b"" where it has none."""
 
     pairs: bytes = b""
+    vectors: bytes = b""
 
 
 def pairs_of(group: Group) -> bytes:
@@ -239,9 +241,15 @@ def pairs_of(group: Group) -> bytes:
     return group.pairs if isinstance(group, ScoredGroup) else b""
 
 
-def with_pairs(group: Group, pairs: bytes) -> Group:
+def vectors_of(group: Group) -> bytes:
+    """The sums of the group's sampled vectors, b"" for none."""
+    return group.vectors if isinstance(group, ScoredGroup) else b""
+
+
+def with_sums(group: Group, pairs: bytes, vectors: bytes) -> Group:
     """The group with these sums, if there are any; as it is elsewhere, and in bytes, without."""
-    kind: Any = partial(ScoredGroup, pairs=pairs) if pairs else Group
+    has_sums = bool(pairs or vectors)
+    kind: Any = partial(ScoredGroup, pairs=pairs, vectors=vectors) if has_sums else Group
     made: Group = kind(
         group.stream,
         group.window,

@@ -33,7 +33,8 @@ from agent.sketch.codec import (
     string_from_bytes,
 )
 from agent.sketch.packed import PackedCells, from_payloads
-from agent.sketch.pair_sums import PairSums, ScoredGroup, pairs_of, with_pairs
+from agent.sketch.pair_sums import PairSums, ScoredGroup, pairs_of, vectors_of, with_sums
+from agent.sketch.vector_sums import from_bytes as vectors_from_bytes
 from agent.types import (
     CellRef,
     Chunk,
@@ -139,6 +140,7 @@ def from_bytes(data: bytes) -> Chunk:
             _check_cell(ref, len(numeric), len(strings))
         if group.pairs:
             PairSums.from_bytes(group.pairs)
+        vectors_from_bytes(group.vectors)
     t = header.tally
     return Chunk(
         run_id=header.run_id,
@@ -146,7 +148,7 @@ def from_bytes(data: bytes) -> Chunk:
         epoch=header.epoch,
         digest=header.digest,
         ranges=header.ranges,
-        groups=[with_pairs(group, pairs_of(group)) for group in header.groups],
+        groups=[with_sums(g, pairs_of(g), vectors_of(g)) for g in header.groups],
         numeric=numeric,
         strings=strings,
         tally=Tally(

@@ -1,4 +1,4 @@
-"""Rows worth a request span: the sampler's choice of a block, as spans, exemplars and links."""
+"""Rows worth a request span: the sampler's choice of a block, as spans and exemplars."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from agent.decode.candidates import (
     RowView,
     StreamRules,
 )
-from agent.sketch.links import links_of
 from agent.types import (
     Block,
     Column,
@@ -58,15 +57,11 @@ class Sampler(Protocol):
 
 
 class SpanKeeper:
-    """Offers the blocks of one stream table to a sampler. One owner.
+    """Offers the blocks of one stream table to a sampler. One owner."""
 
-    links  whether kept rows leave links too (`sketch.links`), which only judging reads
-    """
-
-    def __init__(self, sampler: Sampler, table: Lanes, *, links: bool = False) -> None:
+    def __init__(self, sampler: Sampler, table: Lanes) -> None:
         self._sampler = sampler
         self._table = table
-        self._links = links
         self._rules = StreamRules(table, sampler.limits)
 
     def keep(
@@ -95,9 +90,6 @@ class SpanKeeper:
                     exemplars.append(
                         Exemplar(span.stream, column, x, span.end_ns, span.trace_id, span.span_id)
                     )
-            if self._links:
-                lanes = self._table.numeric_lanes[stream], self._table.string_lanes[stream]
-                exemplars += links_of(block, row, *lanes, span)
         return spans, exemplars
 
 

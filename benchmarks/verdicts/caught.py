@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
 
 from agent.judge.cells import measure
+from agent.judge.counted import Counted
 from agent.judge.detector import ChangeDetector
 from agent.verdict import State
 from benchmarks.verdicts.breaks import Break, breaks
-from benchmarks.verdicts.quiet import Source, block_rows
+from benchmarks.verdicts.quiet import block_rows
 from benchmarks.verdicts.trial import BUDGET, Outcome, fresh, judge_of, learned, trial
 from benchmarks.verdicts.windows import Drawn, column
 from benchmarks.verdicts.worlds import Table, World
@@ -93,7 +95,7 @@ def _feature(change: Break) -> str:
 
 
 def delays_of_a_shift(
-    source: Source,
+    source: Callable[[np.random.Generator, int], Iterator[Counted]],
     name: str,
     moved: Drawn,
     *,

@@ -1,154 +1,93 @@
 """Stationary windows: how often does an alarm come by chance?
 
-Every run has a reference of its own, cut in blocks without times as `profile build` cuts a file, and is judged
-for some windows with two budgets at once, so that a rare page and a frequent one are both measured.
+Every run has a reference of its own, calibrated as `profile build` calibrates a file, replay guard and all, and then
+windows in which nothing happens. Two budgets are judged, so that a rare page and a frequent one are both measured.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
+from typing import Final
 
+import msgspec
 import numpy as np
 
-from agent.judge.cells import measure
-from agent.judge.counted import Counted, CountedColumn, merged
-from agent.judge.detector import ChangeDetector
-from agent.judge.special import log_gamma_tail
+from agent.judge.calibration import Calibration
+from agent.judge.cells import CellValue, Prepared, measure
+from agent.judge.counted import Counted, merged
+from agent.judge.detector import ChangeDetector, Segment, Step
+from agent.judge.history import calibrated, noise_by_hour
 from agent.judge.state_test import StateTest
-from agent.types import Column, Kind
 from agent.verdict import State
-from benchmarks.verdicts.trial import Judge, fresh, judge_of
-from benchmarks.verdicts.windows import Drawn, column, counted_of
-from benchmarks.verdicts.worlds import Table, World, flights, independent
 
 #: Windows between pages that are allowed: a week of windows of five minutes, and few enough to see some.
-BUDGETS = (2_016.0, 200.0)
+BUDGETS: Final = (2_016.0, 200.0)
+#: Hours of a day, one window each, where the hour matters.
+HOURS: Final = 24
+#: A window as its segments, in order; one part where there are none.
+Parts = Sequence[Counted]
+Source = Callable[[np.random.Generator, int], Iterator[Parts]]
+Cells = tuple[Sequence[CellValue], Mapping[Segment, Sequence[CellValue]]]
 
 
-@dataclass
-class Quiet:
-    """Of one kind of stream at one size: windows judged, and alarms that began, by budget and channel."""
+@dataclass(frozen=True)
+class Against:
+    """What windows are judged against: one baseline or one for each hour, and one for each segment."""
 
-    name: str
-    rows: int
-    reference_rows: int
-    runs: int = 0
+    hours: Sequence[Prepared]
+    segments: Sequence[Prepared]
+    calibration: Calibration
+
+    def cells(self, window: int, parts: Parts) -> Cells:
+        whole = measure(self.hours[window % len(self.hours)], reduce(merged, parts))
+        split: dict[Segment, Sequence[CellValue]] = {
+            (("part", str(i)),): measure(known, part)
+            for i, (known, part) in enumerate(zip(self.segments, parts, strict=False))
+            if part.rows
+        }
+        return whole, split
+
+
+class Quiet(msgspec.Struct):
+    """Of one kind of stream: what was judged, and alarms that began, by budget.
+
+    pages, state  of the change detector and of the state test
+    paged    references after which either paged at the smaller budget
+    highest  largest evidence of a window
+    minimum  effect that the detector said it can see, one entry a reference
+    guards   factors by which the replay guard raised a threshold, where it did
+    cpu_s    processor time
+    """
+
+    references: int = 0
     windows: int = 0
-    pages: dict[str, int] = field(default_factory=dict)
+    blind: int = 0
+    pages: dict[str, int] = msgspec.field(default_factory=dict)
+    state: dict[str, int] = msgspec.field(default_factory=dict)
+    paged: int = 0
     highest: float = 0.0
-    minimum: list[float] = field(default_factory=list)
+    minimum: list[float] = msgspec.field(default_factory=list)
+    guards: list[float] = msgspec.field(default_factory=list)
+    cpu_s: float = 0.0
 
-    def count(self, what: str) -> None:
-        self.pages[what] = self.pages.get(what, 0) + 1
+    def add(self, other: Quiet) -> None:
+        for name in ("references", "windows", "blind", "paged", "cpu_s"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.pages, other.pages), (self.state, other.state)):
+            for budget, n in theirs.items():
+                mine[budget] = mine.get(budget, 0) + n
+        self.highest = max(self.highest, other.highest)
+        self.minimum += other.minimum
+        self.guards += other.guards
 
-    def share_of_budget(self, budget: float) -> float:
-        """Windows between pages over the budget, as far as surely known: 95 % lower Poisson limit."""
-        pages = self.pages.get(f"{budget:g}", 0) + self.pages.get("state", 0)
-        return self.windows / upper_rate(pages) / budget
-
-
-def upper_rate(count: int) -> float:
-    """95 % upper limit of a Poisson mean after `count` events; by bisection."""
-    low, high = float(count), count + 20.0 + 6.0 * math.sqrt(count + 1.0)
-    while high - low > 1e-6:
-        middle = (low + high) / 2.0
-        # P(N <= count | mean) = Q(count + 1, mean)
-        if math.exp(log_gamma_tail(count + 1.0, middle)) > 0.05:
-            low = middle
-        else:
-            high = middle
-    return high
+    def alarms(self, budget: float) -> int:
+        """Of both channels."""
+        return self.pages.get(f"{budget:g}", 0) + self.state.get(f"{budget:g}", 0)
 
 
-Source = Callable[[np.random.Generator, int], Iterator[Counted]]
-
-
-def counted_world(world: World) -> Source:
-    """Windows of a world, already counted."""
-
-    def windows(rng: np.random.Generator, rows: int) -> Iterator[Counted]:
-        return (counted_of(table) for table in world.tables(rng, rows))
-
-    return windows
-
-
-def drawn_world(shapes: dict[str, Drawn]) -> Source:
-    """Independent columns by their bucket counts: any number of rows for the same price."""
-
-    def windows(rng: np.random.Generator, rows: int) -> Iterator[Counted]:
-        while True:
-            columns: dict[Column, CountedColumn] = {
-                column(name): CountedColumn(Kind.NUMERIC, 0.0, numbers=shape.draw(rng, rows))
-                for name, shape in shapes.items()
-            }
-            yield Counted(rows, columns)
-
-    return windows
-
-
-def shapes_of(table: Table) -> dict[str, Drawn]:
-    """Distributions of the numeric columns of a table."""
-    return {
-        name: Drawn.of(values[np.isfinite(values)])
-        for name, values in table.items()
-        if values.dtype.kind == "f"
-    }
-
-
-def made_shapes() -> dict[str, Drawn]:
-    return shapes_of(next(independent(16).tables(np.random.default_rng(5), 300_000)))
-
-
-def real_shapes() -> dict[str, Drawn]:
-    return shapes_of(flights())
-
-
-def quiet(
-    name: str,
-    source: Source,
-    *,
-    rows: int,
-    reference_rows: int,
-    runs: int,
-    windows: int,
-    seed: int,
-    is_one_stream: bool = False,
-) -> Quiet:
-    """`runs` references, each followed by so many windows. `is_one_stream`: the windows continue the reference,
-    in the state in which it ended; else a new stream of the same kind begins."""
-    out = Quiet(name, rows, reference_rows)
-    for run in range(runs):
-        rng = fresh(seed, run)
-        size = block_rows(reference_rows)
-        stream = source(rng, size)
-        judge = judge_of([next(stream) for _ in range(reference_rows // size)])
-        later = joined(stream, rows // size) if is_one_stream else source(rng, rows)
-        judge_quietly(judge, later, windows, out)
-        out.runs += 1
-    return out
-
-
-def judge_quietly(judge: Judge, stream: Iterator[Counted], windows: int, out: Quiet) -> None:
-    """Count the alarms of a stream in which nothing happens."""
-    detectors = {f"{b:g}": ChangeDetector(judge.calibration, b) for b in BUDGETS}
-    state_test = StateTest(judge.calibration, BUDGETS[0])
-    was = dict.fromkeys([*detectors, "state"], State.OK)
-    for window in range(windows):
-        cells = measure(judge.prepared, next(stream))
-        steps = {name: d.step(window, cells) for name, d in detectors.items()}
-        steps["state"] = state_test.step(window, cells)
-        for name, step in steps.items():
-            if step.state is State.FIRING and was[name] is not State.FIRING:
-                out.count(name)
-            was[name] = step.state
-        first = steps[f"{BUDGETS[0]:g}"]
-        out.highest = max(out.highest, first.m)
-        if window == 0 and first.minimum_effect is not None:
-            out.minimum.append(first.minimum_effect)
-        out.windows += 1
+# ---------------------------------------------------------------- references
 
 
 def block_rows(reference_rows: int) -> int:
@@ -159,7 +98,72 @@ def block_rows(reference_rows: int) -> int:
     return size
 
 
-def joined(stream: Iterator[Counted], n: int) -> Iterator[Counted]:
+def of_blocks(blocks: Sequence[Parts]) -> Against:
+    """From consecutive blocks of rows."""
+    wholes = [reduce(merged, parts) for parts in blocks]
+    baseline = reduce(merged, wholes)
+    segments = [reduce(merged, part) for part in zip(*blocks, strict=True)]
+    return Against(
+        [Prepared(baseline)],
+        [Prepared(s) for s in segments] if len(segments) > 1 else [],
+        calibrated(baseline, wholes),
+    )
+
+
+def of_hours(windows: Sequence[Counted]) -> Against:
+    """From one window an hour over whole days: a baseline for each hour of the day."""
+    baseline = reduce(merged, windows)
+    by_hour = {hour: windows[hour::HOURS] for hour in range(HOURS)}
+    hours = {hour: reduce(merged, own) for hour, own in by_hour.items()}
+    noise = noise_by_hour(calibrated(baseline, windows), hours, by_hour)
+    return Against([Prepared(hours[hour]) for hour in range(HOURS)], [], noise)
+
+
+# ---------------------------------------------------------------- windows
+
+
+def judge_quietly(against: Against, stream: Iterator[Parts], windows: int) -> Quiet:
+    """Count the alarms of so many windows in which nothing happens.
+
+    Until its first page a detector does not depend on its budget, so smaller budgets are judged only where
+    the evidence reached them.
+    """
+    out = Quiet(references=1, windows=windows)
+    judged = [against.cells(window, next(stream)) for window in range(windows)]
+    guard = against.calibration.guard
+    if guard > 1.0:
+        out.guards.append(guard)
+    steps = _steps(ChangeDetector(against.calibration, BUDGETS[0]), judged)
+    out.highest = max(step.m for step in steps)
+    out.blind = sum(step.state is State.BLIND for step in steps)
+    if steps[0].minimum_effect is not None:
+        out.minimum.append(steps[0].minimum_effect)
+    out.pages[f"{BUDGETS[0]:g}"] = _began(steps)
+    for budget in BUDGETS[1:]:
+        reached = out.highest >= budget * guard
+        own = _steps(ChangeDetector(against.calibration, budget), judged) if reached else []
+        out.pages[f"{budget:g}"] = _began(own)
+    # A hit at a rare budget is one at a frequent budget, too.
+    often = _steps(StateTest(against.calibration, BUDGETS[-1]), judged)
+    out.state[f"{BUDGETS[-1]:g}"] = _began(often)
+    for budget in BUDGETS[:-1]:
+        rare = _steps(StateTest(against.calibration, budget), judged) if _began(often) else []
+        out.state[f"{budget:g}"] = _began(rare)
+    out.paged = int(out.alarms(BUDGETS[-1]) > 0)
+    return out
+
+
+def _steps(channel: ChangeDetector | StateTest, judged: Sequence[Cells]) -> list[Step]:
+    return [channel.step(window, *cells) for window, cells in enumerate(judged)]
+
+
+def _began(steps: Sequence[Step]) -> int:
+    """Alarms that began."""
+    return sum(s.state is State.FIRING and s.previous is not State.FIRING for s in steps)
+
+
+def joined(stream: Iterator[Parts], n: int) -> Iterator[Parts]:
     """Each n neighbours as one window."""
     while True:
-        yield reduce(merged, [next(stream) for _ in range(max(1, n))])
+        several = [next(stream) for _ in range(max(1, n))]
+        yield [reduce(merged, part) for part in zip(*several, strict=True)]

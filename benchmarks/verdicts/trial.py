@@ -9,10 +9,11 @@ from functools import reduce
 import numpy as np
 
 from agent.judge.attribution import causes
-from agent.judge.calibration import Calibration, calibrate
+from agent.judge.calibration import Calibration
 from agent.judge.cells import Prepared, measure
 from agent.judge.counted import Counted, merged
 from agent.judge.detector import ChangeDetector
+from agent.judge.history import calibrated
 from agent.judge.state_test import StateTest
 from agent.verdict import State
 from benchmarks.verdicts.windows import counted_of
@@ -52,8 +53,7 @@ def learned(tables: Iterator[Table], rows: int) -> Judge:
 def judge_of(blocks: Sequence[Counted]) -> Judge:
     """What consecutive blocks of a reference become."""
     baseline = reduce(merged, blocks)
-    prepared = Prepared(baseline)
-    return Judge(prepared, baseline, calibrate(prepared, blocks))
+    return Judge(Prepared(baseline), baseline, calibrated(baseline, blocks))
 
 
 @dataclass

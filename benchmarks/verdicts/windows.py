@@ -6,8 +6,9 @@ hundred thousand windows fit in minutes. For the largest, bucket counts are draw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def texts_of(counts: Mapping[str, int]) -> Texts:
     return Texts(float(hashed.sum()), named, hashed, names, tuple(bounds))
 
 
-def counted_of(table: Mapping[str, NDArray]) -> Counted:
+def counted_of(table: Mapping[str, NDArray[Any]]) -> Counted:
     """Columns of equal length: floats (NaN is missing), booleans, or texts ("" is missing)."""
     rows = len(next(iter(table.values())))
     columns: dict[Column, CountedColumn] = {}
@@ -142,3 +143,28 @@ class Drawn:
             like.first_negative,
             counts[:n],
         )
+
+
+def shapes_of(table: Mapping[str, Floats]) -> dict[str, Drawn]:
+    """Distributions of the numeric columns of a table."""
+    return {
+        name: Drawn.of(values[np.isfinite(values)])
+        for name, values in table.items()
+        if values.dtype.kind == "f"
+    }
+
+
+def drawn_windows(
+    shapes: Mapping[str, Drawn],
+) -> Callable[[np.random.Generator, int], Iterator[Counted]]:
+    """Independent columns by their bucket counts: any number of rows for the same price."""
+
+    def windows(rng: np.random.Generator, rows: int) -> Iterator[Counted]:
+        while True:
+            columns: dict[Column, CountedColumn] = {
+                column(name): CountedColumn(Kind.NUMERIC, 0.0, numbers=shape.draw(rng, rows))
+                for name, shape in shapes.items()
+            }
+            yield Counted(rows, columns)
+
+    return windows

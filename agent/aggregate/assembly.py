@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.aggregate.decided import id_parts
 from agent.errors import DecodeError
@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 #: A chunk that stays incomplete for so many polls of a shard that answers was given up by its writer.
 MAX_IDLE_POLLS: Final = 300
-_PIECE_OVERHEAD_BYTES = 200
+_PIECE_OVERHEAD_BYTES: Final = 200
+#: Memory of a manifest, and of each of its ranges (measured with tracemalloc: 3.2 kB, and 390 bytes).
+_MANIFEST_BYTES: Final = 3200
+_RANGE_BYTES: Final = 400
 
 
 @dataclass(slots=True)
@@ -34,7 +37,7 @@ class _Pieces:
     first: int  # position of its first record
     manifest: Manifest | None = None
     parts: dict[int, bytes] = field(default_factory=dict)
-    size_bytes: int = 0
+    size_bytes: int = 0  # of parts and manifest, in memory
     idle_polls: int = 0
 
     @property
@@ -42,8 +45,20 @@ class _Pieces:
         return self.manifest is not None and len(self.parts) == self.manifest.n_parts
 
 
+class _Left(NamedTuple):
+    """A chunk that is left in the topic: position of its first record, memory of its manifest."""
+
+    first: int
+    manifest_bytes: int
+
+
+def _size_of(manifest: Manifest | None) -> int:
+    return 0 if manifest is None else _MANIFEST_BYTES + _RANGE_BYTES * len(manifest.ranges)
+
+
 class Assembly:
-    """See the module. Memory: `max_bytes` of parts, or one chunk, whichever is more."""
+    """See the module. Memory: `max_bytes` of parts and manifests, or one chunk, whichever is more; and the
+    manifests of chunks that are left in the topic, which `Accept` goes on holding."""
 
     def __init__(
         self,
@@ -61,9 +76,9 @@ class Assembly:
         self._is_decided = is_decided
         self._is_named = is_named
         self._chunks: dict[str, _Pieces] = {}
-        self._left: dict[str, int] = {}  # left in the topic: position of the first record
+        self._left: dict[str, _Left] = {}
         self._announcer = Announcer(10.0)
-        self.held_bytes = 0
+        self._here_bytes = 0  # of `_chunks`
         self.n_foreign = 0
 
     def add(self, position: int, value: bytes | None) -> tuple[Manifest | None, Manifest | None]:
@@ -110,13 +125,16 @@ class Assembly:
     def _put(self, pieces: _Pieces, record: Part | Manifest) -> bool:
         """True when the chunk is whole now."""
         pieces.idle_polls = 0
+        size_bytes = 0
         if isinstance(record, Manifest):
-            pieces.manifest = pieces.manifest or record
+            if pieces.manifest is None:
+                pieces.manifest = record
+                size_bytes = _size_of(record)
         elif record.index not in pieces.parts:
             pieces.parts[record.index] = record.data
             size_bytes = len(record.data) + _PIECE_OVERHEAD_BYTES
-            pieces.size_bytes += size_bytes
-            self.held_bytes += size_bytes
+        pieces.size_bytes += size_bytes
+        self._here_bytes += size_bytes
         return pieces.is_whole
 
     def take(self, chunk_id: str) -> Chunk:
@@ -133,7 +151,7 @@ class Assembly:
         self._left.pop(chunk_id, None)
         pieces = self._chunks.pop(chunk_id, None)
         if pieces is not None:
-            self.held_bytes -= pieces.size_bytes
+            self._here_bytes -= pieces.size_bytes
 
     def has(self, chunk_id: str) -> bool:
         """Whether `take` would give it."""
@@ -151,13 +169,15 @@ class Assembly:
         at once. For one that is not known to count only when nothing is here.
         """
         firsts = [pieces.first for one, pieces in self._chunks.items() if self._is_named(one)]
-        named = min((at for one, at in self._left.items() if self._is_named(one)), default=None)
-        if named is None and not self.held_bytes:
-            named = min(self._left.values(), default=None)
+        named = min(
+            (at.first for one, at in self._left.items() if self._is_named(one)), default=None
+        )
+        if named is None and not any(pieces.parts for pieces in self._chunks.values()):
+            named = min((at.first for at in self._left.values()), default=None)
         if named is None or named > min(firsts, default=named) or named >= position:
             return None
         # The others behind it come past again as well.
-        self._left = {one: at for one, at in self._left.items() if at < named}
+        self._left = {one: at for one, at in self._left.items() if at.first < named}
         return named
 
     def polled(self) -> None:
@@ -172,7 +192,12 @@ class Assembly:
     def oldest(self) -> int | None:
         """Position of the oldest record that may still be wanted; None: there is none."""
         held = [pieces.first for pieces in self._chunks.values()]
-        return min([*held, *self._left.values()], default=None)
+        return min([*held, *(at.first for at in self._left.values())], default=None)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of parts and manifests, those of chunks that are left in the topic included."""
+        return self._here_bytes + sum(at.manifest_bytes for at in self._left.values())
 
     # ------------------------------------------------------------ bounds
 
@@ -185,26 +210,28 @@ class Assembly:
                 self.drop(other)
 
     def _make_room(self) -> None:
-        """Leave chunks in the topic: those that are not known to count first, of those the youngest.
+        """Leave chunks with parts in the topic: those that are not known to count first, of those the youngest.
 
         The oldest that counts, or else the oldest, stays whatever its size: it is folded next.
         """
-        if self.held_bytes <= self._max_bytes:
+        if self._here_bytes <= self._max_bytes:
             return
         order = sorted(
-            (chunk_id for chunk_id, pieces in self._chunks.items() if pieces.size_bytes),
+            (chunk_id for chunk_id, pieces in self._chunks.items() if pieces.parts),
             key=lambda one: (self._is_named(one), -self._chunks[one].first),
         )
         for chunk_id in order[:-1]:
-            if self.held_bytes <= self._max_bytes:
+            if self._here_bytes <= self._max_bytes:
                 return
             pieces = self._chunks.pop(chunk_id)
-            self.held_bytes -= pieces.size_bytes
-            self._left[chunk_id] = pieces.first
-        if self.held_bytes > self._max_bytes and self._announcer.may_say("large"):
+            self._here_bytes -= pieces.size_bytes
+            manifest_bytes = _size_of(pieces.manifest) if pieces.is_whole else 0
+            self._left[chunk_id] = _Left(pieces.first, manifest_bytes)
+        size_bytes = self._chunks[order[-1]].size_bytes if order else 0
+        if size_bytes > self._max_bytes and self._announcer.may_say("large"):
             log.warning(
                 "chunk %s alone has %d bytes; aggregate.buffer_max_bytes is %d: raise it",
                 order[-1],
-                self.held_bytes,
+                size_bytes,
                 self._max_bytes,
             )

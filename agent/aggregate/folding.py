@@ -239,7 +239,7 @@ def _take(volume: Volume, batch: Batch) -> _Done:
     volume.take(Noted(read_to(batch.oldest)))
     gone = _gone(volume, batch)
     if gone:
-        volume.take(Forget(gone))
+        volume.take(Forget(gone, heads=True))
     if batch.is_current:
         effects.add(cast(Effects, volume.take(Tick(now_ns))))
     irregular = {reason: n for reason, n in volume.fold.tally.irregular.items() if n}

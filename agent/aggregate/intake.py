@@ -11,7 +11,7 @@ topic for want of memory is read again. Pure, like both of them; `run.py` has th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from agent.aggregate.accept import Accept, Fate, Verdict
@@ -38,7 +38,8 @@ class Seek:
 
 
 class Intake:
-    """See the module. One owner. Memory: `max_bytes` of parts and a manifest for each waiting chunk."""
+    """See the module. One owner. Memory: `max_bytes` of parts and manifests, and the manifest of each chunk
+    that is left in the topic for want of more."""
 
     def __init__(
         self,
@@ -93,6 +94,10 @@ class Intake:
         self._accept.heads(heads, end, now_s)
         self._assembly.polled()
 
+    def forget_but(self, there: Container[Partition]) -> None:
+        """Nobody will ever speak again for other partitions, and nothing of them waits."""
+        self._accept.chains.forget_but(there)
+
     # ------------------------------------------------------------ outputs
 
     def next(self, now_s: float) -> Fold | Verdict | Seek | None:
@@ -134,6 +139,7 @@ class Intake:
 
     @property
     def held_bytes(self) -> int:
+        """Memory of parts and manifests."""
         return self._assembly.held_bytes
 
     @property

@@ -218,6 +218,8 @@ class ShardReader:
         work, seek = await asyncio.to_thread(self._hear, group.heads, end)
         is_current = self._intake.position >= end and self._intake.is_settled
         await self._done(Batch(work, self._intake.oldest, is_current, group.there))
+        if is_current:  # as the fold does with the same batch
+            self._intake.forget_but(group.there)
         if seek is not None:
             consumer.seek(self._tp, seek.position)
         self._trouble, self._polled_at = "", time.monotonic()

@@ -9,7 +9,7 @@ Bytes of a snapshot's body: length of what stands here (uint32, little-endian), 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -20,7 +20,7 @@ from agent.fold.base import Fold
 from agent.state.heads import chunk_id
 from agent.state.journalled import MakeFold
 from agent.state.recovery import FoldCodec
-from agent.types import Chunk
+from agent.types import Chunk, Partition
 
 _LENGTH = struct.Struct("<I")
 
@@ -86,6 +86,9 @@ class ShardLog:
                 self.chains.decide(note.chunk_id, note.ends)
             case _ReadTo():
                 self.position = note.position
+
+    def forgot(self, partitions: Collection[Partition]) -> None:
+        self.chains.forget(partitions)
 
     # -- snapshots
 

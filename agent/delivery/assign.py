@@ -20,13 +20,17 @@ import enum
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agent.state.heads import Head, head_of
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Partition
 
 log = logging.getLogger(__name__)
+
+
+#: Partitions that are gone from assignment and group, and whose heads the journal keeps.
+MAX_GONE: Final = 4096
 
 
 class OffsetAndMetadata(NamedTuple):
@@ -131,6 +135,27 @@ def plan(
             n_missing = head.number - ours.number if is_ours else 1
             out.n_missing_chunks = max(out.n_missing_chunks, n_missing)
     return out
+
+
+def oldest_of_gone(
+    known: Mapping[Partition, Head],
+    runs: list[str],
+    wanted: Collection[Partition],
+    committed: Mapping[Partition, OffsetAndMetadata],
+) -> list[Partition]:
+    """Partitions whose heads are kept no more: neither assigned nor in the group's offsets, and more than
+    `MAX_GONE` of them stood still for less long.
+
+    The others stay: a topic may be taken out and come back when the group's offsets have expired.
+    """
+    order = {run_id: index for index, run_id in enumerate(runs)}
+
+    def age(partition: Partition) -> tuple[int, int, Partition]:
+        head = known[partition]
+        return order.get(head.run_id, -1), head.number, partition
+
+    gone = sorted(known.keys() - set(wanted) - committed.keys(), key=age)
+    return gone[: max(0, len(gone) - MAX_GONE)]
 
 
 def is_same(one: Head, other: Head) -> bool:

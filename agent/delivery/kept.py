@@ -56,9 +56,8 @@ class Kept:
         self._interval_s = interval_s
         self._snapshot_at = 0.0
         self._announcer = Announcer(SAY_EVERY_S)
-        self._write_trouble = (
-            ""  # of journal and snapshot apart: one may fail while the other does not
-        )
+        # Of journal and snapshot apart: one may fail while the other does not.
+        self._write_trouble = ""
         self._snapshot_trouble = ""
 
     @property

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import cast
 
 from agent.config import Config
-from agent.delivery.assign import OffsetAndMetadata, Plan, Verdict, announce, judge, plan
+from agent.delivery.assign import (
+    OffsetAndMetadata,
+    Plan,
+    Verdict,
+    announce,
+    judge,
+    oldest_of_gone,
+    plan,
+)
 from agent.delivery.chained import Chained, Commit, pause
 from agent.delivery.cut import Outcome
 from agent.delivery.kept import Kept, ticked
@@ -135,6 +143,8 @@ class VolumeMode(Chained):
         # A crash left them as ours; their topic may be deleted, or taken out, and nobody revokes them.
         if gone := sorted(known.keys() - set(wanted)):
             volume.take(Forget(gone))
+        if old := oldest_of_gone(known, state.runs, wanted, offsets):
+            volume.take(Forget(old, heads=True))
         if made.missing and known:
             volume.take(Renewed(time.time_ns(), "the group's offsets are beyond the journal"))
         volume.sync()

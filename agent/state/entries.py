@@ -63,9 +63,10 @@ class Accepted(Entry, tag=6, frozen=True):
 
 
 class Forget(Entry, tag=7, frozen=True):
-    """These partitions are not ours any more."""
+    """These partitions are not ours any more. `heads`: nor is it of interest where they stood."""
 
     partitions: list[Partition]
+    heads: bool = False
 
 
 class Assigned(Entry, tag=8, frozen=True):

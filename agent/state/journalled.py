@@ -6,7 +6,7 @@ entries and nothing else. `take` reads no clock and makes no random choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from agent.errors import DecodeError
@@ -42,6 +42,9 @@ class Beside(Protocol):
 
     def noted(self, data: bytes) -> None:
         """Its own entry. Raises DecodeError."""
+
+    def forgot(self, partitions: Collection[Partition]) -> None:
+        """Nobody speaks for them any more."""
 
 
 class Journalled:
@@ -93,7 +96,7 @@ class Journalled:
             case Accepted():
                 self.fold.accepted(Snapshot(entry.time_ns, [], {}))
             case Forget():
-                self.fold.forget(entry.partitions)
+                self._forget(entry)
             case Assigned():
                 self.heads.update(entry.heads)
             case Renewed():
@@ -114,6 +117,14 @@ class Journalled:
         if self._fold is None:
             self._fold = self._make_fold(entry.now_ns)
         self.runs.append(entry.run_id)
+
+    def _forget(self, entry: Forget) -> None:
+        self.fold.forget(entry.partitions)
+        if entry.heads:
+            for partition in entry.partitions:
+                self.heads.pop(partition, None)
+        if self._beside is not None:
+            self._beside.forgot(entry.partitions)
 
     def _answer(self, entry: Answered) -> Effects | None:
         chunk, self.unanswered = self.unanswered, None

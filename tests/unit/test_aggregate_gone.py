@@ -69,6 +69,8 @@ async def test_windows_seal_whole_again_behind_a_topic_that_was_deleted(
         await second.open()
         assert await rows_at(second, 4, 100) == 1
         assert second.fold.volume.fold.covers.keys() == {STAYS}
+        assert second.fold.volume.state.heads.keys() == {STAYS}
+        assert second.fold._log.chains._tips.keys() == {STAYS}
 
 
 async def test_a_partition_that_is_only_silent_is_waited_for(

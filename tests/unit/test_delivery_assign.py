@@ -7,12 +7,14 @@ import logging
 import pytest
 
 from agent.delivery.assign import (
+    MAX_GONE,
     OffsetAndMetadata,
     Plan,
     Step,
     Verdict,
     announce,
     judge,
+    oldest_of_gone,
     plan,
 )
 from agent.state.heads import Head, head_of, new_id
@@ -180,3 +182,16 @@ def test_what_moved_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> Non
         "what is folded is not counted again",
     ):
         assert text in caplog.text
+
+
+def test_heads_of_partitions_that_are_gone_are_bounded_and_the_oldest_go_first() -> None:
+    known = {
+        Partition("t", n): Head(LINEAGE, 7, OLD if n % 2 else OURS, n) for n in range(MAX_GONE + 9)
+    }
+    assigned, committed = Partition("t", 1), Partition("t", 3)
+    offsets = {committed: at(known[committed])}
+    assert oldest_of_gone(known, RUNS, [assigned], offsets) == [
+        Partition("t", n) for n in (5, 7, 9, 11, 13, 15, 17)
+    ]
+    few = {p: head for p, head in known.items() if p.partition < MAX_GONE}
+    assert oldest_of_gone(few, RUNS, [], {}) == []

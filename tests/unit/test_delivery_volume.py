@@ -353,6 +353,23 @@ async def test_partitions_that_are_not_assigned_behind_a_crash_are_not_waited_fo
     await again.die()
 
 
+async def test_a_head_that_is_kept_no_more_is_gone_behind_a_restart_too(
+    tmp_path: Path, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.delivery.assign.MAX_GONE", 0)
+    first = await Process(tmp_path, group).start()
+    assert await first.deliver(10)
+    await first.mode.settle([P1], group.offsets)
+    assert P0 in first.volume.state.heads, "the group still has its offset"
+    await first.mode.settle([P1], {})
+    assert first.volume.state.heads == {}
+    await first.die()
+    again = Process(tmp_path, group)
+    await again.mode.open()
+    assert again.volume.state.heads == {}
+    await again.die()
+
+
 async def test_an_epoch_that_ends_while_the_disk_is_full_forgets_its_chunk(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:

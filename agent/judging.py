@@ -33,11 +33,12 @@ from agent.fold.persist_records import joined
 from agent.fold.profile import Profile
 from agent.respond.event import verdict_json
 from agent.respond.standing import Standing, by_state
+from agent.sketch.links import is_link
 from agent.state.chunk import open_frame, seal_frame
 from agent.state.recovery import FoldCodec
 from agent.state.shards import shard_of
 from agent.telemetry import Telemetry
-from agent.types import Chunk, Json, Snapshot
+from agent.types import Chunk, Exemplar, Json, Snapshot
 from agent.verdict import Judged
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,9 @@ _LENGTH: Final = struct.Struct("<4sQ")  # MAGIC, bytes of the part that is not t
 
 class Judge(Protocol):
     """What judging is asked (`judge.engine`). A function of its inputs: no clock, no randomness."""
+
+    def linked(self, links: Sequence[Exemplar]) -> None:
+        """Which bins kept requests are in (`sketch.links`), before their windows seal."""
 
     def sealed(self, profiles: Sequence[Profile], sealed_until: int, now_ns: int) -> Judged:
         """Windows below `sealed_until` are sealed; these are their profiles, oldest window first."""
@@ -107,6 +111,7 @@ class JudgingFold(Fold):
     # ------------------------------------------------------------ inputs
 
     def apply(self, chunk: Chunk, now_ns: int) -> Effects:
+        self._note(lambda: self._linked(chunk))
         return self._judged(lambda: super(JudgingFold, self).apply(chunk, now_ns))
 
     def tick(self, now_ns: int) -> Effects:
@@ -129,6 +134,13 @@ class JudgingFold(Fold):
             self._note(lambda: self.judge.sealed(effects.sealed, self.sealed_until, self._now_ns))
             self._telemetry.record("inferometer.judge.duration", time.thread_time() - began)
         return effects
+
+    def _linked(self, chunk: Chunk) -> Judged:
+        """Hand on which requests were kept, of columns that may be shown beside a trace."""
+        links = [e for e in chunk.exemplars if is_link(e) and self._shown.exemplars(e.column)]
+        if links:
+            self.judge.linked(links)
+        return Judged()
 
     def _event_now_ns(self) -> int:
         return self.newest_event_ms * 1_000_000 + self._now_ns - self.newest_at_ns

@@ -33,10 +33,11 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.ingest.files import EventFile, open_file
 from agent.kernel_thread import MAX_KNOWN_LANES, MAX_KNOWN_STREAMS, Part
+from agent.replay_links import Links
 from agent.sketch.delta import Delta, concat
 from agent.sketch.pair_scorer import Tables
 from agent.state.chunk import merge_digest
-from agent.types import Block, Fetch, PartitionRange, TableFetch, Tally
+from agent.types import Block, Exemplar, Fetch, PartitionRange, TableFetch, Tally
 
 #: Rows of one delta; `delivery.cut_max_bytes` and `cut_max_windows` may cut sooner.
 CUT_ROWS: Final = 1 << 16
@@ -95,6 +96,7 @@ def sketch_files(
     on_effects: Callable[[Effects], None] | None = None,
     rows_per_window: int | None = None,
     tables: Tables | None = None,
+    on_links: Callable[[list[Exemplar]], None] | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> Fold:
     """Everything in the files, folded and sealed. Raises as `run` does.
@@ -103,6 +105,7 @@ def sketch_files(
     rows_per_window  windows of so many rows, in the order of the files, whatever times they carry:
                      window w holds the rows w * n to (w + 1) * n
     tables           score tables of models whose columns are compared in pairs
+    on_links         told which bins requests of known traces are in (`replay_links`), before their windows seal
     """
     if not files:
         raise ConfigError("no file given; name at least one, or - for standard input")
@@ -116,7 +119,7 @@ def sketch_files(
             if any(source.path == path for source in sources):
                 raise ConfigError(f"{path} is given twice; its rows would be counted twice")
             sources.append(open_file(path, config))
-        sketching = _Sketching(config, clock, on_effects, rows_per_window, tables)
+        sketching = _Sketching(config, clock, on_effects, rows_per_window, tables, on_links)
         for source in sources:
             for progress in sketching.read(source):
                 if on_progress is not None:
@@ -137,6 +140,7 @@ class _Sketching:
         on_effects: Callable[[Effects], None] | None,
         rows_per_window: int | None,
         tables: Tables | None,
+        on_links: Callable[[list[Exemplar]], None] | None,
     ) -> None:
         if rows_per_window is not None:  # numbered rows are never out of order
             windows = msgspec.structs.replace(config.windows, out_of_orderness_s=0.0)
@@ -148,8 +152,10 @@ class _Sketching:
         self._n_numbered = 0
         self._limits = config.delivery
         self._table = StreamTable()
+        self._links = Links(config, on_links) if on_links is not None else None
+        sampler = self._links.sampler if self._links is not None else None
         # The same files give the same report, to the last bit of a sum.
-        self._decoder = FastDecoder(config, self._table, None, learning_clock=lambda: 0.0)
+        self._decoder = FastDecoder(config, self._table, sampler, learning_clock=lambda: 0.0)
         self._delta = Delta(self._table)
         self._delta.score(tables or {}, _PAIRS_BYTES)
         self._fold = Fold(config, start_ns=clock())
@@ -165,12 +171,14 @@ class _Sketching:
         at = PartitionRange(source.partition, 0, 0, lineage, "", -1, -1, False, 0)
         shown = 0.0
         for batch in source.batches():
-            for part in self._decode(batch, lineage):
+            for part in self._decode(batch, source.path.as_posix()):
                 for block in part.blocks:
                     if self._rows_per_window is not None:
                         self._number(block, self._rows_per_window)
                     self._delta.add(block)
                 self._tally.add(part.tally)
+                if self._links is not None:
+                    self._links.take(part)
                 self._rows += part.tally.rows
                 at.to_offset = part.to_offset
                 at.max_event_time_ms = max(at.max_event_time_ms, self._reached_ms(part))
@@ -187,6 +195,7 @@ class _Sketching:
         yield self._progress(source)
 
     def _decode(self, batch: Fetch | TableFetch, lineage: str) -> Iterator[Decoded]:
+        """`lineage`: which rows of a batch are drawn for links depends on it, so it is the same in each run."""
         if isinstance(batch, TableFetch):
             return self._decoder.decode_table(batch, lineage)
         return self._decoder.decode(batch, lineage)
@@ -233,6 +242,8 @@ class _Sketching:
         chunk = concat(
             [part], run_id=self._run_id, number=self._n_chunks, epoch=1, digest=self._digest
         )
+        if self._links is not None:
+            self._links.cut()
         self._tell(self._fold.apply(chunk, self._clock()))
         at.from_offset = at.to_offset
         at.prev = f"{self._run_id}-{self._n_chunks}"

@@ -19,6 +19,7 @@ from agent.config.contract import ModelContract
 from agent.errors import ConfigError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
+from agent.fold.shown import Shown
 from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
 from agent.judge.few import too_few
@@ -28,7 +29,7 @@ from agent.judge.reference import Reference
 from agent.judge.score_tables import tables_of
 from agent.judge.sources import matches
 from agent.replay import Progress, sketch_files
-from agent.types import Irregular, Json, Tally
+from agent.types import Exemplar, Irregular, Json, Tally
 from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
 
 #: Rows of a window where rows carry no time: a twentieth of them, within these.
@@ -172,6 +173,7 @@ def _run(
         on_effects=take,
         rows_per_window=rows_per_window,
         tables=tables_of(config, references),
+        on_links=_linked(config, judge) if rows_per_window is None else None,
     )
     for effects in held:
         # Where the files end says nothing of how many rows their last window was to have.
@@ -187,6 +189,14 @@ def _run(
         ),
         fold,
     )
+
+
+def _linked(config: Config, judge: Judge) -> Callable[[list[Exemplar]], None] | None:
+    """Tells the judge which bins requests are in, of columns that may be shown beside a trace."""
+    if not (config.traces.enabled and config.judge.enabled):
+        return None
+    shown = Shown(config)
+    return lambda links: judge.linked(link for link in links if shown.exemplars(link.column))
 
 
 def _with_model(config: Config, references: Sequence[Reference]) -> Config:
@@ -312,6 +322,7 @@ def _cause_json(cause: Cause) -> Json:
         "score": min(MOST_SCORE, cause.score),
         "share": cause.share,
         "detail": cause.detail,
+        "trace_ids": list(cause.trace_ids),
     }
 
 

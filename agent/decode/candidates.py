@@ -98,6 +98,7 @@ class Lanes(Protocol):
 
     keys: list[StreamKey]
     numeric_lanes: list[list[tuple[Column, JsonType]]]
+    string_lanes: list[list[Column]]
     generation: int
 
 

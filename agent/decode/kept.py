@@ -1,4 +1,4 @@
-"""Rows worth a request span: the sampler's choice of a block, as spans and exemplars."""
+"""Rows worth a request span: the sampler's choice of a block, as spans, exemplars and links."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from agent.decode.candidates import (
     RowView,
     StreamRules,
 )
+from agent.sketch.links import links_of
 from agent.types import (
     Block,
     Column,
@@ -57,11 +58,15 @@ class Sampler(Protocol):
 
 
 class SpanKeeper:
-    """Offers the blocks of one stream table to a sampler. One owner."""
+    """Offers the blocks of one stream table to a sampler. One owner.
 
-    def __init__(self, sampler: Sampler, table: Lanes) -> None:
+    links  whether kept rows leave links too (`sketch.links`), which only judging reads
+    """
+
+    def __init__(self, sampler: Sampler, table: Lanes, *, links: bool = False) -> None:
         self._sampler = sampler
         self._table = table
+        self._links = links
         self._rules = StreamRules(table, sampler.limits)
 
     def keep(
@@ -90,6 +95,9 @@ class SpanKeeper:
                     exemplars.append(
                         Exemplar(span.stream, column, x, span.end_ns, span.trace_id, span.span_id)
                     )
+            if self._links:
+                lanes = self._table.numeric_lanes[stream], self._table.string_lanes[stream]
+                exemplars += links_of(block, row, *lanes, span)
         return spans, exemplars
 
 

@@ -77,9 +77,16 @@ def _attributes(verdict: Verdict) -> dict[str, LogValue]:
         f"{own}.baseline": verdict.baseline or None,
         f"{own}.window_start": iso(verdict.window_start_ms),
         f"{own}.window_end": iso(verdict.window_end_ms),
+        f"{own}.trace_ids": list(trace_ids(verdict)) or None,
         f"{own}.attribution": [_cause(cause) for cause in verdict.attribution] or None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def trace_ids(verdict: Verdict) -> tuple[str, ...]:
+    """Requests to look at, those of the best cause first. A log record has room for one trace only, the one that it
+    was written in; so they are an attribute of their own, where a viewer can make links of them."""
+    return tuple(dict.fromkeys(id for cause in verdict.attribution for id in cause.trace_ids))
 
 
 def _cause(cause: Cause) -> dict[str, LogValue]:

@@ -83,7 +83,7 @@ class CellValue(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True, eq=False)
-class _Column:
+class PreparedColumn:
     """One column of a baseline: only the part that its kind has is set."""
 
     kind: Kind | None
@@ -108,9 +108,9 @@ class Prepared:
     def __init__(self, baseline: Profile | Counted) -> None:
         read = baseline if isinstance(baseline, Counted) else counted(baseline)
         self.rows = read.rows
-        self.columns: dict[Column, _Column] = {}
+        self.columns: dict[Column, PreparedColumn] = {}
         for column, held in read.columns.items():
-            own = self.columns[column] = _Column(held.kind, held.missing)
+            own = self.columns[column] = PreparedColumn(held.kind, held.missing)
             if held.numbers is not None and held.numbers.count:
                 own.numbers = held.numbers
             if held.texts is not None and held.texts.count:
@@ -155,7 +155,7 @@ def measure(
     return out
 
 
-def _numeric_cells(column: Column, before: _Column, numbers: Numbers) -> list[CellValue]:
+def _numeric_cells(column: Column, before: PreparedColumn, numbers: Numbers) -> list[CellValue]:
     base = before.at(numbers.scale)
     placed = base.placed(numbers)
     n, m = float(numbers.count), float(base.count)

@@ -21,14 +21,16 @@ from agent.errors import DecodeError
 from agent.fold.profile import Profile
 from agent.judge.bounds import OnValues
 from agent.judge.inventory import Inventory, InventoryKept
+from agent.judge.learner import whole_of
 from agent.judge.presence import Presence, PresenceKept
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import rules_of
 from agent.judge.sources import Sources
 from agent.judge.standing import Known
+from agent.judge.traces import Traces, TracesKept
 from agent.judge.watched import Heard, Watched, WatchedKept
 from agent.state.shards import shard_of
-from agent.types import OVERFLOW, Json
+from agent.types import OVERFLOW, Exemplar, Json
 from agent.verdict import Judged, State
 
 MOST_MODELS: Final = 10_000
@@ -41,6 +43,7 @@ class _Kept(msgspec.Struct, array_like=True):
     inventory: InventoryKept
     presence: PresenceKept
     models: list[WatchedKept]
+    traces: TracesKept | None = None
 
 
 class Judge:
@@ -70,6 +73,7 @@ class Judge:
         width_ms = int(config.windows.width_s * 1000)
         self._known = Known(references, contracts, width_ms, by_rows=by_rows, named=named)
         self._sources = Sources(config.sources)
+        self._traces = Traces(width_ms)
         self._rules = rules_of(config)
         self._models: dict[ModelKey, Watched] = {}
         self._sealed_until: int | None = None
@@ -77,6 +81,10 @@ class Judge:
         self._presence = Presence(config, self._expected())
 
     # ------------------------------------------------------------ inputs
+
+    def linked(self, links: Iterable[Exemplar]) -> None:
+        """Which bins kept requests are in (`sketch.links`), before their windows seal."""
+        self._traces.add(links, self._sealed_until)
 
     def sealed(self, profiles: Iterable[Profile], sealed_until: int, now_ns: int) -> Judged:
         """Windows that sealed, and the window below which all are sealed now."""
@@ -93,7 +101,8 @@ class Judge:
             for key in sorted(windows[window]):
                 watched = self._watched(key)
                 if watched is not None:
-                    judged.add(watched.window(windows[window][key], windows[window]))
+                    one = watched.window(windows[window][key], windows[window])
+                    judged.add(self._named(one, watched, windows[window][key]))
             heard = self._heard()
             for key in sorted(self._models.keys() - windows[window].keys()):
                 judged.add(self._models[key].empty(window, heard[key.model]))
@@ -102,6 +111,7 @@ class Judge:
         if windows or self._sealed_until is not None:
             self._pass(judged, sealed_until)
             self._sealed_until = max(self._sealed_until or sealed_until, sealed_until)
+            self._traces.forget(self._sealed_until)
         return judged
 
     def tick(self, now_ns: int) -> Judged:
@@ -114,6 +124,17 @@ class Judge:
         return judged
 
     # ------------------------------------------------------------ inside
+
+    def _named(self, judged: Judged, watched: Watched, profiles: Sequence[Profile]) -> Judged:
+        """In place, with requests in the bins that moved."""
+        is_wrong = any(v.state in (State.PENDING, State.FIRING) for v in judged.verdicts)
+        if is_wrong and self._traces.has(profiles[0].window, watched.key):
+            whole = whole_of(watched.key, profiles)
+            baseline = watched.prepared(whole.start_ms)
+            judged.verdicts = [
+                self._traces.name(v, watched.key, whole, baseline) for v in judged.verdicts
+            ]
+        return judged
 
     def _expected(self) -> set[str]:
         """Models of the baseline that are this judge's: of a fleet's, those of its shard."""
@@ -174,6 +195,7 @@ class Judge:
             self._inventory.kept(),
             self._presence.kept(),
             [self._models[key].kept() for key in sorted(self._models)],
+            self._traces.kept(),
         )
         return msgspec.msgpack.encode(kept)
 
@@ -186,6 +208,8 @@ class Judge:
         self._sealed_until = kept.sealed_until
         self._inventory.restore(kept.inventory)
         self._presence.restore(kept.presence)
+        if kept.traces is not None:
+            self._traces.restore(kept.traces)
         for one in kept.models:
             watched = self._watched(one.key)
             if watched is not None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent.judge.drift import CUTS
 from agent.judge.sketch_counts import Counts, Numbers, lowered
+from agent.sketch.histogram import ZERO_THRESHOLD
 
 Indices = NDArray[np.int64]
 #: Cells with fewer expected rows are pooled with their outer neighbours.
@@ -105,6 +106,22 @@ class NumericBaseline:
         if len(negative):
             _place(out[zero - 1 :: -1], negative, first - sides.first_negative)
         return out
+
+    def place_of(self, value: float) -> int:
+        """The place of one value, |value| up to 2^64: as `placed` puts it where it is not at a bucket's bound."""
+        sides = self.sides
+        zero = sides.n_negative + 2
+        size = abs(value)
+        if size <= ZERO_THRESHOLD:
+            return zero
+        bucket = math.ceil(math.log2(size) * 2.0**sides.scale) - 1
+        first, n = (
+            (sides.first_positive, sides.n_positive)
+            if value > 0.0
+            else (sides.first_negative, sides.n_negative)
+        )
+        behind = 1 + min(max(bucket - first, -1), n)
+        return zero + 1 + behind if value > 0.0 else zero - 1 - behind
 
     def grouping(self, rows: float) -> tuple[Indices, Counts]:
         """First place of each group of cells, int64[g], and the groups' shares of the baseline, so that each

@@ -13,6 +13,7 @@ from agent.fold.profile import Profile
 from agent.judge.alarms import Alarm
 from agent.judge.baselines import Moving, MovingKept, Others, make, twin_of
 from agent.judge.bounds import BoundJudge, BoundKept, OnValues, takes
+from agent.judge.cells import Prepared
 from agent.judge.detector import Segment
 from agent.judge.drift_shown import drifts
 from agent.judge.learner import Learner, LearnerKept, cut, whole_of
@@ -114,6 +115,10 @@ class Watched:
             and self._is_twin(name)
             and self._config.baselines[name].version == self.key.version
         )
+
+    def prepared(self, start_ms: int) -> Prepared | None:
+        """The default baseline, for a window that starts then; None while there is none."""
+        return self._standing.whole.prepared(start_ms) if self._standing is not None else None
 
     @property
     def last_end_ms(self) -> int:

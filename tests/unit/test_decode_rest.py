@@ -16,6 +16,7 @@ from agent.decode.lanes import StreamTable
 from agent.decode.rows import MAX_BLOCK_BYTES
 from agent.decode.spans import SpanSampler
 from agent.decode.times import event_time_ms
+from agent.sketch.links import is_link
 from agent.types import (
     OVERFLOW,
     WINDOW_FUTURE,
@@ -394,7 +395,8 @@ def test_exemplars_are_latency_score_and_whatever_is_out_of_range() -> None:
         "latency_ms": 20,
     }
     sampler = KeepAll(SpanSampler(Traces(), config.features).limits)
-    made = decode(event, config=config, sampler=sampler).parts[0].exemplars
+    found = decode(event, config=config, sampler=sampler).parts[0].exemplars
+    made = [e for e in found if not is_link(e)]
     assert {(e.column, e.value) for e in made} == {
         (Column(Role.LATENCY, "latency"), 0.02),
         (Column(Role.PREDICTION, "score"), 0.5),
@@ -403,6 +405,9 @@ def test_exemplars_are_latency_score_and_whatever_is_out_of_range() -> None:
     assert {(e.time_ns, e.trace_id, e.stream) for e in made} == {
         (MS * 1_000_000, b"t" * 16, StreamKey("m", ""))
     }
+    # Every column leaves a link, which no exporter shows.
+    links = {e.column.name for e in found if is_link(e)}
+    assert links == {"age", "x", "score", "other", "label", "latency"}
 
 
 def test_a_fetch_is_decoded_in_slices_that_say_how_far_they_reach() -> None:

@@ -59,6 +59,7 @@ def test_a_verdict_is_an_event_with_all_it_says_in_attributes() -> None:
         "inference.verdict.baseline": "january",
         "inference.verdict.window_start": "2026-01-05T10:00:00.000Z",
         "inference.verdict.window_end": "2026-01-05T11:00:00.000Z",
+        "inference.verdict.trace_ids": ["0af7651916cd43dd8448eb211c80319c"],
         "inference.verdict.attribution": [
             {
                 "statistic": "missing",

@@ -29,7 +29,7 @@ from agent.state.entries import Answered, ChunkWritten, Tick
 from agent.state.recovery import Owner
 from agent.state.volume import Volume
 from agent.telemetry import Telemetry
-from agent.types import Chunk, Column, Group, Json, Metric, NumberPoint, Role, StreamKey
+from agent.types import Chunk, Column, Exemplar, Group, Json, Metric, NumberPoint, Role, StreamKey
 from agent.verdict import Drift, Judged, Severity, State, Verdict, identity
 from tests.support.fold_inputs import chunk
 from tests.support.verdicts import HOUR_MS, START_MS, STREAM, verdict
@@ -44,6 +44,9 @@ class ScriptedJudge:
         self.windows: dict[str, int] = {}
         self.n_ticks = 0
         self.fails = False
+
+    def linked(self, links: Sequence[Exemplar]) -> None:
+        self.windows["links"] = self.windows.get("links", 0) + len(links)
 
     def sealed(self, profiles: Sequence[Profile], sealed_until: int, now_ns: int) -> Judged:
         if self.fails:

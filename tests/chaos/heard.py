@@ -65,6 +65,15 @@ class Heard:
         """Different start times of the counters of rows."""
         return len({s for (_, s), p in self._of_start.items() if p.name == "inference.rows"})
 
+    def told(self, metric: str) -> float:
+        """A counter of the agents themselves, `name` or `name;reason`, over all instances and starts."""
+        name, _, reason = metric.partition(";")
+        return sum(
+            point.value
+            for point in self._of_start.values()
+            if point.name == name and reason in ("", point.attributes.get("inferometer.reason"))
+        )
+
     def account(self) -> Account:
         """The totals, over all instances and starts. Values of signed columns have their sum beside them."""
         out = Account()

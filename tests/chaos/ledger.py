@@ -95,6 +95,7 @@ class Ledger:
         self.partitions = partitions
         self.account = Account()
         self.rows: dict[int, dict[int, Row]] = {}  # by partition and offset
+        self.first: dict[int, int] = {}  # where logs begin whose first records were deleted
         self.troubles: list[str] = []
         self._rnd = random.Random(seed)
         self._rate = rate
@@ -105,9 +106,14 @@ class Ledger:
         self._going = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
-        self._producer = Producer(
+        self._bootstrap = bootstrap
+        self._of_topics_before = 0
+        self._producer = self._new_producer()
+
+    def _new_producer(self) -> Producer:
+        return Producer(
             {
-                "bootstrap.servers": bootstrap,
+                "bootstrap.servers": self._bootstrap,
                 "enable.idempotence": True,
                 "message.timeout.ms": 0,
                 "compression.type": "lz4",
@@ -122,7 +128,7 @@ class Ledger:
     def produced(self) -> int:
         """Rows acknowledged."""
         with self._lock:
-            return sum(len(rows) for rows in self.rows.values())
+            return self._of_topics_before + sum(len(rows) for rows in self.rows.values())
 
     def ends(self) -> dict[int, int]:
         """Behind the last acknowledged row of each partition."""
@@ -134,6 +140,15 @@ class Ledger:
         for _ in range(n):
             self._one()
         self._flush()
+
+    def begin_topic(self) -> None:
+        """The topic was deleted and made anew: offsets begin at 0. Behind `hold`."""
+        with self._busy, self._lock:
+            self._of_topics_before += sum(len(rows) for rows in self.rows.values())
+            self.rows.clear()
+            self.first.clear()
+            self._sent.clear()
+            self._producer = self._new_producer()  # sequence numbers are of the topic that is gone
 
     def go(self) -> None:
         self._going.set()

@@ -11,43 +11,45 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import NamedTuple, Self
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
-
+from tests.chaos.group import Group
 from tests.chaos.heard import Heard
 from tests.chaos.ledger import Account, Ledger
 from tests.chaos.seams import Controls, cut_power
+from tests.chaos.verdict import Verdict, judge
+from tests.chaos.waiting import Stuck, within
 from tests.support.agent_process import AgentProcess, Json, merged
-from tests.support.kafka_real import RealKafka, unique
+from tests.support.kafka_cluster import KafkaCluster
+from tests.support.kafka_real import RealKafka
+from tests.support.kafka_topics import unique
 from tests.support.otlp_receiver import OtlpReceiver
 from tests.support.process import StartFailed
-
-T = TypeVar("T")
 
 PARTITIONS = 3
 RATE = 500  # rows a second
 SESSION_S = 3.0
 QUIET_S = 45.0  # within this, all that was produced must be counted and committed
 START_S = 60.0
+SETTLED_S = 3.0  # some intervals of export
+_CHUNKS = re.compile(rb"^inferometer_chunks_total\S* ([1-9]\S*)$", re.MULTILINE)
 
 
-class Stuck(AssertionError):
-    """The pipeline does not go on."""
+class Recovery(NamedTuple):
+    """An agent that was killed at once begins again, and counts.
 
+    wait_s     from the start of its process until the first chunk is folded, or in the chunk topic
+    session_s  what Kafka may have waited before it gave the partitions of the one that was killed to
+               anybody: its session time-out; 0 of a static member, which has its place again at once
+    """
 
-def within(probe: Callable[[], T], timeout_s: float, what: str) -> T:
-    """The first truthy result; raises Stuck."""
-    deadline = time.monotonic() + timeout_s
-    while not (result := probe()):
-        if time.monotonic() > deadline:
-            raise Stuck(f"not within {timeout_s:.0f} s: {what}")
-        time.sleep(0.05)
-    return result
+    role: str
+    wait_s: float
+    session_s: float
 
 
 class Agent:
@@ -58,6 +60,8 @@ class Agent:
         folder.mkdir(parents=True)
         self.folder = folder
         self.role = role
+        kafka = config.get("kafka", {})
+        self.is_static = role == "aggregate" or "group_instance_id" in kafka
         self.controls = Controls(folder)
         self._volume = volume
         program = ("-m", "tests.chaos.seams", str(folder))
@@ -96,6 +100,20 @@ class Agent:
         if self._volume is not None:
             cut_power(self._volume, self.folder, rnd)
 
+    def recover(self) -> Recovery:
+        """Start it, and wait until it counts: rows are coming."""
+        began = time.monotonic()
+        self.start()
+        within(self._counts, QUIET_S, f"{self.folder.name} counts again")
+        session_s = 0.0 if self.is_static else SESSION_S
+        return Recovery(self.role, time.monotonic() - began, session_s)
+
+    def _counts(self) -> bool:
+        """It has folded a chunk since it began."""
+        with contextlib.suppress(OSError):
+            return _CHUNKS.search(self.process.get("/metrics")[1]) is not None
+        return False
+
     def stop(self) -> int:
         return self.process.stop(timeout_s=15)
 
@@ -109,21 +127,26 @@ class Agent:
 class Life:
     """Use with `with`. `mode` is volume, memory or fleet."""
 
-    def __init__(self, kafka: RealKafka, folder: Path, mode: str, rnd: random.Random) -> None:
+    def __init__(
+        self, kafka: RealKafka | KafkaCluster, folder: Path, mode: str, rnd: random.Random
+    ) -> None:
         self.kafka, self.mode, self.rnd = kafka, mode, rnd
         self.folder = folder
         self.topic = kafka.fresh_topic(partitions=PARTITIONS)
-        self.group = unique("group")
+        self.group = Group(kafka.bootstrap, unique("group"), self.topic)
         self.receiver = OtlpReceiver()
         self.heard = Heard(self.receiver)
         self.ledger = Ledger(
             kafka.bootstrap, self.topic, PARTITIONS, seed=rnd.getrandbits(32), rate=RATE
         )
+        self.since: Mapping[int, int] = {}  # what was committed when the round began
         self.allowed = Account()  # repeats that memory mode may make in this round
+        self.losable = Account()  # rows that went with their topic, unread, in this round
+        self.recoveries: list[Recovery] = []
+        self._to_be_told: dict[str, float] = {}  # by metric: what its counters must come to
         self._counted = Account()  # at the last check
         self._expected = Account()
-        self._admin = self._new_admin()
-        self._no_answer = ""
+        self._rows_before = (0, 0.0)  # rows counted, and since when
         self.agents: list[Agent] = []  # members of the group first
         self.gone: list[Agent] = []  # came and went
         self.shards = rnd.randint(1, 2)
@@ -199,9 +222,9 @@ class Life:
             delivery["cut_interval_s"] = 0.25
         return {
             "kafka": {
-                "bootstrap_servers": [self.kafka.bootstrap],
+                "bootstrap_servers": self.kafka.bootstrap.split(","),
                 "topics": [self.topic],
-                "group_id": self.group,
+                "group_id": self.group.name,
                 "session_timeout_s": SESSION_S,
                 "heartbeat_interval_s": 0.5,
                 "rebalance_timeout_s": 6.0,
@@ -219,62 +242,41 @@ class Life:
             "features": {n: {"kind": "numeric"} for n in ("amount", "balance", "slot")},
         }
 
-    # -- what the group says
-
-    def _new_admin(self) -> AdminClient:
-        return AdminClient(
-            {
-                "bootstrap.servers": self.kafka.bootstrap,
-                "log_level": 0,
-                "reconnect.backoff.max.ms": 200,
-            }
-        )
-
     def committed(self) -> dict[int, int]:
-        """Committed offset of each partition that has one. A coordinator that loads is asked again."""
-        return within(self._ask_committed, 30, "the coordinator answers")[0]
-
-    def _ask_committed(self) -> list[dict[int, int]]:
-        """Nothing when there is no answer."""
-        wanted = [TopicPartition(self.topic, n) for n in range(self.ledger.partitions)]
-        groups = [ConsumerGroupTopicPartitions(self.group, wanted)]
-        try:
-            asked = self._admin.list_consumer_group_offsets(groups, request_timeout=3)
-            found = asked[self.group].result(20).topic_partitions
-        except KafkaException as error:
-            self._no_answer = str(error)
-            self._admin = self._new_admin()  # one that saw a broker crash may go on to find nobody
-            return []
-        return [{at.partition: at.offset for at in found if at.offset >= 0}]
-
-    def wait_left(self) -> None:
-        """Until the group is empty: a tool may not change offsets before."""
-
-        def is_empty() -> bool:
-            asked = self._admin.describe_consumer_groups([self.group])
-            return not asked[self.group].result(20).members
-
-        within(is_empty, 30, "the group is empty")
-
-    def set_offsets(self, offsets: Mapping[int, int]) -> None:
-        """As a tool does: without metadata."""
-        wanted = [TopicPartition(self.topic, n, at) for n, at in offsets.items()]
-        groups = [ConsumerGroupTopicPartitions(self.group, wanted)]
-        for future in self._admin.alter_consumer_group_offsets(groups).values():
-            for at in future.result(20).topic_partitions:
-                assert at.error is None, at.error
-
-    def delete_group(self) -> None:
-        for future in self._admin.delete_consumer_groups([self.group]).values():
-            future.result(20)
+        """Committed offset of each partition that has one."""
+        return self.group.committed(self.ledger.partitions)
 
     # -- the oracle
 
-    def allow_repeats(self, since: Mapping[int, int], times: int) -> None:
-        """Memory mode: rows from `since` to the end of the log, by now, may be repeated."""
-        account = self.ledger.between(since, self.ledger.ends())
+    def allow_repeats(self, times: int) -> None:
+        """Memory mode: rows from what `since` says to the end of the log, by now, may be repeated."""
+        account = self.ledger.between(self.since, self.ledger.ends())
         for key, n in account.of.items():
             self.allowed.of[key] += times * n
+
+    def may_lose(self, committed: Mapping[int, int]) -> None:
+        """The topic goes: rows that are not committed may go with it."""
+        ends = self.ledger.ends()
+        self.losable = self.ledger.between(committed, ends)
+
+    def topic_is_new(self) -> None:
+        """It is there again, and empty; `since` knew another one."""
+        if not self.is_exact:
+            self.allow_repeats(1)
+        self.ledger.begin_topic()
+        self.since = {}
+
+    def must_tell(self, metric: str, n: int) -> None:
+        """Agents must count so many, at least, from now on: what is lost or repeated is said."""
+        if n:
+            self._to_be_told[metric] = self.heard.told(metric) + n
+
+    def _untold(self) -> list[str]:
+        return [
+            f"{metric} says {self.heard.told(metric):.0f}, not {n:.0f}"
+            for metric, n in self._to_be_told.items()
+            if self.heard.told(metric) < n
+        ]
 
     def wait_quiet(self, *, out_of_order: bool) -> None:
         """Until all that was produced is counted and committed. Raises Stuck."""
@@ -282,23 +284,37 @@ class Life:
         def is_quiet() -> bool:
             for agent in self.agents:
                 agent.revive(self.rnd)
+            # First the offsets: in memory mode what they cover has been heard, but rows that were
+            # repeated make the count no sign of it.
+            is_committed = self._is_committed()
             self.heard.take(out_of_order=out_of_order)
-            if self.heard.account().rows < self._wanted().rows:
-                return False
-            ends = self.ledger.ends()
-            return any(
-                at == {n: end for n, end in ends.items() if end or n in at}
-                for at in self._ask_committed()
-            )
+            return is_committed and self._is_counted() and not self._untold()
 
         try:
             within(is_quiet, QUIET_S, "all rows are counted and committed")
         except Stuck as error:
             counted, wanted = self.heard.account().rows, self._wanted().rows
+            ends = self.ledger.ends()
             raise Stuck(
-                f"{error}: {counted} of {wanted} rows counted; committed {self._ask_committed()}, "
-                f"ends {self.ledger.ends()} {self._no_answer}"
+                f"{error}: {counted} of {wanted} rows counted; committed "
+                f"{self.group.ask(len(ends))}, ends {ends} {self.group.no_answer}"
             ) from None
+
+    def _is_committed(self) -> bool:
+        ends = self.ledger.ends()
+        return any(
+            at == {n: end for n, end in ends.items() if end or n in at}
+            for at in self.group.ask(len(ends))
+        )
+
+    def _is_counted(self) -> bool:
+        """All rows; where some may be gone, no fewer than the others, and none has come for a while."""
+        rows, now = self.heard.account().rows, time.monotonic()
+        if rows != self._rows_before[0]:
+            self._rows_before = rows, now
+        if rows < self._wanted().rows - self.losable.rows:
+            return False
+        return not self.losable.rows or now - self._rows_before[1] > SETTLED_S
 
     def _wanted(self) -> Account:
         """What the totals must reach now."""
@@ -312,43 +328,11 @@ class Life:
         account, counted = self.ledger.copy_account(), self.heard.account()
         wanted = account.minus(self._expected)
         found = counted.minus(self._counted)
-        verdict = judge(wanted, found, self.allowed)
-        verdict.troubles += self.ledger.troubles + self.heard.broken
+        verdict = judge(wanted, found, self.allowed, self.losable)
+        verdict.troubles += self.ledger.troubles + self.heard.broken + self._untold()
+        self._to_be_told.clear()
         self.ledger.troubles.clear()
         self.heard.broken.clear()
-        self._expected, self._counted, self.allowed = account, counted, Account()
+        self._expected, self._counted = account, counted
+        self.allowed, self.losable = Account(), Account()
         return verdict
-
-
-class Verdict:
-    """Of one check: rows lost, rows counted twice beyond what is allowed, repeats within it."""
-
-    def __init__(self) -> None:
-        self.lost = self.double = self.repeated = 0
-        self.troubles: list[str] = []
-
-    @property
-    def good(self) -> bool:
-        return not (self.lost or self.double or self.troubles)
-
-
-def judge(wanted: Account, found: Account, allowed: Account) -> Verdict:
-    """Rows by stream and slot, which tells lost from repeated; then every other count and sum."""
-    out = Verdict()
-    for key in sorted({*wanted.of, *found.of}):
-        n = found.of[key] - wanted.of[key]
-        (model, version), what = key
-        if what.startswith("slot "):
-            out.lost += max(0, -n)
-            out.double += max(0, n - allowed.of[key])
-            out.repeated += max(0, min(n, allowed.of[key]))
-        if not what.endswith(" sum"):
-            is_wrong = n < 0 or n > allowed.of[key]
-        else:  # quarters of either sign: exact when nothing may be repeated
-            is_wrong = n != 0 and not allowed.rows
-        if is_wrong:
-            out.troubles.append(
-                f"{model} {version} {what}: {found.of[key]}, not {wanted.of[key]}"
-                + (f" (at most {allowed.of[key]} more)" if allowed.of[key] else "")
-            )
-    return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import TABLE, Fault, pause
-from tests.chaos.life import Life, Stuck, Verdict
+from tests.chaos.life import Life, Recovery
+from tests.chaos.verdict import Verdict
+from tests.chaos.waiting import Stuck
+from tests.support.kafka_cluster import KafkaCluster
 from tests.support.kafka_real import RealKafka
 
 ROUNDS_A_LIFE = 10
@@ -31,7 +35,9 @@ class Round:
     lost: int
     double: int
     repeated: int
+    gone: int  # with a topic that was deleted, unread
     troubles: list[str]
+    recoveries: list[Recovery]
 
     @property
     def good(self) -> bool:
@@ -41,27 +47,56 @@ class Round:
 @dataclass
 class Outcome:
     seed: int
+    brokers: int
     rounds: list[Round] = field(default_factory=list)
     produced: int = 0
     points: int = 0
 
     def document(self) -> dict[str, Any]:
-        """As printed by `--json`; `repeated` is what memory mode repeated within its bound."""
+        """As printed by `--json`. `repeated` is what memory mode repeated within its bound."""
         return {
             "seed": self.seed,
+            "brokers": self.brokers,
             "rounds": len(self.rounds),
+            "modes": dict(Counter(r.mode for r in self.rounds)),
             "faults": dict(Counter(f"{r.mode}: {r.fault}" for r in self.rounds)),
             "produced": self.produced,
             "lost": sum(r.lost for r in self.rounds),
             "double": sum(r.double for r in self.rounds),
             "repeated": sum(r.repeated for r in self.rounds),
+            "gone": sum(r.gone for r in self.rounds),
             "points": self.points,
+            "quiet_s": _spread([r.quiet_s for r in self.rounds]),
+            "recovery": recovery([one for r in self.rounds for one in r.recoveries]),
             "failed": [vars(r) for r in self.rounds if not r.good],
         }
 
 
+def recovery(found: Sequence[Recovery]) -> dict[str, Any]:
+    """Seconds from the start behind a kill -9 until an agent counts, by who it is and how it is a member.
+
+    Of a member with a fixed place that is all. Of others Kafka's session time-out is taken away: while
+    it runs the agent begins, so that what is left is less than all that the agent needs.
+    """
+    groups: dict[str, list[float]] = {}
+    for one in found:
+        kind = f"{one.role}, {'dynamic' if one.session_s else 'static'} member"
+        groups.setdefault(kind, []).append(max(0.0, one.wait_s - one.session_s))
+    return {kind: _spread(groups[kind]) for kind in sorted(groups)}
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    return {
+        "n": len(seconds),
+        "median": round(statistics.median(seconds), 2),
+        "worst": round(max(seconds), 2),
+    }
+
+
 def run(
-    kafka: RealKafka,
+    kafka: RealKafka | KafkaCluster,
     *,
     n_rounds: int,
     seed: int,
@@ -73,10 +108,10 @@ def run(
 ) -> Outcome:
     """Run rounds in lives of one mode each, in turn. A round that fails ends its life: the next begins anew.
 
-    `until_s`: no further round after this time (`time.monotonic`). The seed decides faults, their order
+    `until_s`: no further round after this time (`time.monotonic`); a life that begins has one. The seed decides faults, their order
     and their details; moments depend on the machine as well.
     """
-    out = Outcome(seed)
+    out = Outcome(seed, len(kafka.nodes))
     life_number = 0
     while len(out.rounds) < n_rounds and time.monotonic() < until_s:
         mode = modes[life_number % len(modes)]
@@ -88,9 +123,9 @@ def run(
         try:
             with Life(kafka, folder, mode, rnd) as life:
                 for number in range(n):
-                    if time.monotonic() >= until_s:
+                    if number and time.monotonic() >= until_s:
                         break
-                    fault = _drawn(rnd, mode, faults)
+                    fault = _drawn(rnd, mode, faults, len(kafka.nodes))
                     done = _one(life, fault, rnd, len(out.rounds), is_last=number == n - 1)
                     out.rounds.append(done)
                     on_round(done)
@@ -105,8 +140,8 @@ def run(
     return out
 
 
-def _drawn(rnd: random.Random, mode: str, faults: Sequence[Fault]) -> Fault:
-    possible = [fault for fault in faults if mode in fault.modes]
+def _drawn(rnd: random.Random, mode: str, faults: Sequence[Fault], brokers: int) -> Fault:
+    possible = [fault for fault in faults if mode in fault.modes and fault.brokers <= brokers]
     return rnd.choices(possible, [fault.weight for fault in possible])[0]
 
 
@@ -114,7 +149,7 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
     began = time.monotonic()
     detail, verdict, calm_at = "", Verdict(), began
     try:
-        before = life.committed()
+        life.since, life.recoveries = life.committed(), []
         life.ledger.go()
         pause(rnd, 0.2, 0.9)
         detail = fault.apply(life, rnd)
@@ -131,7 +166,7 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
                 agent.stop()
             life.heard.take(out_of_order=fault.late)
         if not life.is_exact:
-            life.allow_repeats(before, fault.repeats)
+            life.allow_repeats(fault.repeats)
         verdict = life.check()
         if stuck:
             verdict.troubles.insert(0, stuck)
@@ -152,5 +187,7 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
         verdict.lost,
         verdict.double,
         verdict.repeated,
+        verdict.gone,
         verdict.troubles,
+        life.recoveries,
     )

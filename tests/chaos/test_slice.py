@@ -14,9 +14,9 @@ import pytest
 from tests.chaos.faults import BY_NAME
 from tests.chaos.heard import Heard
 from tests.chaos.ledger import Account, Row
-from tests.chaos.life import judge
 from tests.chaos.rounds import run
 from tests.chaos.seams import Controls, cut_power
+from tests.chaos.verdict import judge
 from tests.support.kafka_real import RealKafka
 from tests.support.otlp_receiver import OtlpReceiver
 

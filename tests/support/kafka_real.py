@@ -27,12 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 from tests.support.built import built_once
 from tests.support.certificates import Authority, KeyPair
+from tests.support.kafka_topics import Topics, unique
 from tests.support.process import OwnedProcess, StartFailed, accepts_connections, free_ports
-from tests.support.wait import eventually_sync
+
+__all__ = ["KafkaUnavailable", "RealKafka", "unique", "unsecured_token"]
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 USER = "inferometer"
@@ -41,7 +42,7 @@ START_TIMEOUT_S = 60.0
 START_ATTEMPTS = 3
 
 # name of the listener -> security protocol; the order is the order of the ports
-_LISTENERS = {
+LISTENERS = {
     "PLAINTEXT": "PLAINTEXT",
     "SSL": "SSL",
     "MTLS": "SSL",
@@ -50,6 +51,7 @@ _LISTENERS = {
     "SASL_SSL": "SASL_SSL",
     "CONTROLLER": "PLAINTEXT",
 }
+_NODE_ID = 1
 _PORT_TAKEN = "Address already in use"
 # Quick start on few cores matters more than the last bit of speed: first-tier compiler, one-thread
 # collector, and the JVM's own class archive.
@@ -118,11 +120,6 @@ def class_archive() -> Path | None:
     return archive if archive.exists() else None
 
 
-def unique(prefix: str) -> str:
-    """A name for a topic or a group that no other test uses."""
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
 def unsecured_token(subject: str = USER, *, lifetime_s: float = 3600.0) -> str:
     """An unsigned JSON web token that the broker's unsecured OAUTHBEARER validator accepts."""
     now = time.time()
@@ -135,7 +132,7 @@ def unsecured_token(subject: str = USER, *, lifetime_s: float = 3600.0) -> str:
     return f"{encoded({'alg': 'none'})}.{encoded(claims)}."
 
 
-class RealKafka:
+class RealKafka(Topics):
     """One broker. Synchronous; call it from a thread, or between awaits, where that matters.
 
     `folder` holds everything of this broker and goes with it; default: a temporary one. `overrides`
@@ -157,6 +154,7 @@ class RealKafka:
             jvm = [] if archive is None else [f"-XX:SharedArchiveFile={archive}"]
         self._jvm = list(jvm)
         self._overrides = overrides or {}
+        self._node_id = int(self._overrides.get("node.id", _NODE_ID))
         self.folder = folder or Path(tempfile.mkdtemp(prefix="inferometer-kafka-"))
         self.log_path = self.folder / "broker.log"
         self._properties = self.folder / "server.properties"
@@ -168,7 +166,6 @@ class RealKafka:
         self.client = authority.issue("client")
         self._ports: dict[str, int] = {}
         self._process: OwnedProcess | None = None
-        self._admin: AdminClient | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -202,6 +199,11 @@ class RealKafka:
     def running(self) -> bool:
         return self._process is not None and self._process.running
 
+    @property
+    def nodes(self) -> "list[RealKafka]":
+        """The brokers, each to be stopped and started by itself."""
+        return [self]
+
     def start(self) -> "RealKafka":
         """Start; the first time format the storage. A restart keeps ports, data and certificates."""
         if self.running:
@@ -209,9 +211,10 @@ class RealKafka:
         fresh = not self._ports
         for attempt in range(START_ATTEMPTS):
             if fresh:
-                self._configure()
+                self.configure(dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True)))
             try:
-                self._launch()
+                self.launch()
+                self.await_ready()
             except StartFailed as failure:
                 if _PORT_TAKEN in str(failure) and attempt + 1 < START_ATTEMPTS:
                     continue
@@ -248,51 +251,6 @@ class RealKafka:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # Topics
-
-    def create_topic(
-        self, name: str, partitions: int = 1, config: dict[str, str] | None = None
-    ) -> str:
-        """Create a topic and wait until every partition has a leader; return its name."""
-        topic = NewTopic(name, partitions, 1, config=config or {})
-        self.admin.create_topics([topic], operation_timeout=20)[name].result(30)
-        eventually_sync(lambda: self._leaders(name) == partitions)
-        return name
-
-    def fresh_topic(self, prefix: str = "events", partitions: int = 1, **config: str) -> str:
-        """Create a topic that no other test has; return its name. `config` has `_` for `.`."""
-        settings = {key.replace("_", "."): value for key, value in config.items()}
-        return self.create_topic(unique(prefix), partitions, settings)
-
-    def add_partitions(self, name: str, total: int) -> None:
-        self.admin.create_partitions([NewPartitions(name, total)])[name].result(30)
-        eventually_sync(lambda: self._leaders(name) == total)
-
-    def delete_topic(self, name: str) -> None:
-        """Delete a topic and wait until the metadata no longer name it."""
-        self.admin.delete_topics([name], operation_timeout=20)[name].result(30)
-        eventually_sync(lambda: name not in self.admin.list_topics(timeout=10).topics)
-
-    def topic_config(self, name: str) -> dict[str, str]:
-        resource = ConfigResource(ResourceType.TOPIC, name)
-        entries = self.admin.describe_configs([resource])[resource].result(30)
-        return {key: entry.value for key, entry in entries.items()}
-
-    @property
-    def admin(self) -> AdminClient:
-        if self._admin is None:
-            settings = {
-                "bootstrap.servers": self.bootstrap,
-                "log_level": 0,
-                "reconnect.backoff.max.ms": 200,  # back at once after a restart
-            }
-            self._admin = AdminClient(settings)
-        return self._admin
-
-    def _leaders(self, name: str) -> int:
-        topic = self.admin.list_topics(name, timeout=10).topics[name]
-        return sum(p.leader >= 0 and p.error is None for p in topic.partitions.values())
-
     # Starting
 
     def _address(self, listener: str) -> str:
@@ -306,20 +264,21 @@ class RealKafka:
     def _java(self, main: str, *arguments: str) -> list[str]:
         return ["java", *_JVM, *self._jvm, "-cp", f"{self._jars}/*", main, *arguments]
 
-    def _configure(self) -> None:
-        ports = free_ports(len(_LISTENERS))
-        self._ports = dict(zip(_LISTENERS, ports, strict=True))
+    def configure(
+        self, ports: dict[str, int], quorum: Sequence[str] = ("--standalone",), cluster: str = ""
+    ) -> None:
+        """Write the settings and format the storage. `quorum`: how to find the first controllers."""
+        self._ports = ports
         data = self.folder / "data"
         shutil.rmtree(data, ignore_errors=True)
         properties = self._base_properties(data) | self._security_properties() | self._overrides
         self._properties.write_text("".join(f"{k}={v}\n" for k, v in properties.items()))
         self._properties.chmod(0o600)
         credentials = f"[name={USER},password={PASSWORD}]"
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         command = self._java(
             "kafka.tools.StorageTool",
             # One argument: an id may begin with a dash, which would read as an option.
-            *("format", "--standalone", f"--cluster-id={cluster}"),
+            *("format", *quorum, f"--cluster-id={cluster or random_id()}"),
             *("--config", str(self._properties)),
             *("--add-scram", f"SCRAM-SHA-256={credentials}"),
             *("--add-scram", f"SCRAM-SHA-512={credentials}"),
@@ -330,13 +289,18 @@ class RealKafka:
         if run.returncode != 0:
             raise StartFailed(f"the storage cannot be formatted:\n{run.stdout}{run.stderr}")
 
-    def _launch(self) -> None:
+    def launch(self) -> None:
+        """Begin to start; `await_ready` says when it is done."""
         self._process = OwnedProcess(
             self._java("kafka.Kafka", str(self._properties)),
             log_path=self.log_path,
             cwd=self.folder,
             env=os.environ | {"LC_ALL": "C"},
         )
+
+    def await_ready(self) -> None:
+        """Raises StartFailed."""
+        assert self._process is not None
         try:
             self._process.wait_ready(self._ready, timeout_s=START_TIMEOUT_S)
         except StartFailed:
@@ -344,11 +308,11 @@ class RealKafka:
             raise
 
     def _ready(self) -> bool:
-        """Every listener accepts, and the broker answers for metadata."""
+        """Every listener accepts, and the broker's metadata name it."""
         if not all(accepts_connections(port) for port in self._ports.values()):
             return False
         try:
-            return bool(self.admin.list_topics(timeout=5).brokers)
+            return self._node_id in self.admin.list_topics(timeout=5).brokers
         except KafkaException:
             return False
 
@@ -358,11 +322,11 @@ class RealKafka:
 
         return {
             "process.roles": "broker,controller",
-            "node.id": "1",
+            "node.id": str(_NODE_ID),
             "log.dirs": str(data),
-            "listeners": addresses(list(_LISTENERS)),
-            "advertised.listeners": addresses([n for n in _LISTENERS if n != "CONTROLLER"]),
-            "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in _LISTENERS.items()),
+            "listeners": addresses(list(LISTENERS)),
+            "advertised.listeners": addresses([n for n in LISTENERS if n != "CONTROLLER"]),
+            "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in LISTENERS.items()),
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.bootstrap.servers": self._address("CONTROLLER"),
@@ -424,6 +388,11 @@ def _keystore(prefix: str, pair: KeyPair) -> dict[str, str]:
         f"{prefix}ssl.keystore.certificate.chain": _one_line(pair.certificate_pem),
         f"{prefix}ssl.keystore.key": _one_line(pair.key_pem),
     }
+
+
+def random_id() -> str:
+    """As Kafka writes a UUID: of a cluster, of a folder."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
 def _one_line(pem: str) -> str:

@@ -1,0 +1,73 @@
+"""What the coordinator says of the group that reads the topic, and what a tool may do to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tests.chaos.waiting import within
+
+
+class Group:
+    """By name, over the brokers at `bootstrap`. Asks again when there is no answer; raises Stuck."""
+
+    def __init__(self, bootstrap: str, name: str, topic: str) -> None:
+        self.name = name
+        self.no_answer = ""  # why there was none, the last time
+        self._bootstrap = bootstrap
+        self._topic = topic
+        self._admin = self._new_admin()
+
+    def _new_admin(self) -> AdminClient:
+        return AdminClient(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "log_level": 0,
+                "reconnect.backoff.max.ms": 200,
+            }
+        )
+
+    def committed(self, partitions: int) -> dict[int, int]:
+        """Committed offset of each partition that has one. A coordinator that loads is asked again."""
+        return within(lambda: self.ask(partitions), 30, "the coordinator answers")[0]
+
+    def ask(self, partitions: int) -> list[dict[int, int]]:
+        """The same; nothing when there is no answer."""
+        wanted = [TopicPartition(self._topic, n) for n in range(partitions)]
+        groups = [ConsumerGroupTopicPartitions(self.name, wanted)]
+        try:
+            asked = self._admin.list_consumer_group_offsets(groups, request_timeout=3)
+            found = asked[self.name].result(20).topic_partitions
+        except KafkaException as error:
+            self.no_answer = str(error)
+            self._admin = self._new_admin()  # one that saw a broker crash may go on to find nobody
+            return []
+        return [{at.partition: at.offset for at in found if at.offset >= 0}]
+
+    def coordinator(self) -> int:
+        """Id of the broker that has the group's offsets."""
+        asked = self._admin.describe_consumer_groups([self.name])
+        return int(asked[self.name].result(20).coordinator.id)
+
+    def wait_left(self) -> None:
+        """Until the group is empty: a tool may not change offsets before."""
+
+        def is_empty() -> bool:
+            asked = self._admin.describe_consumer_groups([self.name])
+            return not asked[self.name].result(20).members
+
+        within(is_empty, 30, "the group is empty")
+
+    def set_offsets(self, offsets: Mapping[int, int]) -> None:
+        """As a tool does: without metadata."""
+        wanted = [TopicPartition(self._topic, n, at) for n, at in offsets.items()]
+        groups = [ConsumerGroupTopicPartitions(self.name, wanted)]
+        for future in self._admin.alter_consumer_group_offsets(groups).values():
+            for at in future.result(20).topic_partitions:
+                assert at.error is None, at.error
+
+    def delete(self) -> None:
+        for future in self._admin.delete_consumer_groups([self.name]).values():
+            future.result(20)

@@ -105,6 +105,8 @@ def _added(a: Numbers, b: Numbers, scale: int, *, is_negative: bool) -> tuple[Co
     sides = [side for side in sides if len(side[0])]
     if not sides:
         return np.zeros(0), 0
+    if len(sides) == 2 and sides[0][1] == sides[1][1] and len(sides[0][0]) == len(sides[1][0]):
+        return sides[0][0] + sides[1][0], sides[0][1]
     low = min(first for _, first in sides)
     out = np.zeros(max(first + len(counts) for counts, first in sides) - low)
     for counts, first in sides:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from agent.judge.calibration import Calibration
+from agent.judge.calibration import Calibration, calibrate
 from agent.judge.cells import CellValue, Prepared, measure
 from agent.judge.counted import Counted, merged
 from agent.judge.detector import ChangeDetector, Segment, Step
-from agent.judge.history import calibrated, noise_by_hour
+from agent.judge.guard import guarded
+from agent.judge.history import noise_by_hour
 from agent.judge.state_test import StateTest
 from agent.verdict import State
 
@@ -34,11 +35,20 @@ Cells = tuple[Sequence[CellValue], Mapping[Segment, Sequence[CellValue]]]
 
 @dataclass(frozen=True)
 class Against:
-    """What windows are judged against: one baseline or one for each hour, and one for each segment."""
+    """What windows are judged against: one baseline or one for each hour, and one for each segment.
+
+    calibration  without the replay guard, which takes as long again: `guard` is asked for where it can matter
+    """
 
     hours: Sequence[Prepared]
     segments: Sequence[Prepared]
     calibration: Calibration
+    history: Sequence[Counted]
+
+    @cached_property
+    def guard(self) -> float:
+        """The factor on a budget that replaying the history asks for."""
+        return guarded(self.calibration, self.history).guard
 
     def cells(self, window: int, parts: Parts) -> Cells:
         whole = measure(self.hours[window % len(self.hours)], reduce(merged, parts))
@@ -54,10 +64,11 @@ class Quiet(msgspec.Struct):
     """Of one kind of stream: what was judged, and alarms that began, by budget.
 
     pages, state  of the change detector and of the state test
+    bare     pages of the change detector without the replay guard
     paged    references after which either paged at the smaller budget
     highest  largest evidence of a window
     minimum  effect that the detector said it can see, one entry a reference
-    guards   factors by which the replay guard raised a threshold, where it did
+    guards   factors of the replay guard, of references whose evidence reached the smaller budget
     cpu_s    processor time
     """
 
@@ -66,6 +77,7 @@ class Quiet(msgspec.Struct):
     blind: int = 0
     pages: dict[str, int] = msgspec.field(default_factory=dict)
     state: dict[str, int] = msgspec.field(default_factory=dict)
+    bare: dict[str, int] = msgspec.field(default_factory=dict)
     paged: int = 0
     highest: float = 0.0
     minimum: list[float] = msgspec.field(default_factory=list)
@@ -75,7 +87,8 @@ class Quiet(msgspec.Struct):
     def add(self, other: Quiet) -> None:
         for name in ("references", "windows", "blind", "paged", "cpu_s"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for mine, theirs in ((self.pages, other.pages), (self.state, other.state)):
+        for name in ("pages", "state", "bare"):
+            mine, theirs = getattr(self, name), getattr(other, name)
             for budget, n in theirs.items():
                 mine[budget] = mine.get(budget, 0) + n
         self.highest = max(self.highest, other.highest)
@@ -106,7 +119,8 @@ def of_blocks(blocks: Sequence[Parts]) -> Against:
     return Against(
         [Prepared(baseline)],
         [Prepared(s) for s in segments] if len(segments) > 1 else [],
-        calibrated(baseline, wholes),
+        calibrate(Prepared(baseline), wholes),
+        wholes,
     )
 
 
@@ -115,8 +129,8 @@ def of_hours(windows: Sequence[Counted]) -> Against:
     baseline = reduce(merged, windows)
     by_hour = {hour: windows[hour::HOURS] for hour in range(HOURS)}
     hours = {hour: reduce(merged, own) for hour, own in by_hour.items()}
-    noise = noise_by_hour(calibrated(baseline, windows), hours, by_hour)
-    return Against([Prepared(hours[hour]) for hour in range(HOURS)], [], noise)
+    noise = noise_by_hour(calibrate(Prepared(baseline), windows), hours, by_hour)
+    return Against([Prepared(hours[hour]) for hour in range(HOURS)], [], noise, windows)
 
 
 # ---------------------------------------------------------------- windows
@@ -125,24 +139,24 @@ def of_hours(windows: Sequence[Counted]) -> Against:
 def judge_quietly(against: Against, stream: Iterator[Parts], windows: int) -> Quiet:
     """Count the alarms of so many windows in which nothing happens.
 
-    Until its first page a detector does not depend on its budget, so smaller budgets are judged only where
-    the evidence reached them.
+    Until its first page a detector does not depend on its threshold, so each is judged only where the evidence
+    reached it.
     """
     out = Quiet(references=1, windows=windows)
     judged = [against.cells(window, next(stream)) for window in range(windows)]
-    guard = against.calibration.guard
-    if guard > 1.0:
-        out.guards.append(guard)
-    steps = _steps(ChangeDetector(against.calibration, BUDGETS[0]), judged)
+    calibration = against.calibration
+    steps = _steps(ChangeDetector(calibration, BUDGETS[0]), judged)
     out.highest = max(step.m for step in steps)
     out.blind = sum(step.state is State.BLIND for step in steps)
     if steps[0].minimum_effect is not None:
         out.minimum.append(steps[0].minimum_effect)
-    out.pages[f"{BUDGETS[0]:g}"] = _began(steps)
-    for budget in BUDGETS[1:]:
-        reached = out.highest >= budget * guard
-        own = _steps(ChangeDetector(against.calibration, budget), judged) if reached else []
-        out.pages[f"{budget:g}"] = _began(own)
+    if out.highest >= min(BUDGETS):
+        out.guards.append(against.guard)
+    for budget in BUDGETS:
+        for guard, counts in ((1.0, out.bare), (max([1.0, *out.guards]), out.pages)):
+            reached = out.highest >= budget * guard
+            own = _steps(ChangeDetector(calibration, budget * guard), judged) if reached else []
+            counts[f"{budget:g}"] = _began(own)
     # A hit at a rare budget is one at a frequent budget, too.
     often = _steps(StateTest(against.calibration, BUDGETS[-1]), judged)
     out.state[f"{BUDGETS[-1]:g}"] = _began(often)

@@ -1,0 +1,108 @@
+"""Evidently: `DataDriftPreset` at its defaults, one report a window.
+
+With a reference of more than 1,000 rows it takes the normed Wasserstein distance of a number and the Jensen-Shannon
+distance of a text, each against 0.1; the dataset drifts when half of its columns do. A report takes seconds, so
+scores come from the functions that the preset calls; in the first window of each run, and wherever a column is
+missing or empty, the report itself is made, and its values must be those.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+
+from benchmarks.verdicts.peers.offline import refuse_connections
+
+refuse_connections()
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+from evidently import DataDefinition, Dataset, Report  # noqa: E402
+from evidently.legacy.calculations.stattests import get_stattest  # noqa: E402
+from evidently.legacy.core import ColumnType  # noqa: E402
+from evidently.presets import DataDriftPreset  # noqa: E402
+
+from benchmarks.verdicts.peers.given import Table  # noqa: E402
+from benchmarks.verdicts.peers.runner import Clock, Found, judge_all  # noqa: E402
+
+COLUMN, DATASET = "any column", "half of the columns"
+THRESHOLD = 0.1
+
+
+class Preset:
+    def __init__(self, reference: Table, rows: int) -> None:
+        self._texts = [name for name, values in reference.items() if values.dtype.kind == "U"]
+        self._numbers = [name for name in reference if name not in self._texts]
+        self._definition = DataDefinition(
+            numerical_columns=self._numbers, categorical_columns=self._texts
+        )
+        self._frame = _frame(reference)
+        self._reference = Dataset.from_pandas(self._frame, data_definition=self._definition)
+        self._n_checked = 0
+
+    def copy(self) -> Preset:
+        return self
+
+    def judge(self, tables: Sequence[Table]) -> list[Found]:
+        return [self._one(_frame(table)) for table in tables]
+
+    def _one(self, frame: pd.DataFrame) -> Found:
+        whole = all(name in frame and frame[name].notna().any() for name in self._frame)
+        if not whole:
+            self._reported(frame)  # raises; that is what its user gets
+        scores = {name: self._score(name, frame) for name in self._frame}
+        if not self._n_checked:
+            self._n_checked = 1
+            for name, (value, is_drifted) in self._reported(frame).items():
+                ours, drifted = scores[name]
+                assert abs(value - ours) < 1e-9 and is_drifted == drifted, (name, value, ours)
+        named = [name for name, (_, drifted) in scores.items() if drifted]
+        return Found(
+            {COLUMN: bool(named), DATASET: 2 * len(named) >= len(scores)},
+            named,
+            {name: {"distance": value / THRESHOLD} for name, (value, _) in scores.items()},
+        )
+
+    def _score(self, name: str, frame: pd.DataFrame) -> tuple[float, bool]:
+        kind = ColumnType.Categorical if name in self._texts else ColumnType.Numerical
+        before, now = self._frame[name].dropna(), frame[name].dropna()
+        test = get_stattest(before, now, kind, None)
+        found = test(before, now, kind, None)
+        assert found.actual_threshold == THRESHOLD
+        return float(found.drift_score), bool(found.drifted)
+
+    def _reported(self, frame: pd.DataFrame) -> dict[str, tuple[float, bool]]:
+        """Column -> (value, whether it drifts), from the report of the preset."""
+        began = time.process_time()
+        current = Dataset.from_pandas(frame, data_definition=self._definition)
+        document = Report([DataDriftPreset()]).run(current, self._reference).dict()
+        SPENT.judge_s += time.process_time() - began
+        SPENT.windows += 1
+        return {
+            metric["config"]["column"]: (
+                float(metric["value"]),
+                float(metric["value"]) >= metric["config"]["threshold"],
+            )
+            for metric in document["metrics"]
+            if "column" in metric["config"]
+        }
+
+
+SPENT = Clock()
+
+
+def _frame(table: Table) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            name: pd.Series(values).where(values != "").astype(object)
+            if values.dtype.kind == "U"
+            else values.astype(np.float64)
+            for name, values in table.items()
+        }
+    )
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    judge_all(Preset, ("evidently", "scipy", "pandas", "numpy"), (COLUMN, DATASET), SPENT)

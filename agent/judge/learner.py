@@ -29,8 +29,9 @@ FIRST_ROWS: Final = 500
 #: Windows with rows after which a silence says something, and how many times the longest gap it then lasts.
 HEARD_WINDOWS: Final = 3
 GAPS: Final = 3
-#: Panes kept: a hundred and fifty kilobytes a column at most, until learning is over.
+#: Panes kept until learning is over, and buckets in use of a numeric column in each.
 MOST_PANES: Final = 64
+MOST_BUCKETS: Final = 128
 
 
 class LearnerKept(msgspec.Struct, array_like=True):
@@ -49,7 +50,7 @@ class Learner:
         self._next = min(FIRST_WINDOWS, learn_windows)
         self._n = 0
         stream = StreamKey(key.model, key.version)
-        self._whole = SeenStream(stream, Panes(stream, 1, MOST_PANES))
+        self._whole = SeenStream(stream, Panes(stream, 1, MOST_PANES, MOST_BUCKETS))
         self._segments: dict[Segment, SeenStream] = {}
 
     @property
@@ -66,9 +67,9 @@ class Learner:
         """Seconds without a row that are more than chance, as far as is known: thrice the longest gap so far,
         three windows at least. None for a model that was hardly heard of."""
         facts = self._whole.facts
-        if len(facts.rows) < HEARD_WINDOWS or sum(facts.rows) < FIRST_ROWS:
+        if len(facts.rows) < HEARD_WINDOWS or facts.n_rows < FIRST_ROWS:
             return None
-        return GAPS * facts.gap_s
+        return GAPS * facts.gap_ms / 1000
 
     def add(self, whole: Profile, profiles: Sequence[Profile]) -> bool:
         """A healthy window; whether it is time to stand anew."""
@@ -82,7 +83,7 @@ class Learner:
                 if segment not in self._segments:
                     self._segments[segment] = SeenStream(profile.stream, None)
                 self._segments[segment].add(profile)
-        enough = sum(self._whole.facts.rows) >= FIRST_ROWS
+        enough = self._whole.facts.n_rows >= FIRST_ROWS
         if not enough or self._n < self._next:
             return False
         self._next = min(self._most, max(2 * self._n, self._next))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from agent.errors import ConfigError, DecodeError
 from agent.judge.calibration import Calibration
 from agent.judge.cells import CellKey, Statistic
 from agent.judge.counted import counted
-from agent.judge.panes import Panes, explained
+from agent.judge.hour_share import explained
+from agent.judge.panes import Panes
 from agent.judge.reference import ModelKey, Reference, read_reference
 from agent.judge.reference_build import build
 from agent.judge.union import united
@@ -197,13 +199,18 @@ def test_panes_stay_few_in_order_and_whole(tmp_path: Path) -> None:
     assert [p.window for p in found] == sorted(p.window for p in found)
 
 
+def by_hour(values: Sequence[float]) -> list[tuple[float, float, float]]:
+    """Values of one hour of the day after the other, as `explained` is told of them."""
+    groups = [np.array(values[hour::24]) for hour in range(min(24, len(values)))]
+    return [(len(g), float(g.mean()), float(((g - g.mean()) ** 2).sum())) for g in groups]
+
+
 def test_the_hour_explains_what_is_constant_within_it() -> None:
     rng = np.random.default_rng(9)
-    values = [(i % 24, float(i % 24) + 0.1 * float(rng.normal())) for i in range(240)]
-    assert explained(values) > 0.95
-    noise = [(i % 24, float(rng.normal())) for i in range(240)]
-    assert abs(explained(noise)) < 0.2
-    assert explained(values[:100]) == 0.0  # fewer than five values an hour
+    values = [float(i % 24) + 0.1 * float(rng.normal()) for i in range(240)]
+    assert explained(by_hour(values)) > 0.95
+    assert abs(explained(by_hour([float(rng.normal()) for _ in range(240)]))) < 0.2
+    assert explained(by_hour(values[:100])) == 0.0  # fewer than five values an hour
 
 
 def test_what_the_hour_explains_is_no_noise(tmp_path: Path) -> None:

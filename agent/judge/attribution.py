@@ -29,6 +29,8 @@ _RANK: Final = {
     Statistic.UNSEEN: 2,
     Statistic.LOC: 2,
     Statistic.SHAPE: 2,
+    Statistic.CENTROID: 2,
+    Statistic.RFF: 2,
     Statistic.PAIRS: 3,  # a pair breaks when one of its columns moves: behind what moved by itself
 }
 #: Missing rows explain a column when they are so many.

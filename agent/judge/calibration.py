@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from agent.errors import DecodeError
 from agent.fold.profile import Profile
-from agent.judge.cells import CellKey, CellValue, Prepared, Statistic, measure
+from agent.judge.cells import LOG_RATIOS, CellKey, CellValue, Prepared, Statistic, measure
 from agent.judge.counted import Counted, counted, merged
 from agent.judge.special import spread_chi2_z, trigamma, two_sided
 
@@ -53,7 +53,7 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
 
     sizes   rows, ascending
     phi     variance over that of independent rows, at each size, never falling
-    spread  standard deviation of log phi from window to window (shape only), at each size
+    spread  standard deviation of log phi from window to window (shape, centroid, rff), at each size
     rate    unseen: largest believable share of rows without precedent; volume: mean of log(1 + rows)
     """
 
@@ -228,7 +228,7 @@ def deviation(cell: CellValue, *, is_inside: bool = False) -> float:
     match cell.key.statistic:
         case Statistic.LOC | Statistic.MISSING:
             return cell.effect / (cell.spread * math.sqrt(variance))
-        case Statistic.SHAPE:
+        case Statistic.SHAPE | Statistic.CENTROID | Statistic.RFF:
             return math.exp(cell.x) * (1.0 / cell.n + 1.0 / cell.m) / variance
         case Statistic.UNSEEN:
             return cell.effect
@@ -244,7 +244,7 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
     sizes: dict[CellKey, list[float]] = {key: [] for key in keys}
     phis: dict[CellKey, list[float]] = {key: [] for key in keys}
     spreads: dict[CellKey, list[float]] = {key: [] for key in keys}
-    for statistic in (Statistic.LOC, Statistic.MISSING, Statistic.SHAPE, Statistic.UNSEEN):
+    for statistic in (Statistic.LOC, Statistic.MISSING, *sorted(LOG_RATIOS), Statistic.UNSEEN):
         distinct = 0.0
         for level in levels:
             group = [key for key in level.values if key.statistic is statistic]
@@ -253,7 +253,7 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
             terms = [_terms(level, key) for key in group]
             distinct = distinct or _distinct(terms)
             phi = _phi(terms, distinct)
-            spread = _spread(level, group) if statistic is Statistic.SHAPE else [0.0] * len(group)
+            spread = _spread(level, group) if statistic in LOG_RATIOS else [0.0] * len(group)
             for key, value, wide in zip(group, phi, spread, strict=True):
                 sizes[key].append(level.rows)
                 phis[key].append(max([value, *phis[key][-1:]]))
@@ -280,7 +280,7 @@ class _Terms(NamedTuple):
 def _terms(level: _Level, key: CellKey) -> _Terms:
     values = level.values[key]
     match key.statistic:
-        case Statistic.SHAPE:
+        case Statistic.SHAPE | Statistic.CENTROID | Statistic.RFF:
             return _Terms(values, 2.0 / level.df[key])
         case Statistic.UNSEEN:
             counts = values * level.counts[key]
@@ -355,7 +355,7 @@ def _stretch(levels: Sequence[_Level], cells: Sequence[CellNoise]) -> list[tuple
             noise, statistic = known[key], key.statistic
             if len(values) < MIN_TAIL_BLOCKS or statistic is Statistic.UNSEEN:
                 continue
-            if statistic is Statistic.SHAPE:
+            if statistic in LOG_RATIOS:
                 ratio = values / noise.phi_at(level.rows)
                 df = np.full(len(values), level.df[key])
                 z = spread_chi2_z(ratio, df, np.full(len(values), noise.spread_at(level.rows)))

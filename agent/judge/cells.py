@@ -1,7 +1,8 @@
 """Cells: what is tested of a window, one number for each (column, statistic).
 
 Numeric, boolean and vector columns have `shape` (PSI over 24 cells), `loc` (AUC location) and `missing`;
-a boolean's shape is its loc. Categories have `shape`, `unseen` and `missing`; free text only `missing`.
+a boolean's shape is its loc. Of vectors those are about their norms; where they point, `centroid` and `rff`
+say. Categories have `shape`, `unseen` and `missing`; free text only `missing`.
 KS, Wasserstein, Jensen-Shannon and Hellinger are shown (`drift_shown`), not tested: to second order
 they say the same, and testing all of them only buys more alarms.
 
@@ -25,6 +26,7 @@ from agent.judge.numeric_cells import NumericBaseline
 from agent.judge.sketch_counts import Counts, Numbers, Texts
 from agent.judge.special import beta_binomial_z, log_poisson_tail, normal_quantile
 from agent.judge.text_cells import TextBaseline
+from agent.judge.vector_cells import Vectors, moved
 from agent.types import Column, Kind
 
 
@@ -35,6 +37,8 @@ class Statistic(enum.StrEnum):
     UNSEEN = "unseen"
     VOLUME = "volume"
     PAIRS = "pairs"
+    CENTROID = "centroid"
+    RFF = "rff"
 
 
 class CellKey(NamedTuple):
@@ -52,7 +56,11 @@ TOLERANCE: Final = {
     Statistic.UNSEEN: 0.001,  # share of rows
     Statistic.VOLUME: 0.1,  # log of the rows' ratio
     Statistic.PAIRS: 0.02,  # correlation
+    Statistic.CENTROID: 0.0005,  # squared distance over the total variance of the directions
+    Statistic.RFF: 0.0005,  # the same of waves
 }
+#: Their x is the log of a distance over what chance makes of it, 0 while nothing changes.
+LOG_RATIOS: Final = frozenset((Statistic.SHAPE, Statistic.CENTROID, Statistic.RFF))
 #: Fewer values are not compared.
 MIN_VALUES: Final = 20
 
@@ -61,13 +69,14 @@ class CellValue(msgspec.Struct, frozen=True):
     """One cell of one window.
 
     x       what the detector reads. loc: standard errors of rows that are independent; shape: log of PSI
-            over what noise alone would make of it; missing, unseen: z past the tolerance, from an exact
-            tail; volume: log(1 + rows)
+            over what noise alone would make of it (centroid, rff: of another distance); missing, unseen: z
+            past the tolerance, from an exact tail; volume: log(1 + rows)
     n, m    values of the window and of the baseline (rows for missing and volume)
     effect  in its own unit: AUC - 1/2, PSI less its noise, difference of rates, share unseen, log ratio
     df      degrees of freedom (shape); texts seen once (unseen); else 0
     tail    whether both directions count
-    spread  standard deviation of the effect of a single row; 0 where it has none
+    spread  standard deviation of the effect of a single row; 0 where it has none. centroid, rff: the root
+            of the effect that one row has by chance
     p       tail probability of `x` where the cell is tested by itself while uncalibrated, else None
     """
 
@@ -90,6 +99,7 @@ class PreparedColumn:
     missing: float
     numbers: Numbers | None = None
     texts: TextBaseline | None = None
+    vectors: Vectors | None = None
     by_scale: dict[int, NumericBaseline] = field(default_factory=dict)
 
     def at(self, scale: int) -> NumericBaseline:
@@ -113,6 +123,7 @@ class Prepared:
             own = self.columns[column] = PreparedColumn(held.kind, held.missing)
             if held.numbers is not None and held.numbers.count:
                 own.numbers = held.numbers
+                own.vectors = held.vectors
             if held.texts is not None and held.texts.count:
                 own.texts = TextBaseline.of(held.texts, held.distinct)
 
@@ -147,6 +158,9 @@ def measure(
         if now.numbers is not None and before.numbers is not None:
             if now.numbers.count >= MIN_VALUES:
                 out += _numeric_cells(column, before, now.numbers)
+                if before.vectors is not None and now.vectors is not None:
+                    counts = now.numbers.count, before.numbers.count
+                    out += _vector_cells(column, before.vectors, now.vectors, *counts)
         elif now.texts is not None and before.texts is not None:
             out += _text_cells(column, before.texts, now.texts, is_inside)
         out.append(_missing_cell(column, known.rows, before.missing, seen.rows, now.missing))
@@ -172,6 +186,18 @@ def _numeric_cells(column: Column, before: PreparedColumn, numbers: Numbers) -> 
     starts, shares = base.grouping(n)
     if len(starts) > 1:
         out.append(_shape_cell(column, shares * m, np.add.reduceat(placed, starts), n, m))
+    return out
+
+
+def _vector_cells(
+    column: Column, before: Vectors, now: Vectors, n: float, m: float
+) -> list[CellValue]:
+    """Of n and m vectors, of which a sample was looked at."""
+    out = []
+    for found in moved(before, now):
+        key = CellKey(column, Statistic.CENTROID if found.is_centre else Statistic.RFF)
+        spread = math.sqrt(found.by_chance / (1.0 / n + 1.0 / m))
+        out.append(CellValue(key, found.log_ratio, n, m, found.effect, found.df, "upper", spread))
     return out
 
 

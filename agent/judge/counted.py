@@ -20,6 +20,7 @@ from agent.judge.sketch_counts import (
     scaled_numbers,
     scaled_texts,
 )
+from agent.judge.vector_cells import Vectors, merged_vectors, read_vectors, scaled_vectors
 from agent.types import Column, Kind
 
 #: Kinds that are compared as numbers; a vector by its norm.
@@ -31,6 +32,7 @@ class CountedColumn:
     """missing  rows without a usable value: absent, null, NaN or infinite. Values of another type than the
              column's are the contract's to speak of
     distinct  estimated different texts; 0 where `texts` lists all
+    vectors   where sampled vectors point, by dimension
     """
 
     kind: Kind | None
@@ -38,6 +40,7 @@ class CountedColumn:
     numbers: Numbers | None = None
     texts: Texts | None = None
     distinct: float = 0.0
+    vectors: Vectors | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +52,10 @@ class Counted:
 def counted(profile: Profile) -> Counted:
     """Read all columns of a profile."""
     columns = {column: _column(profile, held) for column, held in profile.columns.items()}
+    if profile.vectors:
+        for column, vectors in read_vectors(profile.vectors).items():
+            if column in columns and columns[column].kind is Kind.VECTOR:
+                columns[column].vectors = vectors
     return Counted(profile.rows, columns)
 
 
@@ -75,6 +82,7 @@ def scaled(a: Counted, rows: float) -> Counted:
             scaled_numbers(held.numbers, factor) if held.numbers is not None else None,
             scaled_texts(held.texts, factor) if held.texts is not None else None,
             held.distinct,
+            scaled_vectors(held.vectors, factor) if held.vectors is not None else None,
         )
         for column, held in a.columns.items()
     }
@@ -105,7 +113,15 @@ def _merged(x: CountedColumn, x_rows: float, y: CountedColumn, y_rows: float) ->
     texts = x.texts or y.texts
     if x.texts is not None and y.texts is not None:
         texts = merged_texts(x.texts, y.texts)
+    vectors = x.vectors or y.vectors
+    if x.vectors is not None and y.vectors is not None:
+        vectors = merged_vectors(x.vectors, y.vectors)
     # Union bound of both sides' estimates, used only as an upper bound of texts seen once.
     return CountedColumn(
-        x.kind or y.kind, x.missing + y.missing, numbers, texts, x.distinct + y.distinct
+        x.kind or y.kind,
+        x.missing + y.missing,
+        numbers,
+        texts,
+        x.distinct + y.distinct,
+        vectors,
     )

@@ -12,6 +12,7 @@ from agent.judge.counted import Counted, CountedColumn
 from agent.judge.numeric_cells import Sides
 from agent.judge.sketch_counts import Numbers
 from agent.judge.text_cells import TextBaseline
+from agent.judge.vector_cells import described
 from agent.sketch.histogram import representatives
 from agent.types import Kind
 
@@ -37,6 +38,10 @@ def explain(key: CellKey, baseline: Prepared, window: Counted) -> str:
         return "not in any row"
     if key.statistic is Statistic.MISSING:
         return _rates("missing", before.missing / baseline.rows, now.missing / window.rows)
+    if key.statistic in (Statistic.CENTROID, Statistic.RFF):
+        if before.vectors is None or now.vectors is None:
+            return ""
+        return described(before.vectors, now.vectors)
     if before.numbers is not None and now.numbers is not None and now.numbers.count:
         if before.kind is Kind.BOOLEAN:
             return _rates("true", _true_share(before.numbers), _true_share(now.numbers))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.judge.calibration import Calibration, CellNoise
-from agent.judge.cells import TOLERANCE, CellKey, CellValue, Statistic, unseen_z
+from agent.judge.cells import LOG_RATIOS, TOLERANCE, CellKey, CellValue, Statistic, unseen_z
 from agent.judge.special import normal_quantile, spread_chi2_z
 
 Floats = NDArray[np.float64]
@@ -84,14 +84,15 @@ class Noise:
             own, theirs = phi_n / cell.n, noise.phi_at(cell.m) / cell.m
             total = own + theirs
             lasting[i] = math.sqrt(noise.lasting_at(cell.n))
-            if statistic is Statistic.SHAPE:
+            if statistic in LOG_RATIOS:
+                by_chance = total * (cell.df if statistic is Statistic.SHAPE else cell.spread**2)
                 shapes.append(i)
                 at_one = (1.0 / cell.n + 1.0 / cell.m) / total
                 ratio = math.exp(cell.x) * at_one
-                allowed = 1.0 + tolerance / (cell.df * total)
+                allowed = 1.0 + tolerance / by_chance
                 terms.append((ratio, allowed, cell.df, noise.spread_at(cell.n), theirs / total))
                 # A ratio of 1 + 6 sqrt(2 / df) is six deviations.
-                minimum[i] = tolerance + 6.0 * lasting[i] * math.sqrt(2.0 * cell.df) * total
+                minimum[i] = tolerance + 6.0 * lasting[i] * math.sqrt(2.0 / cell.df) * by_chance
                 continue
             two[i] = True
             margin = self._reach * math.sqrt(theirs / total)

@@ -8,7 +8,7 @@ the files are read once more in blocks of consecutive rows. Bounded memory, what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +28,13 @@ from agent.judge.reference import ModelKey, Reference
 from agent.judge.score_tables import score_table
 from agent.judge.seen import SeenStream
 from agent.judge.union import united
+from agent.judge.wave_tables import wave_tables, with_waves
 from agent.replay import Progress, sketch_files
 from agent.sketch.pair_sums import ScoreTable
-from agent.types import OVERFLOW, Irregular, StreamKey, Tally
+from agent.sketch.vector_adder import BaselineTables
+from agent.sketch.vector_sums import united_vectors
+from agent.sketch.waves import WaveTable
+from agent.types import OVERFLOW, Column, Irregular, StreamKey, Tally
 
 #: Windows of time from which the detector is calibrated as they are.
 ENOUGH_WINDOWS: Final = 200
@@ -99,9 +103,14 @@ def build(
     if config.judge.pairs == "auto":
         found = {key: score_table(model.profile) for key, model in models.items()}
         tables = {(key.model, key.version): table for key, table in found.items() if table}
+    waves: dict[tuple[str, str | None], dict[Column, WaveTable]] = {}
+    if config.judge.vectors == "auto":
+        waves = {
+            (k.model, k.version): w for k, m in models.items() if (w := wave_tables(m.profile))
+        }
     is_short = not by_rows and any(len(h) < ENOUGH_WINDOWS for h in histories.values())
     blocks: dict[ModelKey, list[Profile]] = {}
-    if is_short or tables:
+    if is_short or tables or waves:
         finer = Seen(BLOCK_ROWS)
         sketch_files(
             files,
@@ -109,7 +118,7 @@ def build(
             on_progress=on_progress,
             on_effects=finer.take,
             rows_per_window=BLOCK_ROWS,
-            tables=tables,
+            tables=BaselineTables(tables, waves),
         )
         blocks = finer.histories()
     for key, history in histories.items():
@@ -117,7 +126,13 @@ def build(
         rows = seen.models[key].facts.inner_rows if not by_rows else []
         of_rows = blocks.get(key, history)
         is_enough = by_rows or len(history) >= ENOUGH_WINDOWS
-        used = history if is_enough else of_rows
+        has_waves = (key.model, key.version) in waves
+        if has_waves:
+            seen_again = united_vectors(block.vectors for block in of_rows)
+            model.profile = replace(
+                model.profile, vectors=with_waves(model.profile.vectors, seen_again)
+            )
+        used = history if is_enough and not has_waves else of_rows
         noise = calibrated(model.profile, used, rows)
         if model.hours:
             noise = calibrated_by_hour(noise, model.hours, history)

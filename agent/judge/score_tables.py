@@ -8,18 +8,19 @@ own. Where values differ by less than buckets resolve (1013 +- 3), the score is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Config
 from agent.fold.profile import Profile, ProfileColumn
-from agent.judge.reference import Reference, read_reference
+from agent.judge.reference import ModelKey, Reference, ReferenceStream, read_reference
 from agent.judge.sketch_counts import read_texts
+from agent.judge.wave_tables import wave_tables
 from agent.sketch.histogram import representatives
 from agent.sketch.pair_scorer import Tables
 from agent.sketch.pair_sums import (
@@ -32,9 +33,11 @@ from agent.sketch.pair_sums import (
     ScoredColumn,
     ScoreTable,
 )
+from agent.sketch.vector_adder import BaselineTables
 from agent.sketch.views import NumericView
 from agent.types import Column, JsonType, Kind, Role
 
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 #: Latency moves with load, and free text has no categories: neither is compared.
 _ROLES: Final = (Role.FEATURE, Role.PREDICTION, Role.USAGE)
@@ -78,27 +81,36 @@ def score_table(profile: Profile) -> ScoreTable | None:
 def configured_tables(config: Config) -> Tables:
     """Tables of the baseline that `judge.baseline_file` names. Raises ConfigError where it cannot be read."""
     judge = config.judge
-    if not judge.enabled or judge.pairs == "off" or judge.baseline_file is None:
+    if not judge.enabled or judge.baseline_file is None:
         return {}
     return tables_of(config, [read_reference(Path(judge.baseline_file))])
 
 
 def tables_of(config: Config, references: Iterable[Reference]) -> Tables:
-    """Tables by model and version; versions that no reference has are scored as the one last seen. None where
-    `judge.pairs` is off."""
-    found: dict[tuple[str, str | None], ScoreTable] = {}
-    if config.judge.pairs == "off":
-        return found
+    """Tables by model and version; versions that no reference has are scored as the one last seen. Without what
+    `judge.pairs` and `judge.vectors` have off."""
+    judge = config.judge
+    streams = [(key, s) for reference in references for key, s in reference.models.items()]
+    scores = [(k, s, s.pairs.table) for k, s in streams if s.pairs is not None]
+    waves = [(k, s, own) for k, s in streams if (own := wave_tables(s.profile))]
+    return BaselineTables(
+        _by_version(scores if judge.pairs == "auto" else []),
+        _by_version(waves if judge.vectors == "auto" else []),
+    )
+
+
+def _by_version(
+    found: Sequence[tuple[ModelKey, ReferenceStream, T]],
+) -> dict[tuple[str, str | None], T]:
+    """The first of each version, and under None the one last seen."""
+    tables: dict[tuple[str, str | None], T] = {}
     newest: dict[str, int] = {}
-    for reference in references:
-        for key, stream in reference.models.items():
-            if stream.pairs is None:
-                continue
-            found.setdefault((key.model, key.version), stream.pairs.table)
-            if stream.end_ms > newest.get(key.model, -1):
-                newest[key.model] = stream.end_ms
-                found[key.model, None] = stream.pairs.table
-    return found
+    for key, stream, own in found:
+        tables.setdefault((key.model, key.version), own)
+        if stream.end_ms > newest.get(key.model, -1):
+            newest[key.model] = stream.end_ms
+            tables[key.model, None] = own
+    return tables
 
 
 def _scored(name: Column, column: ProfileColumn) -> ScoredColumn | None:

@@ -32,7 +32,7 @@ from agent.sketch.packed import PIECE_BYTES, PackedCells, joined, no_cells
 from agent.sketch.pair_scorer import PairScorer, Tables
 from agent.sketch.pair_sums import with_sums
 from agent.sketch.sampled_block import SampledBlock
-from agent.sketch.vector_adder import VectorAdder, WaveTables
+from agent.sketch.vector_adder import BaselineTables, VectorAdder
 from agent.types import (
     WINDOW_FUTURE,
     WINDOW_LATE,
@@ -99,14 +99,11 @@ class Delta:
         self._windows: set[int] = set()
 
     def score(self, tables: Tables, max_bytes: int) -> None:
-        """Add up pairs of scores too (`sketch.pair_sums`), in at most so many bytes, for models that have a
-        table; rows since the last cut are left out."""
-        self._scorer = PairScorer(self._table, tables, max_bytes) if tables else None
-
-    def gather_vectors(self, tables: WaveTables, max_bytes: int) -> None:
-        """Add up sampled vectors (`sketch.vector_sums`) in at most so many bytes, with waves of columns that
-        have a table; those since the last cut are left out."""
-        self._vectors = VectorAdder(self._table.keys, tables, max_bytes)
+        """Add up pairs of scores too (`sketch.pair_sums`), and waves of vectors (`sketch.waves`), in at most so
+        many bytes each, for models that have tables; rows since the last cut are left out."""
+        self._scorer = PairScorer(self._table, tables, max_bytes) if len(tables) else None
+        waves = tables.waves if isinstance(tables, BaselineTables) else {}
+        self._vectors = VectorAdder(self._table.keys, waves, max_bytes)
 
     @property
     def rows(self) -> int:

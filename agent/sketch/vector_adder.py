@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.sketch.pair_sums import ScoreTable
 from agent.sketch.sampled_block import SampledBlock
 from agent.sketch.vector_sums import (
     MOST_DIMENSIONS,
@@ -30,10 +31,23 @@ from agent.types import WINDOW_FUTURE, WINDOW_LATE, Column, StreamKey
 
 Ints = NDArray[np.int64]
 #: Tables of waves by (model, version), (model, None) for versions that have none of their own; by column.
-WaveTables = Mapping[tuple[str, str | None], Mapping[Column, WaveTable]]
+_Model = tuple[str, str | None]
+WaveTables = Mapping[_Model, Mapping[Column, WaveTable]]
 _MAX_BYTES: Final = 32 << 20
 #: What an entry costs apart from its sums.
 _ENTRY_BYTES: Final = 512
+
+
+class BaselineTables(dict[_Model, ScoreTable]):
+    """How a baseline has rows scored: its score tables, as `pair_scorer.Tables`, and beside them its waves."""
+
+    def __init__(self, scores: Mapping[_Model, ScoreTable], waves: WaveTables) -> None:
+        super().__init__(scores)
+        self.waves = waves
+
+    def __bool__(self) -> bool:
+        return bool(len(self) or self.waves)
+
 
 #: Stream number, window, column, dimension.
 _Key = tuple[int, int, Column, int]

@@ -59,7 +59,7 @@ fmt: $(STAMP) ## Format, and fix what can be fixed
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-docs: $(STAMP) ## Write the generated pages: docs/configuration.md and docs/metrics.md
+docs: $(STAMP) ## Write the generated pages: configuration, metrics, JSON Schema, deploy/semconv
 	@$(BIN)/python -m agent.docs
 
 bench: $(BENCH_STAMP) ## Measure; writes docs/benchmarks.md (ONLY=decode,sketch)

@@ -1,5 +1,5 @@
 """Writes the generated pages: `docs/configuration.md` and `docs/inferometer.schema.json` from the option structs,
-`docs/metrics.md` from the registry.
+`docs/metrics.md` and the semantic conventions in `deploy/semconv/` from the registry.
 
     python -m agent.docs [--check]
 
@@ -17,7 +17,8 @@ import msgspec
 
 from agent.config import Config, schema
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 _INTRODUCTION = """\
 # Configuration
@@ -123,35 +124,39 @@ def _for_editors(body: Any) -> Any:
     return found
 
 
-PAGES = {
-    "configuration.md": configuration,
-    "metrics.md": metrics,
-    "inferometer.schema.json": json_schema,
-}
+def pages() -> dict[str, str]:
+    """Text of every generated file, by its path below the root."""
+    from agent.emit import semconv
+
+    return {
+        "docs/configuration.md": configuration(),
+        "docs/metrics.md": metrics(),
+        "docs/inferometer.schema.json": json_schema(),
+    } | {f"deploy/semconv/{name}": text for name, text in semconv.files().items()}
 
 
-def stale() -> list[str]:
-    """Names of pages that are not what the code says."""
-    found = []
-    for name, text in PAGES.items():
-        path = DOCS / name
-        if not path.is_file() or path.read_text() != text():
-            found.append(name)
-    return found
+def stale() -> dict[str, str]:
+    """Pages that are not what the code says: the text that they should have."""
+    return {
+        name: text
+        for name, text in pages().items()
+        if not (ROOT / name).is_file() or (ROOT / name).read_text() != text
+    }
 
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
-        for name in stale():
-            print(f"docs/{name} is stale; run make docs", file=sys.stderr)
-        return 1 if stale() else 0
+        found = stale()
+        for name in found:
+            print(f"{name} is stale; run make docs", file=sys.stderr)
+        return 1 if found else 0
     if arguments:
         print("usage: python -m agent.docs [--check]", file=sys.stderr)
         return 2
-    DOCS.mkdir(exist_ok=True)
-    for name in stale():
-        (DOCS / name).write_text(PAGES[name]())
-        print(f"wrote docs/{name}", file=sys.stderr)
+    for name, text in stale().items():
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / name).write_text(text)
+        print(f"wrote {name}", file=sys.stderr)
     return 0
 
 

@@ -5,7 +5,7 @@ from agent.config import schema
 
 
 def test_generated_pages_are_not_stale() -> None:
-    assert docs.stale() == [], "run make docs"
+    assert docs.stale() == {}, "run make docs"
 
 
 def test_every_option_is_described_and_has_a_variable() -> None:

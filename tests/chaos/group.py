@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos.waiting import within
@@ -16,18 +21,22 @@ class Group:
     def __init__(self, bootstrap: str, name: str, topic: str) -> None:
         self.name = name
         self.no_answer = ""  # why there was none, the last time
-        self._bootstrap = bootstrap
         self._topic = topic
-        self._admin = self._new_admin()
+        self._settings = {
+            "bootstrap.servers": bootstrap,
+            "log_level": 0,
+            "reconnect.backoff.max.ms": 200,
+        }
+        self._admin = AdminClient(self._settings)
+        self._reader = self._new_reader()
 
-    def _new_admin(self) -> AdminClient:
-        return AdminClient(
-            {
-                "bootstrap.servers": self._bootstrap,
-                "log_level": 0,
-                "reconnect.backoff.max.ms": 200,
-            }
-        )
+    def _new_reader(self) -> Consumer:
+        """Asks for offsets and joins nothing. An AdminClient that asks a coordinator which has moved
+        ends the process (librdkafka 2.16: OffsetFetch takes for granted that it is a consumer's)."""
+        return Consumer(self._settings | {"group.id": self.name, "enable.auto.commit": False})
+
+    def close(self) -> None:
+        self._reader.close()
 
     def committed(self, partitions: int) -> dict[int, int]:
         """Committed offset of each partition that has one. A coordinator that loads is asked again."""
@@ -36,13 +45,12 @@ class Group:
     def ask(self, partitions: int) -> list[dict[int, int]]:
         """The same; nothing when there is no answer."""
         wanted = [TopicPartition(self._topic, n) for n in range(partitions)]
-        groups = [ConsumerGroupTopicPartitions(self.name, wanted)]
         try:
-            asked = self._admin.list_consumer_group_offsets(groups, request_timeout=3)
-            found = asked[self.name].result(20).topic_partitions
+            found = self._reader.committed(wanted, timeout=3)
         except KafkaException as error:
             self.no_answer = str(error)
-            self._admin = self._new_admin()  # one that saw a broker crash may go on to find nobody
+            self._reader.close()
+            self._reader = self._new_reader()  # one that saw a crash may go on to find nobody
             return []
         return [{at.partition: at.offset for at in found if at.offset >= 0}]
 

@@ -188,6 +188,7 @@ class Life:
             if agent.process.process is not None:
                 agent.process.process.kill()
         self.ledger.__exit__()
+        self.group.close()
         self.receiver.stop()
 
     def make_agent(self, name: str) -> Agent:

@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(check)
     plan = add("plan", _plan, "Print the series and bytes that a configuration can produce.", _PLAN)
     plan.add_argument("--sample", type=Path, metavar="FILE", help="count exactly, from real events")
+    plan.add_argument(
+        "--url", help="what would change in a running agent, as http://127.0.0.1:9464"
+    )
     _add_json(plan)
     _add_replay(add("replay", _replay, "Sketch files instead of a topic.", _REPLAY))
     _add_profile(commands)
@@ -293,6 +296,7 @@ _PLAN = """\
 examples:
   inferometer plan -c inferometer.yaml                       from the declared models
   inferometer plan -c inferometer.yaml --sample day.jsonl    from what the sample really holds
+  inferometer plan -c new.yaml --url http://127.0.0.1:9464   and what would change in a running agent
 """
 _REPLAY = """\
 examples:
@@ -424,10 +428,17 @@ def _plan(options: argparse.Namespace) -> int:
 
     config = _config(options)
     result = plan.predict(config, sample=options.sample)
+    document, table = plan.as_json(result), plan.as_table(result)
+    if options.url:
+        from agent import plan_diff
+
+        found = plan_diff.against(config, result, options.url)
+        document["running"] = plan_diff.as_json(found)
+        table += plan_diff.as_text(found)
     if options.json:
-        _print_json(plan.as_json(result))
+        _print_json(document)
     else:
-        print(plan.as_table(result), end="")
+        print(table, end="")
     return 0
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from agent.config import Config
-from agent.errors import ConfigError, SourceError
+from agent.errors import ConfigError
 
 _MOST_NAMES = 8
 
@@ -50,25 +49,10 @@ def _of_files(options: argparse.Namespace, config: Config) -> Any:
 
 
 def _of_agent(url: str) -> Any:
-    """What the agent at this address has seen. Raises ConfigError for what is no agent, SourceError for no answer."""
-    from urllib.error import URLError
-    from urllib.request import urlopen
+    """What the agent at this address has seen. Raises ConfigError for what is no address, SourceError for no answer."""
+    from agent.running import judging_of, state_of
 
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--url is {url}; must begin with http:// or https://")
-    address = url.rstrip("/") + "/v1/state"
-    try:
-        with urlopen(address, timeout=15) as answer:
-            state = json.loads(answer.read())
-    except (URLError, OSError) as error:
-        reason = getattr(error, "reason", error)
-        raise SourceError(f"{address}: {reason}; is the agent up, and web.enabled?") from None
-    except ValueError:
-        raise SourceError(f"{address}: the answer is not JSON; is this an agent?") from None
-    found = state.get("judge", {}).get("inventory") if isinstance(state, dict) else None
-    if found is None:
-        raise SourceError(f"{address}: no inventory in the answer; judge.enabled must be true")
-    return found
+    return judging_of(url, state_of(url))["inventory"]
 
 
 def lines(document: Any) -> Iterator[str]:

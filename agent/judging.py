@@ -31,6 +31,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.fold.persist_records import joined
 from agent.fold.profile import Profile
+from agent.judge.watching import watching
 from agent.respond.event import verdict_json
 from agent.respond.standing import Standing, by_state
 from agent.sketch.links import is_link
@@ -173,7 +174,7 @@ class JudgingFold(Fold):
         verdicts = self.standing.shown()
         document["verdicts"] = [verdict_json(verdict) for verdict in verdicts]
         document["verdict_counts"] = by_state(verdicts)
-        document["judge"] = self.judge.state()
+        document["judge"] = self.judge.state() | {"watching": watching(self._config)}
         return document
 
 

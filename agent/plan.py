@@ -61,6 +61,16 @@ class Plan:
     monitors: Forecast | None = None  # what will be judged
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def expected(self) -> Line | None:
+        """Of the sample, else of the declared models; series with those of verdicts and drift. None: neither."""
+        of_models = self.sample.total if self.sample is not None else self.declared
+        if self.sample is None and not self.models:
+            return None
+        judged = self.monitors
+        more = judged.verdict_series + judged.drift_series if judged is not None else 0
+        return dataclasses.replace(of_models, name="expected", series=of_models.series + more)
+
 
 def predict(config: Config, sample: Path | None = None) -> Plan:
     """Add up the declared models, and count the sample when there is one. Raises as `replay` does."""
@@ -226,12 +236,16 @@ def _table(rows: list[Line | None]) -> str:
 def _watched(monitors: Forecast) -> str:
     """What is judged, a line each monitor."""
     width = max(24, *(len(watch.monitor) for watch in monitors.watches))
-    text = f"\nJudged in every window\n{'':{width}}  {'streams':>9}  {'values':>9}  {'CPU':>10}  metric\n"
+    text = f"\nJudged in every window\n{'':{width}}  {'streams':>9}  {'values':>9}  {'series':>9}  {'CPU':>10}  metric\n"
     for watch in monitors.watches:
         text += (
-            f"{watch.monitor:{width}}  {watch.streams:>9,}  {watch.values:>9,}  "
+            f"{watch.monitor:{width}}  {watch.streams:>9,}  {watch.values:>9,}  {watch.series:>9,}  "
             f"{1000 * watch.cpu_s:>7,.1f} ms  {watch.metric}\n"
         )
+    text += (
+        f"Series beside those above, at most: {monitors.verdict_series:,} of verdicts, "
+        f"{monitors.drift_series:,} of drift\n"
+    )
     text += f"Baselines and evidence: {_bytes(monitors.memory_bytes)}"
     if monitors.learning_bytes:
         text += f", and {_bytes(monitors.learning_bytes)} more while they are learned"

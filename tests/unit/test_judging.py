@@ -227,7 +227,9 @@ def test_the_state_page_shows_what_fires_first() -> None:
     document = fold.state(1)
     assert document["verdicts"][0]["state"] == "firing"
     assert document["verdict_counts"]["firing"] == 1
+    watched = document["judge"].pop("watching")
     assert document["judge"] == {"windows": {"m": 4}}
+    assert list(watched["monitors"]) == ["defaults"]
 
 
 # ---------------------------------------------------------------- metrics

@@ -7,7 +7,7 @@ numbers are enough to see a day. Kept are sums by column and hour (Welford 1962)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 EXPLAINED: Final = 0.2
 #: Days that must have been seen, and windows an hour: with fewer, chance explains a fifth.
 _DAYS, _WINDOWS = 3, 5
+_PART_HOURS: Final = 3
 
 
 class HoursKept(msgspec.Struct, array_like=True):
@@ -87,6 +88,22 @@ class HourShare:
             for slot in self._slots.values()
         )
 
+    def is_steady(self) -> bool:
+        """Whether it is known that the time of day explains little of any column: of parts of a day of three
+        hours, which tell a day sooner than hours do. Not before each part has had a few windows."""
+        parts: dict[int, list[Floats]] = {}
+        for hour, sums in self._sums.items():
+            parts.setdefault(hour // _PART_HOURS, []).append(sums)
+        for slot in self._slots.values():
+            groups = [
+                together(tuple(sums[slot].tolist()) for sums in held if slot < len(sums))
+                for held in parts.values()
+            ]
+            is_known = sum(n for n, _, _ in groups) >= _WINDOWS * len(groups)
+            if not is_known or explained(groups) > EXPLAINED:
+                return False
+        return True
+
     def kept(self) -> HoursKept:
         """All there is, to go on from."""
         hours = [
@@ -99,6 +116,27 @@ class HourShare:
         self._slots = {column: slot for slot, column in enumerate(kept.columns)}
         self._sums = {hour: np.array(sums).reshape(-1, 3) for hour, sums in kept.hours}
         self._days = Counter(kept.days)
+
+
+def is_steady(starts_ms: Sequence[int], rows: Sequence[int]) -> bool:
+    """The same of rows by window. The first and the last are cut by where the data begin and end."""
+    parts = np.array(starts_ms[1:-1]) // HOUR_MS % 24 // _PART_HOURS
+    logs = np.log1p(np.array(rows[1:-1]))
+    held = [logs[parts == part] for part in np.unique(parts)]
+    groups = [(float(len(v)), float(v.mean()), float(((v - v.mean()) ** 2).sum())) for v in held]
+    return len(logs) >= _WINDOWS * len(groups) and explained(groups) <= EXPLAINED
+
+
+def together(groups: Iterable[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """One group of several: number of values, their mean, sum of squares around it (Chan 1979)."""
+    n, mean, squares = 0.0, 0.0, 0.0
+    for size, middle, own in groups:
+        if size:
+            n += size
+            away = middle - mean
+            mean += away * size / n
+            squares += own + away * away * size * (n - size) / n
+    return n, mean, squares
 
 
 def explained(groups: Iterable[tuple[float, float, float]]) -> float:

@@ -1,8 +1,9 @@
 """Learner: a baseline from a model's own first windows, where none is given.
 
 It stands after a few windows already, and again whenever their number has doubled, so that a new model is
-watched within minutes and judged finely within hours. Then it is fixed: what comes later is judged,
-not learned. Once it stands, windows of an open alarm of quality, drift, state or freshness are left out.
+watched within minutes and judged finely within hours; later after each day. It is fixed once the windows
+asked for were seen, and of them a day, or a week where the hour of the day may explain what they show
+(`docs/decisions/0014`): what comes later is judged, not learned. Once it stands, windows of an open alarm of quality, drift, state or freshness are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 from agent.fold.profile import Profile
 from agent.judge.detector import Segment
 from agent.judge.history import calibrated
-from agent.judge.panes import MIN_ROWS, Panes
+from agent.judge.panes import DAY_MS, MIN_ROWS, Panes
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
 from agent.judge.seen import SeenKept, SeenStream
 from agent.judge.union import united
@@ -32,6 +33,7 @@ GAPS: Final = 3
 #: Panes kept until learning is over, and buckets in use of a numeric column in each.
 MOST_PANES: Final = 64
 MOST_BUCKETS: Final = 128
+WEEK_MS: Final = 7 * DAY_MS
 
 
 class LearnerKept(msgspec.Struct, array_like=True):
@@ -55,7 +57,11 @@ class Learner:
 
     @property
     def is_done(self) -> bool:
-        return self._n >= self._most
+        """Whether what was seen tells a change from another hour, or another day."""
+        if self._n < self._most:
+            return False
+        seen_ms = self._whole.facts.end_ms - self._whole.facts.starts_ms[0]
+        return seen_ms >= WEEK_MS or (seen_ms >= DAY_MS and self._whole.is_steady())
 
     @property
     def progress(self) -> float:
@@ -84,9 +90,12 @@ class Learner:
                     self._segments[segment] = SeenStream(profile.stream, None)
                 self._segments[segment].add(profile)
         enough = self._whole.facts.n_rows >= FIRST_ROWS
-        if not enough or self._n < self._next:
+        if not enough or (self._n < self._next and not self.is_done):
             return False
-        self._next = min(self._most, max(2 * self._n, self._next))
+        if self._n < self._most:
+            self._next = min(self._most, max(2 * self._n, self._next))
+        else:
+            self._next = self._n + max(1, DAY_MS // whole.width_ms)
         return True
 
     def kept(self) -> LearnerKept:

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.config.contract import ModelContract
 from agent.fold.profile import Profile
+from agent.judge.abrupt import Abrupt, AbruptKept
 from agent.judge.alarms import RANK, Alarm, Alarms, Finding, Seen
 from agent.judge.attribution import causes, segment_causes
 from agent.judge.cells import CellKey, CellValue, Prepared, Statistic, measure
@@ -35,7 +36,7 @@ from agent.verdict import Cause, Judged, Severity, State, Verdict, shown_name
 #: Windows in a row without a breach until the contract holds again.
 CALM_WINDOWS: Final = 3
 #: Rules that another hour of the day breaks as well as a fault does.
-_BY_THE_HOUR: Final = frozenset(("range", "category"))
+_BY_THE_HOUR: Final = frozenset(("range", "category", "volume"))
 #: Score of a broken rule: no chance is left to speak of.
 CERTAIN: Final = math.inf
 
@@ -48,6 +49,7 @@ class Rule:
     channels  of quality, drift, state
     feature   pattern of the columns that are watched; None: all
     target_windows  A: windows between false pages
+    width_ms  of windows
     """
 
     name: str
@@ -57,6 +59,7 @@ class Rule:
     feature: str | None = None
     allowed_psi: float = 0.1
     wanted_effect: float = 0.05
+    width_ms: int = 60_000
 
     def takes(self, column: Column | None) -> bool:
         """Whether the rule is about this column; of the stream's own: when it is about all."""
@@ -79,6 +82,7 @@ class ModelKept(msgspec.Struct, array_like=True):
     broken: list[Breach]
     last: State
     early: list[Alarm] = []
+    abrupt: AbruptKept | None = None
 
 
 class ModelJudge:
@@ -94,6 +98,11 @@ class ModelJudge:
         self._standing: Standing | None = None
         self._detector: ChangeDetector | None = None
         self._state: StateTest | None = None
+        self._abrupt: Abrupt | None = None
+        if "drift" in rule.channels:
+            self._abrupt = Abrupt(
+                rule.target_windows, rule.wanted_effect, rule.width_ms, rule.takes
+            )
         self._calm = CALM_WINDOWS
         self._broken: list[Breach] = []
         self._new: list[Breach] = []
@@ -107,6 +116,8 @@ class ModelJudge:
         """Judge against this from the next window on."""
         self._standing = standing
         rule = self.rule
+        if not standing.is_swinging:
+            self._abrupt = None
         self._detector = ChangeDetector(
             standing.calibration, rule.target_windows, ask=rule.wanted_effect
         )
@@ -123,6 +134,7 @@ class ModelJudge:
             self._broken,
             self._last,
             self.early.kept(),
+            self._abrupt.kept() if self._abrupt is not None else None,
         )
 
     def restore(self, kept: ModelKept) -> None:
@@ -133,6 +145,8 @@ class ModelJudge:
             self._state.load(kept.state)
         self.alarms.open, self.schema.open = kept.alarms, kept.schema
         self.early.open = kept.early
+        if self._abrupt is not None and kept.abrupt is not None:
+            self._abrupt.restore(kept.abrupt)
         self._calm, self._broken, self._last = kept.calm, kept.broken, kept.last
 
     # ------------------------------------------------------------ one window
@@ -159,8 +173,12 @@ class ModelJudge:
         if self._standing is None:
             seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
             findings = []
-            if contract is not None and "quality" in self.rule.channels and whole.rows >= MIN_ROWS:
-                findings = self._quality(contract, None, whole, counted(whole))
+            if whole.rows >= MIN_ROWS:
+                read = counted(whole)
+                if contract is not None and "quality" in self.rule.channels:
+                    findings = self._quality(contract, None, whole, read)
+                if not findings:
+                    self._follow(first.window, read, whole)
             verdicts = self._verdicts(seen, findings, State.LEARNING, learning or 0.0)
             return Judged(verdicts + self._schema(seen), [], 1)
         if whole.rows < MIN_ROWS:
@@ -178,6 +196,7 @@ class ModelJudge:
                 standing.contract, standing.columns, whole, read, is_early=is_early
             )
         quiet = State.OK
+        swung: Finding | None = None  # away from what was learned, which the hour may explain
         minimum: float | None = None
         is_about_change = bool(self.rule.channels & {"drift", "state"})
         read_segments: dict[Segment, Counted] = {}
@@ -206,8 +225,21 @@ class ModelJudge:
             for channel, one in found.items():
                 if channel in self.rule.channels and one is not None:
                     finding = self._drift(channel, one, standing, baseline, read, pairs, expected)
-                    if finding is not None:
+                    if finding is not None and standing.is_young and twin is None:
+                        swung = swung or finding
+                    elif finding is not None:
                         findings.append(finding)
+        if self._abrupt is not None and twin is None:
+            jump = self._abrupt.step(first.window, read, with_volume=not whole.is_partial)
+            if jump is not None:
+                finding = self._drift(
+                    "drift", jump.step, standing, jump.baseline, read, None, jump.expected_rows
+                )
+                findings += [finding] if finding is not None else []
+                minimum = jump.step.minimum_effect
+                quiet = State.BLIND if jump.step.state is State.BLIND else State.OK
+            if not findings and not self.alarms.is_open:
+                self._abrupt.learn(read, with_volume=not whole.is_partial)
         findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
         seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
         early: list[Finding] = []
@@ -215,8 +247,31 @@ class ModelJudge:
             early = [f for f in findings if f.is_soft]
             findings = [f for f in findings if not f.is_soft]
         verdicts = self._verdicts(seen, findings, quiet)
+        if swung is not None and not self.alarms.is_open:
+            verdicts = [self._swinging(v, swung) for v in verdicts]
         verdicts += self._schema(seen) + self.early.step(_as_ticket(seen), early)
         return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
+
+    def _follow(self, window: int, read: Counted, whole: Profile) -> None:
+        """A window of the first, before anything stands."""
+        if self._abrupt is not None:
+            self._abrupt.step(window, read, with_volume=not whole.is_partial)
+            self._abrupt.learn(read, with_volume=not whole.is_partial)
+
+    def _swinging(self, verdict: Verdict, swung: Finding) -> Verdict:
+        """What a quiet window says when it is unlike the hours that were learned: shown, and no alarm."""
+        if verdict.alarm:
+            return verdict
+        return msgspec.structs.replace(
+            verdict,
+            state=State.LEARNING,
+            metric=swung.metric,
+            value=swung.value,
+            threshold=swung.threshold,
+            feature=swung.causes[0].feature,
+            attribution=swung.causes,
+            why=f"{swung.why}; the hour of the day may explain it: too little of that is known to call it a change",
+        )
 
     def _pages(self, findings: Sequence[Finding]) -> bool:
         """Whether what is found is one alarm that fires: what would be a ticket by itself joins it."""
@@ -455,7 +510,6 @@ class ModelJudge:
             threshold=step.threshold,
             causes=tuple(found),
             source=source,
-            is_soft=channel == "state" and standing.is_young,
             why=f"{self._name}: {what} {changed} ({first.statistic}){detail}",
         )
 

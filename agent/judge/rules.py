@@ -45,6 +45,7 @@ def rules_of(config: Config) -> list[Selected]:
             severity=judge.severity,
             allowed_psi=judge.allowed_psi,
             wanted_effect=judge.wanted_effect,
+            width_ms=int(width_s * 1000),
         )
         found.append(Selected(rule, Select()))
     return found + [_rule(config, m) for m in config.monitors if m.metric in JUDGED]
@@ -60,5 +61,6 @@ def _rule(config: Config, monitor: Monitor) -> Selected:
         feature=monitor.select.feature,
         allowed_psi=config.judge.allowed_psi,
         wanted_effect=config.judge.wanted_effect,
+        width_ms=int(config.windows.width_s * 1000),
     )
     return Selected(rule, monitor.select, monitor.baseline)

@@ -10,7 +10,7 @@ import statistics
 import msgspec
 
 from agent.fold.profile import Profile
-from agent.judge.hour_share import HourShare, HoursKept
+from agent.judge.hour_share import HourShare, HoursKept, is_steady
 from agent.judge.panes import FactsKept, Panes, PanesKept, WindowFacts, hour_of
 from agent.judge.reference import ReferenceStream
 from agent.judge.sizes import profile_bytes
@@ -67,6 +67,10 @@ class SeenStream:
         panes = self.panes.size_bytes if self.panes is not None else 0
         own = self.facts.size_bytes + self._hour_share.size_bytes
         return panes + own + sum(map(profile_bytes, profiles))
+
+    def is_steady(self) -> bool:
+        """Whether it is known that the time of day explains little of what windows hold, and of how many rows."""
+        return self._hour_share.is_steady() and is_steady(self.facts.starts_ms, self.facts.rows)
 
     def kept(self) -> SeenKept:
         """All there is, to go on from."""

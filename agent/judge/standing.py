@@ -19,7 +19,7 @@ from agent.judge.cells import Prepared
 from agent.judge.contract_infer import infer_model
 from agent.judge.counted import Counted
 from agent.judge.detector import Segment
-from agent.judge.panes import DAY_MS, hour_of
+from agent.judge.panes import hour_of
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
 from agent.types import Column
 
@@ -63,7 +63,8 @@ class Against:
 
 
 class Standing:
-    """See the module. `is_learned`: from the model's own first windows."""
+    """See the module. `is_learned`: from the model's own first windows. `is_young`: in less than a day, or a week
+    where the hour matters, so that another hour or day looks like a break."""
 
     def __init__(
         self,
@@ -73,10 +74,12 @@ class Standing:
         contract: ModelContract,
         *,
         is_learned: bool,
+        is_young: bool = False,
         baseline: Counted | None = None,
     ) -> None:
         self.id = id
         self.is_learned = is_learned
+        self.is_young = is_young
         self.whole = Against(whole, baseline)
         self.segments = {
             segment: Against(reference)
@@ -89,10 +92,10 @@ class Standing:
         )
 
     @property
-    def is_young(self) -> bool:
-        """Whether it was learned in less than a day: what only another hour shows looks like a break."""
-        whole = self.whole.reference
-        return self.is_learned and 0 < whole.end_ms - whole.start_ms < DAY_MS
+    def is_swinging(self) -> bool:
+        """Whether a jump from the last windows says more than what was learned: while that is young, and where the
+        hour of the day matters, since blocks of a learned history hold many hours."""
+        return self.is_young or (self.is_learned and bool(self.whole.reference.hours))
 
     @property
     def columns(self) -> list[Column]:
@@ -167,13 +170,14 @@ class Known:
         width_ms: int,
         *,
         is_learned: bool,
+        is_young: bool = False,
     ) -> Standing:
         """With the contract that was given for the model, else the one its baseline implies."""
         if self._by_rows or width_ms != self._width_ms:
             whole = without_rows(whole)
             segments = {segment: without_rows(s) for segment, s in segments.items()}
         contract = self.contract(key) or infer_model(whole, self._width_ms)
-        return Standing(id, whole, segments, contract, is_learned=is_learned)
+        return Standing(id, whole, segments, contract, is_learned=is_learned, is_young=is_young)
 
     def contract(self, key: ModelKey) -> ModelContract | None:
         """The one given: the version's own, else that of all versions."""

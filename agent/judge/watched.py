@@ -285,11 +285,12 @@ class Watched:
             return
         self._is_shared |= is_shared
         if learner.add(whole_of(self.key, profiles), profiles):
-            self._stand_learned(learner.reference(self._width_ms))
+            reference = learner.reference(self._width_ms)
+            self._stand_learned(reference, is_young=not learner.is_done)
         if learner.is_done:
             self._learner = None
 
-    def _stand_learned(self, reference: Reference) -> None:
+    def _stand_learned(self, reference: Reference, *, is_young: bool) -> None:
         self._learned = reference
         segments = {stream.segment: s for stream, s in reference.segments.items()}
         whole = reference.models[self.key]
@@ -297,7 +298,13 @@ class Watched:
             whole = without_rows(whole)
         self._stand(
             self._known.standing_of(
-                reference.id, self.key, whole, segments, self._width_ms, is_learned=True
+                reference.id,
+                self.key,
+                whole,
+                segments,
+                self._width_ms,
+                is_learned=True,
+                is_young=is_young,
             )
         )
 
@@ -363,7 +370,8 @@ class Watched:
         self._last_end_ms, self._told_ms = kept.last_end_ms, kept.told_ms
         self._is_shared = kept.shared
         if kept.learned and (self._standing is None or self._standing.is_learned):
-            self._stand_learned(Reference.from_bytes(kept.learned))
+            is_young = kept.learner is not None
+            self._stand_learned(Reference.from_bytes(kept.learned), is_young=is_young)
         if self._learner is not None:
             self._learner = None
             if kept.learner is not None:

@@ -69,7 +69,7 @@ def caught(world: World, *, rows: int, reference_rows: int, runs: int, seed: int
         reference = world.tables(fresh(seed, run, 0), min(reference_rows, 50_000))
         judge = learned(reference, reference_rows)
         for n, change in enumerate(breaks(PAIR[1])):
-            feature = _feature(change)
+            feature = feature_of(change)
             rng = fresh(seed, run, 1, n)
             stream = world.tables(fresh(seed, run, 2, n), rows)
 
@@ -88,7 +88,8 @@ def caught(world: World, *, rows: int, reference_rows: int, runs: int, seed: int
     return list(out.values())
 
 
-def _feature(change: Break) -> str:
+def feature_of(change: Break) -> str:
+    """What a break is done to."""
     if change.kind == "text":
         return TEXT
     return PAIR[0] if change.others else NUMBER

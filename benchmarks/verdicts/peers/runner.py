@@ -30,6 +30,7 @@ class Found:
 
     alarms  by rule of the tool, at its defaults
     named   features that its default marks
+    firsts  feature that it names first, by rule; default: the one of `named` with the highest score
     scores  feature -> test -> share of the default threshold
     error   what it raised instead of judging
     row     row of the window at which it alarmed, for tools that judge rows
@@ -37,6 +38,7 @@ class Found:
 
     alarms: dict[str, bool] = field(default_factory=dict)
     named: list[str] = field(default_factory=list)
+    firsts: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     error: str = ""
     row: int | None = None
@@ -96,9 +98,7 @@ def judge_all(
     _end(clock, packages)
 
 
-def _judged(
-    tool: Tool, tables: Sequence[Table], clock: Clock, rules: Sequence[str]
-) -> list[Found]:
+def _judged(tool: Tool, tables: Sequence[Table], clock: Clock, rules: Sequence[str]) -> list[Found]:
     began = time.process_time()
     try:
         found = tool.judge(tables)

@@ -1,0 +1,158 @@
+"""What do other tools' detectors make of the same streams, at their defaults and when all are equally quiet?
+
+Real flights, a reference of 20,000 rows, quiet windows and the breaks of `benchmarks.verdicts`, written once and
+given to every tool, each in an environment and a process of its own that may not connect to anything. Ours goes
+the way of `inferometer backtest`. Optimises: nothing; it says where a tool is better.
+Needs the environments (`python -m benchmarks.verdicts.peers.setup`).
+
+    python -m benchmarks.verdicts.peers [--json] [--runs N] [--slow-runs N] [--quiet N] [--only NAME,...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.frame import CannotRun, Result, progress, run
+from benchmarks.verdicts.peers.matched import Tried
+from benchmarks.verdicts.peers.streams import SETTINGS, Setting, right_features, write_streams
+from benchmarks.verdicts.peers.tools import MATCHED, TOOLS, Said, Tool, interpreter, said
+from benchmarks.verdicts.worlds import flights
+
+#: Windows between false alarms at which tools are compared.
+BUDGET = 200.0
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=20, help="references of each setting")
+    parser.add_argument(
+        "--slow-runs", type=int, default=10, help="of tools that take rows one by one"
+    )
+    parser.add_argument("--quiet", type=int, default=50, help="quiet windows of each run")
+    parser.add_argument(
+        "--only", default="", help=f"of {', '.join(t.name for t in TOOLS)}, with commas"
+    )
+    parser.add_argument("--settings", default="", help="numbers of settings from 0, with commas")
+
+
+def measure(options: argparse.Namespace, result: Result) -> None:
+    wanted = {name.strip() for name in options.only.split(",") if name.strip()}
+    if unknown := wanted - {tool.name for tool in TOOLS}:
+        raise CannotRun(f"no such tool: {', '.join(sorted(unknown))}")
+    tools = [tool for tool in TOOLS if not wanted or tool.name in wanted]
+    for tool in tools:
+        interpreter(tool)
+    if options.tiny:
+        options.runs, options.slow_runs, options.quiet, options.settings = 1, 1, 8, "2"
+    numbers = [int(n) for n in options.settings.split(",") if n] or range(len(SETTINGS))
+    found: dict[Setting, list[Said]] = {}
+    for setting in (SETTINGS[n] for n in numbers):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            progress(f"{setting.name}: streams")
+            write_streams(
+                folder, setting, runs=options.runs, quiet=options.quiet, seed=options.seed
+            )
+            found[setting] = [_said(tool, folder, setting, options) for tool in tools]
+    for setting, tools_said in found.items():
+        _tables(result, setting, tools_said)
+    _cost(result, found)
+    _alone(result, [s for tools_said in found.values() for s in tools_said])
+
+
+def _said(tool: Tool, folder: Path, setting: Setting, options: argparse.Namespace) -> Said:
+    progress(f"{setting.name}: {tool.name}")
+    runs = min(options.runs, options.slow_runs) if tool.is_slow else options.runs
+    return said(tool, folder, runs=runs, budget=BUDGET, features=list(flights()))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _tables(result: Result, setting: Setting, tools_said: list[Said]) -> None:
+    right = right_features()
+    columns = (
+        "tool", "runs", "false alarms in 100 quiet windows", "quiet windows", "caught in 2 windows",
+        "windows to the alarm", "rows to the alarm", "right feature first",
+    )  # fmt: skip
+    for title, is_matched in (("at their defaults", False), ("equally quiet", True)):
+        note = f"Means over {len(right)} breaks; windows to the alarm is the mean of their medians, of breaks that half of the runs caught."
+        whole = result.table(f"Peers {title}: {setting.name}", *columns, note=note)
+        each = result.table(
+            f"Peers {title}, each break: {setting.name}",
+            "break", *(_name(s, rule) for s in tools_said for rule in _rules(s, is_matched)),
+            note="Caught in 2 windows / windows to the alarm in the median / right feature first of those caught; "
+            "! the tool raised an error, which is counted as an alarm.",
+        )  # fmt: skip
+        cells: dict[str, list[str]] = {name: [] for name in right}
+        for s in tools_said:
+            judges = s.judges(BUDGET)
+            for rule in _rules(s, is_matched):
+                tried = s.tried(judges[rule], right)
+                whole.add(
+                    _name(s, rule), s.runs, s.false_alarms(judges[rule]), len(s.quiet),
+                    *_means(list(tried.values()), setting.rows),
+                )  # fmt: skip
+                for name in right:
+                    cells[name].append(_cell(tried[name]))
+        for name, row in cells.items():
+            each.add(name, *row)
+
+
+def _rules(s: Said, is_matched: bool) -> tuple[str, ...]:
+    return (MATCHED,) if is_matched else s.tool.rules
+
+
+def _name(s: Said, rule: str) -> str:
+    return f"{s.tool.name}, {rule}" if rule != MATCHED and len(s.tool.rules) > 1 else s.tool.name
+
+
+def _means(tried: list[Tried], rows: int) -> tuple[float | None, ...]:
+    """Over breaks: caught in 2 windows, windows and rows to the alarm, right feature first."""
+    delays = [t.delay for t in tried if math.isfinite(t.delay)]
+    delay = fmean(delays) if delays else None
+    shares = [t.right_share for t in tried if t.right_share is not None]
+    return (
+        fmean(t.within(2) for t in tried),
+        delay,
+        None if delay is None else delay * rows,
+        fmean(shares) if shares else None,
+    )
+
+
+def _cell(tried: Tried) -> str:
+    delay = f"{tried.delay:g}" if math.isfinite(tried.delay) else "-"
+    right = "-" if tried.right_share is None else f"{tried.right_share:.2g}"
+    return f"{tried.within(2):.2g} / {delay} / {right}{' !' if tried.raised else ''}"
+
+
+def _cost(result: Result, found: dict[Setting, list[Said]]) -> None:
+    table = result.table(
+        "Peers: processor time of a window",
+        "tool", *(f"{setting.name}, ms" for setting in found),
+        note="12 columns. Ours reads JSON events, sketches and judges them; the others have a window's columns in memory.",
+    )  # fmt: skip
+    names = [s.tool.name for s in next(iter(found.values()))]
+    for at, name in enumerate(names):
+        table.add(name, *(tools_said[at].window_s * 1000.0 for tools_said in found.values()))
+
+
+def _alone(result: Result, all_said: list[Said]) -> None:
+    versions: dict[str, str] = {}
+    refused: list[str] = []
+    for s in all_said:
+        versions.update({f"{s.tool.name}: {k}": v for k, v in s.end["versions"].items()})
+        refused += [f"{s.tool.name}: {wanted}" for wanted in s.end["refused"]]
+    result.figures["versions"] = versions
+    result.figures["connections refused"] = refused
+    result.notes.append(
+        f"Connections that a tool wanted and was refused: {json.dumps(refused) if refused else 'none'}."
+    )
+
+
+if __name__ == "__main__":
+    run(__doc__, measure, _options)

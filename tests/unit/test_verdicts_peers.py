@@ -1,0 +1,178 @@
+"""Comparing detectors: thresholds that all pass as often, delays, what is named first, and that nothing phones home."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.verdicts.peers.given import Broken, Given, Run, write_run, write_table
+from benchmarks.verdicts.peers.matched import (
+    CERTAIN,
+    Matched,
+    Spread,
+    Tried,
+    by_default,
+    highest_allowed,
+)
+from benchmarks.verdicts.peers.tools import TOOLS, read
+from tests.support.built import REPOSITORY
+
+
+def line(scores: dict[str, float] | None = None, **more: Any) -> dict[str, Any]:
+    told = {name: {"test": score} for name, score in (scores or {}).items()}
+    return {
+        "run": 0, "what": "quiet", "window": 0, "alarms": {}, "named": [], "firsts": {},
+        "scores": told, "error": "", "row": None, "features": ["a", "b"], **more,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- the threshold
+
+
+def test_a_threshold_is_passed_in_the_allowed_share_of_quiet_windows() -> None:
+    scores = np.random.default_rng(1).permutation(1_000).astype(float).tolist()
+    threshold = highest_allowed(scores, 200.0)
+    assert threshold == 994.0
+    assert sum(score > threshold for score in scores) == 5
+
+
+def test_without_enough_quiet_windows_none_may_alarm() -> None:
+    assert highest_allowed([3.0, 1.0, 2.0], 200.0) == 3.0
+
+
+def test_windows_that_tie_at_the_threshold_all_stay_quiet() -> None:
+    assert highest_allowed([1.0] * 390 + [4.0] * 10, 200.0) == 4.0
+
+
+def test_a_column_stands_in_widths_above_its_median() -> None:
+    scores = np.linspace(0.0, 1.0, 101)
+    assert Spread.of(scores.tolist()).standing(1.4) == pytest.approx((1.4 - 0.5) / 0.45)
+
+
+def test_what_quiet_windows_never_did_is_certain() -> None:
+    spread = Spread.of([0.0] * 50)
+    assert spread.standing(0.0) == 0.0
+    assert spread.standing(0.01) == pytest.approx(0.01 * CERTAIN)
+
+
+def test_distances_are_made_comparable_between_columns() -> None:
+    rng = np.random.default_rng(2)
+    # Column b has a bias ten times the noise of a: one threshold for both would never see a.
+    quiet = [line({"a": rng.normal(0.1, 0.01), "b": rng.normal(0.5, 0.01)}) for _ in range(400)]
+    matched = Matched.of(quiet, 200.0, spread=True)
+    assert sum(matched.judged(one)[0] for one in quiet) == 2
+    assert matched.judged(line({"a": 0.2, "b": 0.5})) == (True, "a")
+    same = Matched.of(quiet, 200.0, spread=False)
+    assert not same.judged(line({"a": 0.2, "b": 0.5}))[0]
+
+
+def test_the_highest_of_several_tests_stands_for_a_feature() -> None:
+    matched = Matched(2.0)
+    one = line()
+    one["scores"] = {"a": {"drift": 1.0, "missing": 3.0}, "b": {"drift": 2.5}}
+    assert matched.judged(one) == (True, "a")
+
+
+def test_a_window_without_scores_is_quiet() -> None:
+    assert Matched(0.0).judged(line()) == (False, "")
+
+
+# ---------------------------------------------------------------- what a window says
+
+
+def test_the_default_names_the_highest_score_of_what_it_marks() -> None:
+    one = line({"a": 1.2, "b": 3.0}, alarms={"any": True, "half": False}, named=["a"])
+    assert by_default(one, "any") == (True, "a")
+    assert by_default(one, "half") == (False, "a")
+
+
+def test_a_tool_that_ranks_itself_is_believed() -> None:
+    one = line(alarms={"own": True}, firsts={"own": "b"})
+    assert by_default(one, "own") == (True, "b")
+
+
+def test_an_error_is_an_alarm_and_names_what_its_text_names() -> None:
+    one = line(error="ValueError: An empty column 'b' was provided")
+    assert by_default(one, "any") == (True, "b")
+    assert Matched(1.0).judged(one) == (True, "b")
+    assert by_default(line(error="ValueError: shapes differ"), "any") == (True, "")
+
+
+# ---------------------------------------------------------------- over runs
+
+
+def test_a_delay_counts_the_windows_of_the_break() -> None:
+    tried = Tried()
+    quiet, right, wrong = (False, ""), (True, "a"), (True, "b")
+    for windows in ([right], [quiet, right], [quiet, quiet, wrong], [quiet, quiet, quiet]):
+        tried.add(windows, ("a",), raised=False)
+    assert tried.delays == [1, 2, 3, None]
+    assert tried.within(2) == 0.5
+    assert tried.delay == 2.5
+    assert tried.right_share == pytest.approx(2 / 3)
+
+
+def test_the_feature_counts_that_was_named_when_the_alarm_began() -> None:
+    tried = Tried()
+    tried.add([(False, ""), (True, "b"), (True, "a")], ("a",), raised=False)
+    assert tried.right_share == 0.0
+
+
+def test_what_is_never_caught_has_no_delay_and_names_nothing() -> None:
+    tried = Tried()
+    tried.add([(False, "")] * 5, ("a",), raised=False)
+    assert math.isinf(tried.delay)
+    assert tried.right_share is None
+
+
+def test_lines_of_a_process_are_put_in_order_by_break_and_run() -> None:
+    told = [line(), line(what="null", window=0), line(what="null", window=1)]
+    told.append(line(what="null", run=1))
+    lines = [json.dumps(one) for one in (*told, {"fits": 2, "judge_s": 3.0, "windows": 4})]
+    found = read(TOOLS[1], lines, ["a", "b"])
+    assert [len(found.quiet), *map(len, found.broken["null"])] == [1, 2, 1]
+    assert (found.runs, found.window_s) == (2, 0.75)
+
+
+# ---------------------------------------------------------------- files, and being alone
+
+
+def test_a_tool_reads_the_windows_that_were_written(tmp_path: Path) -> None:
+    table = {"a": np.arange(10.0), "b": np.array([f"k{i}" for i in range(10)])}
+    write_table(tmp_path, table)
+    rows = np.array([[1, 2], [3, 4]], np.int32)
+    changed = [{"a": np.array([math.nan, 7.0])}, {"a": np.array([8.0, 9.0])}]
+    run = Run(np.array([5, 6], np.int32), rows, {"x": Broken(rows, changed, ()), "y": Broken(rows, [{}, {}], ("b",))})  # fmt: skip
+    write_run(tmp_path, 0, run)
+    given = Given(tmp_path)
+    (found,) = given.runs()
+    assert given.at(found.reference)["b"].tolist() == ["k5", "k6"]
+    first, second = given.windows(found.broken["x"])
+    assert np.array_equal(first["a"], changed[0]["a"], equal_nan=True)
+    assert second["a"].tolist() == [8.0, 9.0] and second["b"].tolist() == ["k3", "k4"]
+    assert [list(one) for one in given.windows(found.broken["y"])] == [["a"], ["a"]]
+
+
+@pytest.mark.parametrize("how", ["socket.create_connection(('127.0.0.1', 9))", "socket.getaddrinfo('localhost', 80)"])  # fmt: skip
+def test_a_process_that_stays_alone_refuses_connections_and_tells_of_them(how: str) -> None:
+    code = f"""
+import socket
+from benchmarks.verdicts.peers.offline import Refused, refuse_connections, refused
+refuse_connections()
+try:
+    {how}
+except Refused:
+    print(len(refused()), refused()[0].split()[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.split()[0] == "1"
+    assert done.stdout.split()[1].startswith("socket.")

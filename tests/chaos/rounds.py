@@ -21,6 +21,7 @@ from tests.support.kafka_cluster import KafkaCluster
 from tests.support.kafka_real import RealKafka
 
 ROUNDS_A_LIFE = 10
+KEPT = "logs are kept in"
 MODES = ("volume", "memory", "fleet")
 
 
@@ -175,7 +176,7 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
         if not life.kafka.running:
             life.kafka.start()
     if not verdict.good:
-        verdict.troubles.append(f"logs are kept in {life.folder}")
+        verdict.troubles.append(f"{KEPT} {life.folder}")
     now = time.monotonic()
     return Round(
         number,

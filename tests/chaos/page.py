@@ -1,0 +1,138 @@
+"""docs/chaos.md and docs/chaos.json from the documents of long runs.
+
+    python -m tests.chaos.page RUN.json ...
+
+Each RUN is what `python -m tests.chaos --json` printed. The page holds nothing that is not in them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.faults import TABLE
+from tests.chaos.rounds import KEPT, MODES
+
+Json = dict[str, Any]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+_HEAD = """# Random faults: the long run
+
+Written by `python -m tests.chaos.page` from [chaos.json](chaos.json). A round: rows are produced all the time, one
+fault happens, then all must be counted and committed within 45 s, and the totals are held against the account of the
+producer: rows, errors, values, missing values and sums by stream, and rows by blocks of 40, so that a lost row does
+not hide behind a repeated one. Every exported point is held against the rules of its series. What each mode
+promises, and what some faults lose or repeat by their nature, is in [guarantees.md](guarantees.md)."""
+
+_TOTALS = [
+    ("rounds", "rounds"),
+    ("rows produced", "produced"),
+    ("lost", "lost"),
+    ("double", "double"),
+    ("repeated, within the bound of memory mode", "repeated"),
+    ("gone with a deleted topic, unread", "gone"),
+    ("points held against the rules", "points"),
+]
+
+
+def main(paths: Sequence[str]) -> int:
+    runs = [json.loads(Path(path).read_text()) for path in paths]
+    for of in (of for run in runs for of in run["failed"]):
+        of["troubles"] = [line for line in of["troubles"] if not line.startswith(KEPT)]
+    (DOCS / "chaos.json").write_text(json.dumps(runs, indent=1) + "\n")
+    (DOCS / "chaos.md").write_text(page(runs))
+    return 0
+
+
+def page(runs: Sequence[Json]) -> str:
+    machines = {_machine(run["machine"]) for run in runs}
+    lines = [_HEAD, "", f"Measured on {'; '.join(sorted(machines))}.", "", "## Runs", ""]
+    lines += _runs(runs)
+    lines += ["", "## Rounds by fault", "", _rounds_note(runs), "", *_faults(runs)]
+    lines += ["", "## Counting again after a kill -9", "", *_recovery(runs)]
+    lines += ["", "## Rounds that failed", "", *_failed(runs)]
+    return "\n".join(lines) + "\n"
+
+
+def _machine(of: Json) -> str:
+    return (
+        f"{of['cores']} cores of {of['cpu']}, {of['memory_gib']} GiB, Python {of['python']}, "
+        f"commit {of['commit']}"
+    )
+
+
+def _runs(runs: Iterable[Json]) -> list[str]:
+    runs = list(runs)
+    lines = _header("brokers", "modes", "seed", *(title for title, _ in _TOTALS))
+    for run in runs:
+        lines.append(
+            _row(
+                run["brokers"], ", ".join(run["modes"]), run["seed"], *(run[k] for _, k in _TOTALS)
+            )
+        )
+    return [*lines, _row("", "**all**", "", *(sum(run[k] for run in runs) for _, k in _TOTALS))]
+
+
+def _rounds_note(runs: Iterable[Json]) -> str:
+    sizes = sorted({run["brokers"] for run in runs})
+    return "Rounds on " + " + on ".join(f"{n} broker{'s' if n > 1 else ''}" for n in sizes) + "."
+
+
+def _faults(runs: Sequence[Json]) -> list[str]:
+    sizes = sorted({run["brokers"] for run in runs})
+
+    def rounds(mode: str, fault: str) -> str:
+        key = f"{mode}: {fault}"
+        of = [sum(r["faults"].get(key, 0) for r in runs if r["brokers"] == n) for n in sizes]
+        return " + ".join(map(str, of)) if any(of) else ""
+
+    lines = _header("fault", *MODES)
+    for fault in TABLE:
+        cells = [rounds(mode, fault.name) for mode in MODES]
+        if any(cells):
+            lines.append(_row(fault.name, *cells))
+    return lines
+
+
+def _recovery(runs: Iterable[Json]) -> list[str]:
+    """From the start of the process; see `rounds.recovery`."""
+    lines = [
+        "Seconds of wall time from the start of the process until it has folded a chunk (an agent of a fleet: until a "
+        "chunk counts), while all else runs on the same cores. Of a dynamic member Kafka's session time-out (3 s) is "
+        "taken away, during which its process begins; of a static one nothing.",
+        "",
+        *_header("brokers", "who", "times", "median", "worst"),
+    ]
+    for run in runs:
+        for kind, of in run["recovery"].items():
+            lines.append(_row(run["brokers"], kind, of["n"], of["median"], of["worst"]))
+    return lines
+
+
+def _failed(runs: Iterable[Json]) -> list[str]:
+    return [
+        f"- {run['brokers']} brokers, seed {run['seed']}, round {of['number']}, {of['mode']}: "
+        f"{of['fault']} {of['detail']}: {of['lost']} lost, {of['double']} double; "
+        + "; ".join(of["troubles"])[:400]
+        for run in runs
+        for of in run["failed"]
+    ] or ["None."]
+
+
+def _header(*titles: str) -> list[str]:
+    return [_row(*titles), "|" + "---|" * len(titles)]
+
+
+def _shown(cell: object) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(_shown(c) for c in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

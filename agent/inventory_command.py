@@ -61,14 +61,15 @@ def lines(document: Any) -> Iterator[str]:
     from agent.judge.profile_text import table
 
     declares = any(model["declared"] for model in document["models"])
-    head = ["model", "version", "rows", "rows/s", "windows", "first seen", "last seen", "features"]
+    head = ["model", "version", "rows", "rows/s", "windows", "first seen", "last seen"]
+    head += ["topics", "features"]
     rows = [head]
     for model in document["models"]:
         name = model["model"]
         if declares and not model["declared"]:
             name += " (not declared)"
         if not model["versions"]:
-            rows.append([name, "never seen", "", "", "", "", "", ""])
+            rows.append([name, "never seen", "", "", "", "", "", "", ""])
         for version in model["versions"]:
             names = list(version["features"])
             shown = ", ".join(names[:_MOST_NAMES])
@@ -83,9 +84,22 @@ def lines(document: Any) -> Iterator[str]:
                     f"{version['windows']:,}",
                     when(version["first_seen_ms"]),
                     when(version["last_seen_ms"]),
+                    ", ".join(map(_topic, version.get("topics", ()))) or "-",
                     shown,
                 ]
             )
-    yield from table(rows, left=(0, 1, 5, 6, 7))
+    yield from table(rows, left=(0, 1, 5, 6, 7, 8))
     if document["unlisted"]:
         yield f"  ... and {document['unlisted']:,} more windows of models past the limit"
+
+
+def _topic(place: Any) -> str:
+    """A topic with the partitions that are known: `predictions[0-3,7]`."""
+    runs: list[list[int]] = []
+    for number in place["partitions"]:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    spans = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return f"{place['topic']}[{','.join(spans)}]" if spans else str(place["topic"])

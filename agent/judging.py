@@ -31,6 +31,7 @@ from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.fold.persist_records import joined
 from agent.fold.profile import Profile
+from agent.judge.origins import Origins, OriginsKept
 from agent.judge.watching import watching
 from agent.respond.event import verdict_json
 from agent.respond.standing import Standing, by_state
@@ -107,6 +108,7 @@ class JudgingFold(Fold):
         self._telemetry = telemetry
         self._points = VerdictPoints(config.export.drift, config.export.max_drift_series)
         self.standing = Standing(self._points.max_drift)
+        self.origins = Origins()
         self._complaints = Complaints(log)
 
     # ------------------------------------------------------------ inputs
@@ -137,7 +139,9 @@ class JudgingFold(Fold):
         return effects
 
     def _linked(self, chunk: Chunk) -> Judged:
-        """Hand on which requests were kept, of columns that may be shown beside a trace."""
+        """Note where it comes from, and hand on which requests were kept, of columns that may be shown beside a
+        trace."""
+        self.origins.add(chunk)
         links = [e for e in chunk.exemplars if is_link(e) and self._shown.exemplars(e.column)]
         if links:
             self.judge.linked(links)
@@ -175,6 +179,8 @@ class JudgingFold(Fold):
         document["verdicts"] = [verdict_json(verdict) for verdict in verdicts]
         document["verdict_counts"] = by_state(verdicts)
         document["judge"] = self.judge.state() | {"watching": watching(self._config)}
+        if "inventory" in document["judge"]:
+            self.origins.into(document["judge"]["inventory"])
         return document
 
 
@@ -184,6 +190,7 @@ class _Own(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     newest_at_ns: int
     judge: bytes
     standing: bytes
+    origins: OriginsKept | None = None
 
 
 def _restore(fold: JudgingFold, data: bytes) -> None:
@@ -196,6 +203,8 @@ def _restore(fold: JudgingFold, data: bytes) -> None:
     fold.newest_at_ns = own.newest_at_ns
     fold.judge.load(own.judge)
     fold.standing.load(own.standing)
+    if own.origins is not None:
+        fold.origins.restore(own.origins)
 
 
 @dataclass(frozen=True)
@@ -222,7 +231,9 @@ class Folds:
         data = persist.dump(fold)
         if not isinstance(fold, JudgingFold):
             return data
-        own = _Own(fold.newest_at_ns, fold.judge.dump(), fold.standing.dump())
+        own = _Own(
+            fold.newest_at_ns, fold.judge.dump(), fold.standing.dump(), fold.origins.kept()
+        )
         frame = seal_frame(MAGIC, VERSION, b"", msgspec.msgpack.encode(own))
         return joined([_LENGTH.pack(MAGIC, len(frame)), frame, data])
 
@@ -243,6 +254,7 @@ class Folds:
                 fresh = self._make(self.config, start_ns=0)
                 assert isinstance(fresh, JudgingFold)
                 fold.judge, fold.standing = fresh.judge, fresh.standing
+                fold.origins = fresh.origins
                 log.warning("judging begins anew, the counts do not: %s", error)
         return fold
 

@@ -40,6 +40,13 @@ class ColumnRule(Options, frozen=True, kw_only=True, omit_defaults=True):
         Fraction | None, Meta(description="Smallest share of values that occur once, for ids.")
     ] = None
 
+    dimension: Annotated[
+        Count | None, Meta(description="Elements of a vector; judged by one row in 16.")
+    ] = None
+    zeros: Annotated[
+        Fraction | None, Meta(description="Largest share of vectors whose elements are all zero.")
+    ] = None
+
     def __post_init__(self) -> None:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min is {self.min}; must not be above max ({self.max})")

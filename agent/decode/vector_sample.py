@@ -1,8 +1,8 @@
 """Which rows' vectors are looked at as a whole, and where they are in an event: one row in 16.
 
 A row's vectors cost more to add up than all of its numbers, so a sample of rows stands for all. Which rows
-is decided by a fixed hash of a row's place (topic, partition, offset, row): the same in every tier, in
-every run, and however partitions are spread over threads and agents.
+is decided by a fixed hash of a row's place (partition, offset, row): the same in every tier, in every run,
+however partitions are spread over threads and agents, and for a file wherever it lies.
 
 The compiled tiers keep the norm of a vector and not its elements. So a sampled record of theirs that has
 vectors is parsed once more, by orjson: a parse in 16 records, and none for streams without vectors.
@@ -11,7 +11,6 @@ Elements wait until their block is sketched, so a slice's bytes bound them.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -31,8 +30,7 @@ class RowSample:
     """Says which rows of one partition are sampled."""
 
     def __init__(self, partition: Partition) -> None:
-        name = f"vectors\0{partition.topic}\0{partition.partition}".encode()
-        self._salt = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+        self._salt = _mixed((partition.partition + 1) * GOLDEN & _WORD)
 
     def takes(self, offset: int, row: int) -> bool:
         """Row `row` of the record at `offset`."""

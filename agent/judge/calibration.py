@@ -244,16 +244,17 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
     sizes: dict[CellKey, list[float]] = {key: [] for key in keys}
     phis: dict[CellKey, list[float]] = {key: [] for key in keys}
     spreads: dict[CellKey, list[float]] = {key: [] for key in keys}
-    for statistic in (Statistic.LOC, Statistic.MISSING, *sorted(LOG_RATIOS), Statistic.UNSEEN):
+    # One column of vectors is too few to learn from by itself: shapes of the same rows stand by it.
+    for alike in ({Statistic.LOC}, {Statistic.MISSING}, LOG_RATIOS, {Statistic.UNSEEN}):
         distinct = 0.0
         for level in levels:
-            group = [key for key in level.values if key.statistic is statistic]
+            group = [key for key in level.values if key.statistic in alike]
             if not group:
                 continue
             terms = [_terms(level, key) for key in group]
             distinct = distinct or _distinct(terms)
             phi = _phi(terms, distinct)
-            spread = _spread(level, group) if statistic in LOG_RATIOS else [0.0] * len(group)
+            spread = _spread(level, group) if alike is LOG_RATIOS else [0.0] * len(group)
             for key, value, wide in zip(group, phi, spread, strict=True):
                 sizes[key].append(level.rows)
                 phis[key].append(max([value, *phis[key][-1:]]))

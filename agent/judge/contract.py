@@ -38,7 +38,7 @@ class Breach(msgspec.Struct, frozen=True, array_like=True):
     """One broken rule. `column` None: the stream's. `value` and `threshold` are what the rule compares."""
 
     column: Column | None
-    statistic: str  # vanished, missing, type, range, category, distinct, new, errors, volume
+    statistic: str  # vanished, missing, type, range, category, distinct, dimension, zeros, new, errors, volume
     value: float
     threshold: float
     detail: str
@@ -133,6 +133,7 @@ def _column(
         yield Breach(column, "missing", share, rule.missing, detail)
     if read is not None:
         yield from _values(column, rule, read)
+        yield from _vectors(column, rule, read)
     if rule.distinct is not None:
         yield from _distinct(column, rule.distinct, held, usable)
 
@@ -172,6 +173,26 @@ def _values(column: Column, rule: ColumnRule, read: CountedColumn) -> Iterator[B
             named = f": {', '.join(names)}" if names else ""
             detail = f"{share:.1%} of values are categories that are not allowed{named}"
             yield Breach(column, "category", share, rule.outside, detail)
+
+
+def _vectors(column: Column, rule: ColumnRule, read: CountedColumn) -> Iterator[Breach]:
+    """Elements of vectors, by those that were sampled; and vectors without any, by all."""
+    if rule.dimension is not None and read.vectors:
+        total = sum(cloud.rows for cloud in read.vectors.values())
+        right = read.vectors.get(rule.dimension)
+        wrong = total - (right.rows if right is not None else 0.0)
+        allowed = rule.violations or 0.0
+        if rate_is_above(wrong, total, allowed):
+            found = ", ".join(str(d) if d >= 0 else "others" for d in sorted(read.vectors))
+            detail = (
+                f"{wrong / total:.1%} of vectors do not have {rule.dimension} elements: {found}"
+            )
+            yield Breach(column, "dimension", wrong / total, allowed, detail)
+    if rule.zeros is not None and read.numbers is not None and read.numbers.count:
+        zeros, count = float(read.numbers.zeros), read.numbers.count
+        if rate_is_above(zeros, count, rule.zeros):
+            detail = f"{zeros / count:.1%} of vectors are all zero; at most {rule.zeros:.2%} may be"
+            yield Breach(column, "zeros", zeros / count, rule.zeros, detail)
 
 
 def _distinct(column: Column, allowed: float, held: ProfileColumn, usable: int) -> Iterator[Breach]:

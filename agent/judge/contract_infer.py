@@ -20,6 +20,8 @@ from agent.types import Column, Kind, Role
 
 #: Added to the share of rows without a value that the reference shows.
 MISSING_MARGIN: Final = 0.02
+#: Added to twice the share of vectors that are all zero.
+ZEROS_MARGIN: Final = 0.01
 #: A window may have so many times fewer or more rows than any window of the reference.
 ROWS_FACTOR: Final = 4.0
 #: More categories are not a closed set.
@@ -116,7 +118,24 @@ def _column(
         categories=_categories(held, read),
         outside=_rounded(_upper(0, usable) if read.texts is not None else _OUTSIDE),
         distinct=0.9 if _is_unique(held, usable) else None,
+        dimension=_dimension(read),
+        zeros=_zeros(held, read),
     )
+
+
+def _dimension(read: CountedColumn) -> int | None:
+    """The one that all sampled vectors have, where there are enough."""
+    if not read.vectors or len(read.vectors) > 1:
+        return None
+    ((dimension, cloud),) = read.vectors.items()
+    return dimension if cloud.rows >= MIN_ROWS and dimension > 0 else None
+
+
+def _zeros(held: ProfileColumn, read: CountedColumn) -> float | None:
+    if held.kind is not Kind.VECTOR or read.numbers is None or not read.numbers.count:
+        return None
+    allowed = 2.0 * _upper(round(read.numbers.zeros), round(read.numbers.count)) + ZEROS_MARGIN
+    return _rounded(allowed) if allowed < 0.95 else None
 
 
 def _upper(hits: int, rows: int) -> float:

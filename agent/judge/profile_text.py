@@ -13,6 +13,7 @@ from agent.fold.shown import Shown
 from agent.fold.summary import column as column_json
 from agent.judge.drift_shown import drifts
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.judge.vector_cells import read_vectors, vectors_json
 from agent.replay_text import bars, bin_counts, number
 from agent.types import Column, Json, Kind, Role, StreamKey
 from agent.verdict import Drift, shown_name, stream_json
@@ -69,7 +70,7 @@ def _ordered(profile: Profile) -> list[tuple[Column, ProfileColumn]]:
 def _described(column: Column, held: ProfileColumn, profile: Profile, shown: Shown) -> Json:
     texts = held.texts
     top = shown.frequent(column, texts, _TOP) if texts is not None else []
-    return column_json(
+    body = column_json(
         held.kind,
         profile.rows,
         held.present,
@@ -79,6 +80,9 @@ def _described(column: Column, held: ProfileColumn, profile: Profile, shown: Sho
         distinct=held.facts.distinct,
         histogram=True,
     )
+    if held.kind is Kind.VECTOR and (vectors := read_vectors(profile.vectors).get(column)):
+        body["vectors"] = vectors_json(vectors)
+    return body
 
 
 def reference_lines(reference: Reference, shown: Shown) -> Iterator[str]:
@@ -142,7 +146,8 @@ def _distribution(held: ProfileColumn, body: Json) -> str:
         low, high = quantiles["0.01"], quantiles["0.99"]
         if low == high:
             low, high = body["min"], body["max"]
-        return bars(bin_counts(body["histogram"], low, high, _BINS, body["min"], body["max"]))
+        shape = bars(bin_counts(body["histogram"], low, high, _BINS, body["min"], body["max"]))
+        return f"{shape}  {_elements(body['vectors'])}" if "vectors" in body else shape
     shares = [
         f"{str(value).lower() if isinstance(value, bool) else str(value)[:16]} "
         f"{100 * count / body['count']:.0f}%"
@@ -151,6 +156,14 @@ def _distribution(held: ProfileColumn, body: Json) -> str:
     if held.kind is not None and is_string_kind(held.kind) and (body["distinct"] or 0) > 4:
         shares.append(f"of {body['distinct']:,}")
     return "  ".join(shares)
+
+
+def _elements(vectors: Json) -> str:
+    """Of vectors, whose numbers are norms: how many elements they have, and how much they point one way."""
+    others = f" (and {len(vectors['others'])} more)" if vectors["others"] else ""
+    agreement = vectors["agreement"]
+    shown = "" if agreement is None else f", agreement {agreement:.2f}"
+    return f"{vectors['dimension']} elements{others}{shown}"
 
 
 def percent(share: float) -> str:

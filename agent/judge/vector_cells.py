@@ -6,8 +6,8 @@
               Gaussian kernel (maximum mean discrepancy)
 
 Both are logs of a ratio whose mean is 1 while nothing changes, like `shape`; how far it wanders, history says
-(`calibration`). Elements of an embedding move together, so a ratio is worth few degrees of freedom:
-at most MOST_DF are claimed, and what history shows beyond is added.
+(`calibration`). Elements of an embedding move together, so a ratio is worth few degrees of freedom: no more
+than MOST_DF and MOST_WAVE_DF are claimed, and what history shows beyond is added.
 
 A vector's length is not in here: it has the cells of a number. Vectors of another dimension than the
 baseline's are the contract's to speak of.
@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 
 from agent.sketch.vector_sums import UNIT, VectorSums, from_bytes
 from agent.sketch.waves import HEIGHT
-from agent.types import Column
+from agent.types import Column, Json
 
 Floats = NDArray[np.float64]
 #: Fewer sampled directions are not compared.
 MIN_DIRECTIONS: Final = 8
-MOST_DF: Final = 8.0
+MOST_DF: Final = 4.0
+MOST_WAVE_DF: Final = 8.0
 #: A cloud that is one point, or nearly, has no spread to measure by.
 _LEAST_SPREAD: Final = 1e-6
 
@@ -118,6 +119,21 @@ def main_dimension(vectors: Vectors) -> int:
     return min(vectors, key=lambda dimension: (-vectors[dimension].rows, dimension))
 
 
+def vectors_json(vectors: Vectors) -> Json:
+    """For documents: the dimension that most have, how many were sampled, and the length of their mean direction
+    (1: all point one way; null: not known)."""
+    dimension = main_dimension(vectors)
+    cloud = vectors[dimension]
+    mean = cloud.sums / cloud.n if cloud.sums is not None and cloud.n else None
+    return {
+        "dimension": dimension,
+        "others": sorted(d for d in vectors if d != dimension),
+        "sampled": round(sum(c.rows for c in vectors.values())),
+        "agreement": None if mean is None else math.sqrt(float(mean @ mean)),
+        "waves": round(cloud.n_waves),
+    }
+
+
 class Moved(NamedTuple):
     """How far a cloud moved: `log_ratio` over what chance makes of it; `effect` in total variances, less that."""
 
@@ -158,7 +174,8 @@ def _moved(
     distance = float(change @ change) / spread
     ratio = math.log(max(distance / by_chance, 1e-12))
     effect = max(0.0, distance - by_chance)
-    return [Moved(is_centre, ratio, effect, min(MOST_DF, dimension), by_chance)]
+    df = min(MOST_DF if is_centre else MOST_WAVE_DF, dimension)
+    return [Moved(is_centre, ratio, effect, df, by_chance)]
 
 
 def described(before: Vectors, now: Vectors) -> str:

@@ -44,12 +44,17 @@ def write_page(documents: dict[str, Json], names: Sequence[str], docs: Path) -> 
         performance.write_text(with_parts(performance.read_text(), known))
 
 
-def with_parts(text: str, documents: Sequence[Json]) -> str:
-    """The text with its marked parts written anew; a part whose table was not measured says so."""
+def with_parts(text: str, documents: Sequence[Json], *, keeps: bool = False) -> str:
+    """The text with its marked parts written anew; a part whose table was not measured says so.
+
+    keeps  such a part stays as it is, for a page that is written from several runs
+    """
 
     def part(found: re.Match[str]) -> str:
         begin, name, title, end = found.groups()
         if name is None:
+            if keeps and not any(document.get("bars") for document in documents):
+                return found.group()
             return f"{begin}{chr(10).join(bar_table(documents))}\n{end}"
         tables = [
             table
@@ -58,6 +63,8 @@ def with_parts(text: str, documents: Sequence[Json]) -> str:
             for table in document.get("tables", [])
             if table["title"] == title
         ]
+        if keeps and not tables:
+            return found.group()
         lines = (
             _table({**tables[0], "title": ""}) if tables else [f"(`{name}` has not measured it)"]
         )

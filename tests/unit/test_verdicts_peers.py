@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.page import with_parts
 from benchmarks.verdicts.peers.given import Broken, Given, Run, write_run, write_table
 from benchmarks.verdicts.peers.matched import (
     CERTAIN,
@@ -139,6 +140,14 @@ def test_lines_of_a_process_are_put_in_order_by_break_and_run() -> None:
     found = read(TOOLS[1], lines, ["a", "b"])
     assert [len(found.quiet), *map(len, found.broken["null"])] == [1, 2, 1]
     assert (found.runs, found.window_s) == (2, 0.75)
+
+
+def test_a_page_of_several_runs_keeps_what_this_one_did_not_measure() -> None:
+    page = "<!-- bars -->\nB\n<!-- end -->\n<!-- table: peers: T -->\nold\n<!-- end -->\n<!-- table: verdicts: T -->\nV\n<!-- end -->\n"
+    table = {"title": "T", "columns": ["x"], "rows": [[1]], "note": ""}
+    written = with_parts(page, [{"benchmark": "peers", "tables": [table]}], keeps=True)
+    assert "old" not in written and "| 1 |" in written
+    assert "B\n" in written and "V\n" in written
 
 
 # ---------------------------------------------------------------- files, and being alone

@@ -6,6 +6,7 @@ the way of `inferometer backtest`. Optimises: nothing; it says where a tool is b
 Needs the environments (`python -m benchmarks.verdicts.peers.setup`).
 
     python -m benchmarks.verdicts.peers [--json] [--runs N] [--slow-runs N] [--quiet N] [--only NAME,...]
+                                        [--settings N,...] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from statistics import fmean
 from benchmarks.frame import CannotRun, Result, progress, run
 from benchmarks.verdicts.peers.matched import Tried
 from benchmarks.verdicts.peers.streams import SETTINGS, Setting, right_features, write_streams
-from benchmarks.verdicts.peers.tools import MATCHED, TOOLS, Said, Tool, interpreter, said
+from benchmarks.verdicts.peers.tools import MATCHED, TOOLS, Said, Tool, interpreter, lines_of, read
 from benchmarks.verdicts.worlds import flights
 
 #: Windows between false alarms at which tools are compared.
@@ -37,6 +38,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--only", default="", help=f"of {', '.join(t.name for t in TOOLS)}, with commas"
     )
     parser.add_argument("--settings", default="", help="numbers of settings from 0, with commas")
+
+    parser.add_argument(
+        "--keep", type=Path, help="folder of what tools said; what it has is not run again"
+    )
 
 
 def measure(options: argparse.Namespace, result: Result) -> None:
@@ -67,7 +72,16 @@ def measure(options: argparse.Namespace, result: Result) -> None:
 def _said(tool: Tool, folder: Path, setting: Setting, options: argparse.Namespace) -> Said:
     progress(f"{setting.name}: {tool.name}")
     runs = min(options.runs, options.slow_runs) if tool.is_slow else options.runs
-    return said(tool, folder, runs=runs, budget=BUDGET, features=list(flights()))
+    features = list(flights())
+    sizes = (setting.block, setting.rows, runs, options.quiet, options.seed)
+    name = "-".join((tool.name.replace(" ", "_"), *map(str, sizes)))
+    kept = options.keep / f"{name}.jsonl" if options.keep is not None else None
+    if kept is not None and kept.exists():
+        return read(tool, kept.read_text().splitlines(), features)
+    lines = lines_of(tool, folder, runs=runs, budget=BUDGET)
+    if kept is not None:
+        kept.write_text("\n".join(lines))
+    return read(tool, lines, features)
 
 
 # ---------------------------------------------------------------- tables

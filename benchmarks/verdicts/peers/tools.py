@@ -146,7 +146,7 @@ def interpreter(tool: Tool) -> Path:
     return python
 
 
-def said(tool: Tool, folder: Path, *, runs: int, budget: float, features: list[str]) -> Said:
+def lines_of(tool: Tool, folder: Path, *, runs: int, budget: float) -> list[str]:
     """Run a tool over a folder of streams. Raises RuntimeError when its process fails."""
     command = [interpreter(tool), "-m", f"benchmarks.verdicts.peers.{tool.module}"]
     arguments = [*tool.arguments, "--runs", str(runs)]
@@ -163,7 +163,7 @@ def said(tool: Tool, folder: Path, *, runs: int, budget: float, features: list[s
     )
     if done.returncode:
         raise RuntimeError(f"{tool.name} ended with {done.returncode}; its stderr says why")
-    return read(tool, done.stdout.splitlines(), features)
+    return done.stdout.splitlines()
 
 
 def read(tool: Tool, lines: list[str], features: list[str]) -> Said:

@@ -63,7 +63,7 @@ class Preset:
         return Found(
             {COLUMN: bool(named), DATASET: 2 * len(named) >= len(scores)},
             named,
-            {name: {"distance": value / THRESHOLD} for name, (value, _) in scores.items()},
+            scores={name: {"distance": value / THRESHOLD} for name, (value, _) in scores.items()},
         )
 
     def _error(self, frame: pd.DataFrame, gone: tuple[str, ...], empty: tuple[str, ...]) -> str:

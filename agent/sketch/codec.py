@@ -81,43 +81,48 @@ class _Reader:
     """Takes parts off a payload; every part is checked against what is left."""
 
     def __init__(self, payload: bytes, what: str) -> None:
-        self._left = memoryview(payload)
+        self.payload = payload
+        self.at = 0
         self._what = what
 
     def wrong(self, why: str) -> DecodeError:
         return DecodeError(f"{self._what}: {why}; the checksum matches, so it was written wrong")
 
-    def take(self, size: int) -> memoryview:
-        if size > len(self._left):
-            raise self.wrong(f"{len(self._left)} bytes left where {size} are needed")
-        part, self._left = self._left[:size], self._left[size:]
-        return part
+    def take(self, size: int) -> int:
+        """The next bytes are a part; returns where it begins in `payload`."""
+        at = self.at
+        self.at = at + size
+        if self.at > len(self.payload):
+            raise self.wrong(f"{len(self.payload) - at} bytes left where {size} are needed")
+        return at
 
-    def counts(self, n: int, most_width: int = 8) -> NDArray[np.uint64]:
-        """n counts as `kernels.pack` wrote them, in at most so many bytes each."""
-        form, width, entries = _PART.unpack(self.take(_PART.size))
+    def counts(self, n: int, most_width: int = 8) -> NDArray[Any]:
+        """n counts as `kernels.pack` wrote them, in at most so many bytes each: uint64[n], or uint8[n] when
+        one byte is the most."""
+        payload = self.payload
+        form, width, entries = _PART.unpack_from(payload, self.take(_PART.size))
         kind = _UNSIGNED.get(width)
         if kind is None or width > most_width or form not in (_DENSE, _SPARSE):
             raise self.wrong(f"counts have form {form} and width {width}")
-        out = np.zeros(n, np.uint64)
+        out: NDArray[Any] = np.zeros(n, np.uint8 if most_width == 1 else np.uint64)
         if form == _SPARSE:
-            places = np.frombuffer(self.take(2 * entries), "<u2")
-            if entries and int(places.max()) >= n:
-                raise self.wrong(f"count {int(places.max())} of {n}")
+            places = np.frombuffer(payload, "<u2", entries, self.take(2 * entries))
             if (places[1:] <= places[:-1]).any():  # a merge would add both
                 raise self.wrong("places of counts do not rise")
-            out[places] = np.frombuffer(self.take(width * entries), kind)
+            if entries and int(places[-1]) >= n:
+                raise self.wrong(f"count {int(places[-1])} of {n}")
+            out[places] = np.frombuffer(payload, kind, entries, self.take(width * entries))
         elif entries == n:
-            out[:] = np.frombuffer(self.take(width * n), kind)
+            out[:] = np.frombuffer(payload, kind, n, self.take(width * n))
         else:
             raise self.wrong(f"{entries} counts of {n}")
-        if n and int(out.max()) >> _COUNT_BITS:
+        if n and 8 * width > _COUNT_BITS and int(out.max()) >> _COUNT_BITS:
             raise self.wrong(f"a count of {int(out.max())}")
         return out
 
     def end(self) -> None:
-        if len(self._left):
-            raise self.wrong(f"{len(self._left)} bytes too many")
+        if self.at < len(self.payload):
+            raise self.wrong(f"{len(self.payload) - self.at} bytes too many")
 
 
 def _field(record: Bytes | bytes, offset: int) -> int:
@@ -160,11 +165,11 @@ def numeric_from_bytes(data: bytes) -> Bytes:
     reader = _Reader(payload, "numeric sketch")
     wide = bool(flags & _WIDE)
     record = np.zeros(NUMERIC_WIDE_CELL_BYTES if wide else NUMERIC_CELL_BYTES, np.uint8)
-    head = reader.take(layout.NUMERIC_REGISTERS)
-    record[: layout.NUMERIC_REGISTERS] = np.frombuffer(head, np.uint8)
+    at = reader.take(layout.NUMERIC_REGISTERS)
+    record.data[: layout.NUMERIC_REGISTERS] = payload[at : reader.at]
     registers = reader.counts(layout.BUCKETS - layout.NUMERIC_REGISTERS, 1)
     record[layout.NUMERIC_REGISTERS : layout.BUCKETS] = registers
-    extents = _EXTENTS.unpack_from(head, layout.EXTENTS)
+    extents = _EXTENTS.unpack_from(payload, at + layout.EXTENTS)
     shift = extents[4]
     if not 0 <= shift <= layout.MAX_SCALE - layout.MIN_SCALE:
         raise reader.wrong(f"scale {layout.MAX_SCALE - shift}")
@@ -204,13 +209,34 @@ def string_from_bytes(data: bytes) -> Bytes:
     if flags:
         raise reader.wrong(f"flags {flags}")
     record = np.zeros(STRING_CELL_BYTES, np.uint8)
-    record[: layout.KEYS] = np.frombuffer(reader.take(layout.KEYS), np.uint8)
-    raw = record.data
-    ways: list[int] = []
-    found: list[tuple[int, int, int]] = []
+    record.data[: layout.KEYS] = payload[reader.take(layout.KEYS) : reader.at]
+    _read_ways(reader, record)
+    hashed = reader.counts(layout.HASHED_BUCKETS)
+    record[layout.HASHED : layout.STRING_REGISTERS].view(np.uint64)[:] = hashed
+    registers = reader.counts(layout.TEXTS - layout.STRING_REGISTERS, 1)
+    record[layout.STRING_REGISTERS : layout.TEXTS] = registers
+    reader.end()
+    if int(hashed.sum()) != _field(record, layout.COUNT):
+        raise reader.wrong(f"{int(hashed.sum())} hashed, {_field(record, layout.COUNT)} counted")
+    return record
+
+
+def _read_ways(reader: _Reader, record: Bytes) -> None:
+    """The heavy hitters and their texts, into the record. Raises DecodeError.
+
+    A cell has up to 128 of them, and a restart reads thousands of cells: nothing is called for each that
+    needs not be.
+    """
+    payload, raw = reader.payload, record.data
+    n = payload[reader.take(1)]
+    at, unpack = reader.at, _WAY.unpack_from
+    ends = len(payload) - _WAY.size
+    found: list[tuple[int, int, int, int, int, int]] = []
     last = -1
-    for _ in range(reader.take(1)[0]):
-        way, has_text, key, count, over, length, kept = _WAY.unpack(reader.take(_WAY.size))
+    for _ in range(n):
+        if at > ends:
+            raise reader.wrong("a heavy hitter is cut off")
+        way, has_text, key, count, over, length, kept = unpack(payload, at)
         if (
             not last < way < _SLOTS
             or key & (layout.SETS - 1) != way // layout.WAYS
@@ -220,19 +246,22 @@ def string_from_bytes(data: bytes) -> Bytes:
         ):
             raise reader.wrong(f"key {way} of the heavy hitters")
         last = way
-        ways.append(way)
-        found.append((key, count << 1 | has_text, over))
-        slot = layout.TEXTS + way * layout.TEXT_SLOT
-        _SLOT.pack_into(raw, slot, length, kept)
-        raw[slot + _SLOT.size : slot + _SLOT.size + kept] = reader.take(kept)
-    if ways:
-        table = record[layout.KEYS : layout.HASHED].view(np.uint64).reshape(3, _SLOTS)
-        table[:, ways] = np.array(found, np.uint64).T
-    hashed = reader.counts(layout.HASHED_BUCKETS)
-    record[layout.HASHED : layout.STRING_REGISTERS].view(np.uint64)[:] = hashed
-    registers = reader.counts(layout.TEXTS - layout.STRING_REGISTERS, 1)
-    record[layout.STRING_REGISTERS : layout.TEXTS] = registers
-    reader.end()
-    if int(hashed.sum()) != _field(record, layout.COUNT):
-        raise reader.wrong(f"{int(hashed.sum())} hashed, {_field(record, layout.COUNT)} counted")
-    return record
+        found.append((way, key, count << 1 | has_text, over, length, kept))
+        at += _WAY.size
+        if kept:
+            text = layout.TEXTS + way * layout.TEXT_SLOT + _SLOT.size
+            part = payload[at : at + kept]
+            if len(part) < kept:
+                raise reader.wrong(f"{len(part)} bytes left where {kept} are needed")
+            raw[text : text + kept] = part
+            at += kept
+    reader.at = at
+    if not found:
+        return
+    columns = np.array(found, np.uint64).T
+    ways = columns[0].astype(np.intp)
+    table = record[layout.KEYS : layout.HASHED].view(np.uint64).reshape(3, _SLOTS)
+    table[:, ways] = columns[1:4]
+    slots = record[layout.TEXTS : layout.TEXTS + _SLOTS * layout.TEXT_SLOT]
+    lengths = slots.view(np.uint32).reshape(_SLOTS, layout.TEXT_SLOT // 4)
+    lengths[ways, :2] = columns[4:].T

@@ -24,17 +24,21 @@ from agent.judge.counted import Counted, counted
 from agent.judge.detector import ChangeDetector, Evidence, Segment, Step
 from agent.judge.drift_shown import drifts
 from agent.judge.explanation import how_many
-from agent.judge.learner import whole_of
+from agent.judge.learner import cut, whole_of
 from agent.judge.pairs_cells import PairsFound, measure_pairs
 from agent.judge.reference import ModelKey
 from agent.judge.sources import Sources, matches
 from agent.judge.standing import Standing
 from agent.judge.state_test import StateTest
+from agent.judge.union import united
+from agent.judge.wide import Wide, WideKept
 from agent.types import Column, StreamKey
 from agent.verdict import Cause, Judged, Severity, State, Verdict, shown_name
 
 #: Windows in a row without a breach until the contract holds again.
 CALM_WINDOWS: Final = 3
+#: Metrics of findings of the change and state channels.
+_OF_CHANGE: Final = frozenset(("evidence", "psi"))
 #: Rules that another hour of the day breaks as well as a fault does.
 _BY_THE_HOUR: Final = frozenset(("range", "category", "volume"))
 #: Score of a broken rule: no chance is left to speak of.
@@ -83,6 +87,9 @@ class ModelKept(msgspec.Struct, array_like=True):
     last: State
     early: list[Alarm] = []
     abrupt: AbruptKept | None = None
+    wide: WideKept | None = None
+    joined: list[Finding] = []
+    few: bytes = b""
 
 
 class ModelJudge:
@@ -103,6 +110,9 @@ class ModelJudge:
             self._abrupt = Abrupt(
                 rule.target_windows, rule.wanted_effect, rule.width_ms, rule.takes
             )
+        self._wide: Wide | None = None
+        self._few: Profile | None = None  # windows that rules could not be asked of yet
+        self._joined: list[Finding] = []  # what the last block of blind windows showed
         self._calm = CALM_WINDOWS
         self._broken: list[Breach] = []
         self._new: list[Breach] = []
@@ -118,6 +128,13 @@ class ModelJudge:
         rule = self.rule
         if not standing.is_swinging:
             self._abrupt = None
+        before, self._wide, self._joined = self._wide, None, []
+        if "drift" in rule.channels and not standing.calibration.is_learning:
+            self._wide = Wide(
+                standing, rule.target_windows, rule.wanted_effect, rule.allowed_psi, rule.width_ms
+            )
+            if before is not None:
+                self._wide.take_over(before)
         self._detector = ChangeDetector(
             standing.calibration, rule.target_windows, ask=rule.wanted_effect
         )
@@ -135,6 +152,9 @@ class ModelJudge:
             self._last,
             self.early.kept(),
             self._abrupt.kept() if self._abrupt is not None else None,
+            self._wide.kept() if self._wide is not None else None,
+            self._joined,
+            self._few.to_bytes() if self._few is not None else b"",
         )
 
     def restore(self, kept: ModelKept) -> None:
@@ -147,6 +167,10 @@ class ModelJudge:
         self.early.open = kept.early
         if self._abrupt is not None and kept.abrupt is not None:
             self._abrupt.restore(kept.abrupt)
+        self._joined = kept.joined
+        self._few = Profile.from_bytes(kept.few) if kept.few else None
+        if self._wide is not None and kept.wide is not None:
+            self._wide.restore(kept.wide)
         self._calm, self._broken, self._last = kept.calm, kept.broken, kept.last
 
     # ------------------------------------------------------------ one window
@@ -182,10 +206,7 @@ class ModelJudge:
             verdicts = self._verdicts(seen, findings, State.LEARNING, learning or 0.0)
             return Judged(verdicts + self._schema(seen), [], 1)
         if whole.rows < MIN_ROWS:
-            seen = self._seen(first.start_ms, first.end_ms, whole.rows, None)
-            verdicts = self._verdicts(seen, self._held(seen), State.BLIND)
-            held = [alarm.finding for alarm in self.early.open]
-            return Judged(verdicts + self.early.step(_as_ticket(seen), held), [], 1)
+            return self._of_few(whole, twin, contract)
         standing = self._standing
         baseline = standing.whole.prepared(first.start_ms) if twin is None else Prepared(twin)
         read = counted(whole)
@@ -221,6 +242,14 @@ class ModelJudge:
             step = self._change(first.window, cells, by_segment)
             minimum = step.minimum_effect
             quiet = step.state if step.state in (State.LEARNING, State.BLIND) else State.OK
+            if quiet is State.BLIND:
+                self._gathered(whole, twin)
+                if self._is_sighted:
+                    quiet, minimum = State.OK, self._wide_minimum
+            elif self._wide is not None:
+                self._wide.forget()
+                self._joined = []
+            findings += self._joined
             found = {"drift": step, "state": self._slow(first.window, cells, by_segment)}
             for channel, one in found.items():
                 if channel in self.rule.channels and one is not None:
@@ -251,6 +280,61 @@ class ModelJudge:
             verdicts = [self._swinging(v, swung) for v in verdicts]
         verdicts += self._schema(seen) + self.early.step(_as_ticket(seen), early)
         return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
+
+    @property
+    def _wide_minimum(self) -> float | None:
+        return self._wide.minimum if self._wide is not None else None
+
+    @property
+    def _is_sighted(self) -> bool:
+        return self._wide is not None and self._wide.is_sighted
+
+    def _gathered(self, whole: Profile, twin: Profile | None) -> bool:
+        """A blind window, judged with those before it as soon as they show enough together; whether it was."""
+        standing, wide = self._standing, self._wide
+        if wide is None or standing is None or (standing.is_young and twin is None):
+            return False
+        block = wide.add(whole, twin, lambda cell: self.rule.takes(cell.key.column))
+        if block is None:
+            return False
+        steps = {"drift": block.change, "state": block.state}
+        found = [
+            self._drift(channel, step, standing, block.baseline, block.read, None, None)
+            for channel, step in steps.items()
+            if channel in self.rule.channels
+        ]
+        self._joined = [finding for finding in found if finding is not None]
+        return True
+
+    def _of_few(
+        self, whole: Profile, twin: Profile | None, contract: ModelContract | None
+    ) -> Judged:
+        """A window of too few rows. It is judged with those before it, by rules as soon as those can be asked; until
+        then what was said stands."""
+        standing = self._standing
+        assert standing is not None
+        is_block = self._gathered(whole, twin)
+        seen = self._seen(whole.start_ms, whole.end_ms, whole.rows, self._wide_minimum)
+        held = [alarm.finding for alarm in self.alarms.open]
+        soft = [alarm.finding for alarm in self.early.open]
+        if is_block:
+            held = [f for f in held if f.metric not in _OF_CHANGE] + self._joined
+        if "quality" in self.rule.channels:
+            few = whole if self._few is None else united([self._few, whole], whole.stream)
+            self._few = few if few.rows < MIN_ROWS else None
+            if self._few is None:
+                (few,) = cut([few])
+                is_early = standing.is_young and contract is None
+                known = standing.columns
+                found = self._quality(
+                    standing.contract, known, few, counted(few), is_early=is_early
+                )
+                held = [f for f in held if f.metric in _OF_CHANGE or f.metric == "freshness"]
+                held += [f for f in found if not f.is_soft]
+                soft = [f for f in found if f.is_soft]
+        quiet = State.OK if self._is_sighted else State.BLIND
+        verdicts = self._verdicts(seen, held, quiet)
+        return Judged(verdicts + self.early.step(_as_ticket(seen), soft), [], 1)
 
     def _follow(self, window: int, read: Counted, whole: Profile) -> None:
         """A window of the first, before anything stands."""

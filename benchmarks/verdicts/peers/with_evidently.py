@@ -20,7 +20,7 @@ refuse_connections()
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from evidently import DataDefinition, Dataset, Report  # noqa: E402
-from evidently.legacy.calculations.stattests import get_stattest  # noqa: E402
+from evidently.legacy.calculations.stattests import StatTest, get_stattest  # noqa: E402
 from evidently.legacy.core import ColumnType  # noqa: E402
 from evidently.presets import DataDriftPreset  # noqa: E402
 
@@ -40,6 +40,8 @@ class Preset:
         )
         self._frame = _frame(reference)
         self._reference = Dataset.from_pandas(self._frame, data_definition=self._definition)
+        assert not self._frame.isna().any().any()
+        self._tests: dict[str, StatTest] = {}
         self._is_checked = False
 
     def copy(self) -> Preset:
@@ -78,9 +80,11 @@ class Preset:
 
     def _score(self, name: str, frame: pd.DataFrame) -> tuple[float, bool]:
         kind = ColumnType.Categorical if name in self._texts else ColumnType.Numerical
-        before, now = self._frame[name].dropna(), frame[name].dropna()
-        test = get_stattest(before, now, kind, None)
-        found = test(before, now, kind, None)
+        now = frame[name].dropna()
+        if name not in self._tests:
+            # What it chooses depends on the reference's rows and on whether there are more than five values.
+            self._tests[name] = get_stattest(self._frame[name], now, kind, None)
+        found = self._tests[name](self._frame[name], now, kind, None)
         assert found.actual_threshold == THRESHOLD
         return float(found.drift_score), bool(found.drifted)
 
@@ -106,7 +110,7 @@ class Preset:
 
 #: Of the reports that were made.
 SPENT = Clock()
-_CHECKED = 4
+_CHECKED = 2
 _ERRORS: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
 
 

@@ -22,7 +22,7 @@ from benchmarks.verdicts.peers.matched import (
     by_default,
     highest_allowed,
 )
-from benchmarks.verdicts.peers.tools import TOOLS, read
+from benchmarks.verdicts.peers.tools import MATCHED, TOOLS, Said, read
 from tests.support.built import REPOSITORY
 
 
@@ -124,6 +124,16 @@ def test_the_feature_counts_that_was_named_when_the_alarm_began() -> None:
     tried = Tried()
     tried.add([(False, ""), (True, "b"), (True, "a")], ("a",), raised=False)
     assert tried.right_share == 0.0
+
+
+def test_rows_to_the_alarm_end_with_the_window_or_at_the_row_of_the_default() -> None:
+    alarm = {"alarms": {"any": True}, "firsts": {"any": "a"}, "what": "x"}
+    lines = [line(**{**alarm, "alarms": {"any": False}}), line(**alarm, window=1, row=29)]
+    found = Said(TOOLS[3], quiet=[line({"a": 1.0})], broken={"x": [lines]})
+    found.judges["any"] = lambda one: by_default(one, "any")
+    found.judges[MATCHED] = found.judges["any"]
+    assert found.tried("any", {"x": ("a",)}, 100)["x"].row_delay == 130.0
+    assert found.tried(MATCHED, {"x": ("a",)}, 100)["x"].row_delay == 200.0
 
 
 def test_what_is_never_caught_has_no_delay_and_names_nothing() -> None:

@@ -24,9 +24,6 @@ from benchmarks.verdicts.peers.streams import SETTINGS, Setting, right_features,
 from benchmarks.verdicts.peers.tools import MATCHED, TOOLS, Said, Tool, interpreter, lines_of, read
 from benchmarks.verdicts.worlds import flights
 
-#: Windows between false alarms at which tools are compared.
-BUDGET = 200.0
-
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=20, help="references of each setting")
@@ -78,7 +75,7 @@ def _said(tool: Tool, folder: Path, setting: Setting, options: argparse.Namespac
     kept = options.keep / f"{name}.jsonl" if options.keep is not None else None
     if kept is not None and kept.exists():
         return read(tool, kept.read_text().splitlines(), features)
-    lines = lines_of(tool, folder, runs=runs, budget=BUDGET)
+    lines = lines_of(tool, folder, runs)
     if kept is not None:
         kept.write_text("\n".join(lines))
     return read(tool, lines, features)
@@ -94,7 +91,7 @@ def _tables(result: Result, setting: Setting, tools_said: list[Said]) -> None:
         "windows to the alarm", "rows to the alarm", "right feature first",
     )  # fmt: skip
     for title, is_matched in (("at their defaults", False), ("equally quiet", True)):
-        note = f"Means over {len(right)} breaks; windows to the alarm is the mean of their medians, of breaks that half of the runs caught."
+        note = f"Means over {len(right)} breaks; the way to the alarm is the mean of medians, of the breaks that half of the runs caught; river tells the row at its defaults."
         whole = result.table(f"Peers {title}: {setting.name}", *columns, note=note)
         each = result.table(
             f"Peers {title}, each break: {setting.name}",
@@ -104,12 +101,11 @@ def _tables(result: Result, setting: Setting, tools_said: list[Said]) -> None:
         )  # fmt: skip
         cells: dict[str, list[str]] = {name: [] for name in right}
         for s in tools_said:
-            judges = s.judges(BUDGET)
             for rule in _rules(s, is_matched):
-                tried = s.tried(judges[rule], right)
+                tried = s.tried(rule, right, setting.rows)
                 whole.add(
-                    _name(s, rule), s.runs, s.false_alarms(judges[rule]), len(s.quiet),
-                    *_means(list(tried.values()), setting.rows),
+                    _name(s, rule), s.runs, s.false_alarms(rule), len(s.quiet),
+                    *_means(list(tried.values())),
                 )  # fmt: skip
                 for name in right:
                     cells[name].append(_cell(tried[name]))
@@ -125,15 +121,14 @@ def _name(s: Said, rule: str) -> str:
     return f"{s.tool.name}, {rule}" if rule != MATCHED and len(s.tool.rules) > 1 else s.tool.name
 
 
-def _means(tried: list[Tried], rows: int) -> tuple[float | None, ...]:
+def _means(tried: list[Tried]) -> tuple[float | None, ...]:
     """Over breaks: caught in 2 windows, windows and rows to the alarm, right feature first."""
-    delays = [t.delay for t in tried if math.isfinite(t.delay)]
-    delay = fmean(delays) if delays else None
+    caught = [t for t in tried if math.isfinite(t.delay)]
     shares = [t.right_share for t in tried if t.right_share is not None]
     return (
         fmean(t.within(2) for t in tried),
-        delay,
-        None if delay is None else delay * rows,
+        fmean(t.delay for t in caught) if caught else None,
+        fmean(t.row_delay for t in caught) if caught else None,
         fmean(shares) if shares else None,
     )
 

@@ -118,15 +118,25 @@ class Tried:
     """One break, one tool, one rule, over runs."""
 
     delays: list[int | None] = field(default_factory=list)
+    rows: list[float] = field(default_factory=list)
     right: int = 0
     raised: int = 0
 
     def add(
-        self, windows: Sequence[tuple[bool, str]], right: Sequence[str], *, raised: bool
+        self,
+        windows: Sequence[tuple[bool, str]],
+        right: Sequence[str],
+        *,
+        raised: bool,
+        ends: Sequence[int] = (),
     ) -> None:
-        """The windows of a break in order, as (alarm, feature named first)."""
+        """The windows of a break in order, as (alarm, feature named first).
+
+        ends  rows of the break that had gone by when each window was judged
+        """
         at = next((n for n, (alarm, _) in enumerate(windows, 1) if alarm), None)
         self.delays.append(at)
+        self.rows.append(math.inf if at is None or not ends else float(ends[at - 1]))
         self.right += at is not None and windows[at - 1][1] in right
         self.raised += raised
 
@@ -138,6 +148,11 @@ class Tried:
     def delay(self) -> float:
         """Windows until the alarm in the median, 1 the first; infinite where half of the runs had none."""
         return float(np.median([math.inf if d is None else d for d in self.delays]))
+
+    @property
+    def row_delay(self) -> float:
+        """Rows until the alarm in the median."""
+        return float(np.median(self.rows))
 
     @property
     def right_share(self) -> float | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,12 @@ class Tool:
     is_slow: bool = False
 
 
-OURS = "inferometer"
+Reader = Callable[[Line], tuple[bool, str]]
+MATCHED = "matched"
+#: Windows between false alarms at which tools are compared.
+BUDGET = 200.0
 TOOLS = (
-    Tool(OURS, "with_judge", "", ("default budget",), matched="matched budget"),
+    Tool("inferometer", "with_judge", "", ("default budget",), matched="matched budget"),
     Tool(
         "Evidently",
         "with_evidently",
@@ -101,36 +105,41 @@ class Said:
         spent = self.end["judge_s"] + self.end.get("sketch_s", 0.0)
         return float(spent / self.end["windows"])
 
-    def judges(self, budget: float) -> dict[str, Callable[[Line], tuple[bool, str]]]:
-        """Ways to read its lines, by name: `defaults` for each of its rules, `matched`."""
-        found: dict[str, Callable[[Line], tuple[bool, str]]] = {}
+    @cached_property
+    def judges(self) -> dict[str, Reader]:
+        """Ways to read a line as (alarm, feature named first), by name: each of its rules, and MATCHED."""
+        found: dict[str, Reader] = {}
         for rule in self.tool.rules:
             found[rule] = lambda line, rule=rule: by_default(line, rule)  # type: ignore[misc]
         if self.tool.matched:
             rule = self.tool.matched
             found[MATCHED] = lambda line: by_default(line, rule)
         else:
-            found[MATCHED] = Matched.of(self.quiet, budget, spread=self.tool.spread).judged
+            found[MATCHED] = Matched.of(self.quiet, BUDGET, spread=self.tool.spread).judged
         return found
 
-    def false_alarms(self, judge: Callable[[Line], tuple[bool, str]]) -> float:
+    def false_alarms(self, rule: str) -> float:
         """Quiet windows in alarm, of 100."""
+        judge = self.judges[rule]
         return 100.0 * sum(judge(line)[0] for line in self.quiet) / len(self.quiet)
 
-    def tried(
-        self, judge: Callable[[Line], tuple[bool, str]], right: dict[str, tuple[str, ...]]
-    ) -> dict[str, Tried]:
-        """Each break, over runs."""
+    def tried(self, rule: str, right: dict[str, tuple[str, ...]], rows: int) -> dict[str, Tried]:
+        """Each break of windows of so many rows, over runs, by one of `judges`."""
+        judge = self.judges[rule]
         found: dict[str, Tried] = {}
         for name, runs in self.broken.items():
             one = found[name] = Tried()
             for lines in runs:
                 raised = any(line["error"] for line in lines)
-                one.add([judge(line) for line in lines], right[name], raised=raised)
+                ends = [_end(line, rows, is_default=rule != MATCHED) for line in lines]
+                one.add([judge(line) for line in lines], right[name], raised=raised, ends=ends)
         return found
 
 
-MATCHED = "matched"
+def _end(line: Line, rows: int, *, is_default: bool) -> int:
+    """Rows of the break until its verdict: the window's last, or the one at which the default alarmed."""
+    row = line["row"] if is_default else None
+    return int(line["window"] * rows + (rows if row is None else row + 1))
 
 
 def interpreter(tool: Tool) -> Path:
@@ -146,12 +155,12 @@ def interpreter(tool: Tool) -> Path:
     return python
 
 
-def lines_of(tool: Tool, folder: Path, *, runs: int, budget: float) -> list[str]:
+def lines_of(tool: Tool, folder: Path, runs: int) -> list[str]:
     """Run a tool over a folder of streams. Raises RuntimeError when its process fails."""
     command = [interpreter(tool), "-m", f"benchmarks.verdicts.peers.{tool.module}"]
     arguments = [*tool.arguments, "--runs", str(runs)]
     if tool.matched:
-        arguments += ["--budget", f"{budget:g}"]
+        arguments += ["--budget", f"{BUDGET:g}"]
     done = subprocess.run(
         [*command, folder, *arguments],
         cwd=ROOT,

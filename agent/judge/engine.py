@@ -27,6 +27,7 @@ from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import rules_of
 from agent.judge.sources import Sources
 from agent.judge.standing import Known
+from agent.judge.together import OneKept, Together
 from agent.judge.traces import Traces, TracesKept
 from agent.judge.watched import Heard, Watched, WatchedKept
 from agent.state.shards import shard_of
@@ -44,6 +45,7 @@ class _Kept(msgspec.Struct, array_like=True):
     presence: PresenceKept
     models: list[WatchedKept]
     traces: TracesKept | None = None
+    together: list[tuple[str, OneKept]] = []
 
 
 class Judge:
@@ -74,6 +76,7 @@ class Judge:
         self._known = Known(references, contracts, width_ms, by_rows=by_rows, named=named)
         self._sources = Sources(config.sources)
         self._traces = Traces(width_ms)
+        self._together = Together(config, by_rows=by_rows)
         self._rules = rules_of(config)
         self._models: dict[ModelKey, Watched] = {}
         self._sealed_until: int | None = None
@@ -106,6 +109,7 @@ class Judge:
             heard = self._heard()
             for key in sorted(self._models.keys() - windows[window].keys()):
                 judged.add(self._models[key].empty(window, heard[key.model]))
+            judged.verdicts += self._together.window(window, windows[window])
             judged.verdicts += self._presence.window(window, windows[window])
             self._sealed_until = max(self._sealed_until or window, window + 1)
         if windows or self._sealed_until is not None:
@@ -196,6 +200,7 @@ class Judge:
             self._presence.kept(),
             [self._models[key].kept() for key in sorted(self._models)],
             self._traces.kept(),
+            self._together.kept(),
         )
         return msgspec.msgpack.encode(kept)
 
@@ -210,6 +215,7 @@ class Judge:
         self._presence.restore(kept.presence)
         if kept.traces is not None:
             self._traces.restore(kept.traces)
+        self._together.restore(kept.together)
         for one in kept.models:
             watched = self._watched(one.key)
             if watched is not None:

@@ -89,21 +89,34 @@ class Watched:
                     self._moving[name] = made
         self._bounds: dict[tuple[str, Segment], BoundJudge] = {}
         self._placed: dict[int, str] = {}
+        self._stand_files()
         if self._standing is not None:
             self._stand(self._standing)
         self._last_end_ms: int | None = None
         self._told_ms = 0  # end of the last window without rows that was judged
         self._is_shared = False  # other versions had rows in windows that it learned from
 
+    def _stand_files(self) -> None:
+        """Baselines that are files stand from the first window on, whatever the default one does."""
+        for selected, judge in zip(self._rules, self.judges, strict=True):
+            if own := self._file_of(selected.baseline):
+                judge.stand(own)
+
+    def _file_of(self, name: str | None) -> Standing | None:
+        """What a baseline that is a file knows of this model; None: nothing, or it is another kind."""
+        if name is None or self._config.baselines[name].type != "file":
+            return None
+        return self._known.of_file(name, self.key)
+
     def _stand(self, standing: Standing) -> None:
-        """The default baseline has a new place; a twin's noise is judged by it too."""
+        """The default baseline has a new place; a twin's noise is judged by it too, and whoever names a file that
+        does not know this model."""
         self._standing = standing
         for selected, judge in zip(self._rules, self.judges, strict=True):
-            if selected.baseline is None or self._is_twin(selected.baseline):
+            name = selected.baseline
+            is_file = name is not None and self._config.baselines[name].type == "file"
+            if name is None or self._is_twin(name) or (is_file and self._file_of(name) is None):
                 judge.stand(standing)
-            elif self._config.baselines[selected.baseline].type == "file":
-                own = self._known.of_file(selected.baseline, self.key)
-                judge.stand(own or standing)
 
     def _is_twin(self, name: str | None) -> bool:
         return name is not None and self._config.baselines[name].type == "twin"

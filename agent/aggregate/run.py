@@ -29,8 +29,8 @@ from agent.aggregate.guard import Guard
 from agent.aggregate.intake import Intake
 from agent.aggregate.shard import ShardReader, Standing
 from agent.config import Config
-from agent.delivery.cut import Folded
 from agent.delivery.export import Export
+from agent.delivery.outcome import Folded
 from agent.emit.environment import resolve
 from agent.emit.exporter import MetricExporter
 from agent.emit.prometheus import render_pieces

@@ -1,6 +1,8 @@
 """From frozen deltas to what counts: cut, chunk, fold, export, commit.
 
     cut.py      the one task that cuts; what it does with a chunk is its mode's business
+    outcome.py  what a cut brought about, and what the loop remembers of it
+    alignment.py  which partitions wait for slower ones in event time
     export.py   the one task that exports
     mode.py     what a mode must do
     memory.py   fold at once; offsets follow the collector's acceptance (`commit.py`)

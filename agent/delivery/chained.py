@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from agent.config import Windows
-from agent.delivery.cut import Position
+from agent.delivery.outcome import Position
 from agent.errors import FencedError, SourceError, UnsentError
 from agent.ingest.announcer import Announcer
 from agent.ingest.fence import UNKNOWN_PARTITION

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from agent.delivery.cut import Position
+from agent.delivery.outcome import Position
 from agent.errors import FencedError, SourceError
 from agent.types import Partition
 

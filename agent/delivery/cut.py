@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 
 from agent.config import Config
 from agent.delivery.alignment import ahead_of
+from agent.delivery.outcome import Folded, Outcome
 from agent.emit.spans import count_unsampled
 from agent.fold.effects import Effects
 from agent.kernel_thread import KernelThread, Part
@@ -17,30 +17,6 @@ from agent.sketch.delta import concat
 from agent.state.chunk import merge_digest
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Partition
-
-Position = tuple[int, int]  # epoch, offset up to which rows are folded (exclusive)
-
-
-@dataclass(slots=True)
-class Folded:
-    """What the loop remembers of the fold: enough to commit, to pause and to report."""
-
-    positions: dict[Partition, Position] = field(default_factory=dict)
-    n_chunks: int = 0
-    newest_event_ms: int = -1
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a cut brought about. `irregular`: totals of irregular rows by reason.
-
-    `is_folded`: the chunk was folded; else it was empty, and only time has passed.
-    """
-
-    effects: Effects
-    irregular: dict[str, int]
-    is_folded: bool = True
-
 
 #: Gives a chunk of the epoch it names to a mode; None when it does not count, now or at all.
 Deliver = Callable[[Chunk], Awaitable[Outcome | None]]

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
-from agent.delivery.cut import Folded, Position
+from agent.delivery.outcome import Folded, Position
 from agent.types import Partition
 
 

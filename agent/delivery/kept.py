@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar, cast
 
 from agent.delivery.chained import SAY_EVERY_S
-from agent.delivery.cut import Outcome
+from agent.delivery.outcome import Outcome
 from agent.errors import StateError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from agent.delivery.commit import Commit
-from agent.delivery.cut import Outcome, Position
+from agent.delivery.outcome import Outcome, Position
 from agent.fold.base import Fold
 from agent.ingest.lineages import Chain
 from agent.owner_thread import OwnerThread

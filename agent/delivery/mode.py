@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from agent.delivery.cut import Outcome
+from agent.delivery.outcome import Outcome
 from agent.ingest.lineages import Chain
 from agent.types import Chunk, Json, Partition, Snapshot
 

@@ -27,8 +27,8 @@ from agent.delivery.assign import (
     plan,
 )
 from agent.delivery.chained import Chained, Commit, pause
-from agent.delivery.cut import Outcome
 from agent.delivery.kept import Kept, ticked
+from agent.delivery.outcome import Outcome
 from agent.errors import FencedError, StateError, UnsentError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent.config import Config
 from agent.delivery.chained import Chained, Commit
-from agent.delivery.cut import Outcome
+from agent.delivery.outcome import Outcome
 from agent.errors import FencedError
 from agent.fleet.chunk_topic import ChunkTopic
 from agent.fleet.chunk_writer import ChunkWriter

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from agent.delivery.commit import Commit
-from agent.delivery.cut import Folded
 from agent.delivery.export import Export
+from agent.delivery.outcome import Folded
 from agent.errors import FencedError, SourceError
 from agent.types import Partition
 from tests.support.wait import eventually

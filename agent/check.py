@@ -28,6 +28,10 @@ def check(config: Config, env: Mapping[str, str], source: Path | None = None) ->
     """
     require_topics(config, source)
     files = [*check_files(config), *_judge_files(config, env)]
+    if config.monitors:
+        from agent.check_monitors import check_monitors
+
+        check_monitors(config, source)
     if config.kafka.security_protocol != "PLAINTEXT":
         # aiokafka is slow to import: only where there is something to judge.
         from agent.ingest.security import client_security
@@ -102,6 +106,10 @@ def _judging(config: Config) -> list[str]:
     found = []
     if config.monitors and not config.judge.enabled:
         found.append("judge.enabled is false, so monitors watch nothing; remove one of the two")
+    if config.monitors:
+        from agent.check_monitors import check_monitors
+
+        found += check_monitors(config)
     names = [model.name for model in config.models]
     for index, monitor in enumerate(config.monitors):
         if names and not any(matches(monitor.select.model, name) for name in names):

@@ -54,6 +54,22 @@ STREAM: Final = {
     "latency_p99": "99th percentile of latency, seconds",
     "freshness": "seconds since the last row",
 }
+#: Values between 0 and 1.
+RATES: Final = frozenset(
+    (
+        "js",
+        "hellinger",
+        "ks",
+        "auc",
+        "unseen",
+        "missing_rate",
+        "violation_rate",
+        "true_rate",
+        "error_rate",
+    )
+)
+#: Values from 0 on.
+SIZES: Final = frozenset(("psi", "wasserstein", "chi2", "stddev", "distinct", *STREAM))
 METRICS: Final = JUDGED | DISTANCES | VALUES | STREAM
 
 Windows = Annotated[int, Meta(ge=1, le=10_000)]
@@ -161,7 +177,24 @@ class Monitor(Options, frozen=True, kw_only=True):
                 raise ValueError(
                     f"budget is set; metric: {self.metric} has bounds of its own: use metric: drift, or remove it"
                 )
+        self._require_possible()
         if self.metric in STREAM and self.select.feature is not None:
             raise ValueError(
                 f"select.feature is set; metric: {self.metric} is of the whole stream: remove it"
+            )
+
+    def _require_possible(self) -> None:
+        """A bound that no value of the metric is beyond never fires."""
+        when = self.when
+        if when is None:
+            return
+        if self.metric in RATES and when.above is not None and when.above >= 1.0:
+            raise ValueError(
+                f"when.above is {when.above:g}; {self.metric} is between 0 and 1, so it never fires: "
+                "5 % is 0.05"
+            )
+        if self.metric in RATES | SIZES and when.below is not None and when.below <= 0.0:
+            raise ValueError(
+                f"when.below is {when.below:g}; {self.metric} is never below 0, so it never fires: "
+                "give a larger bound"
             )

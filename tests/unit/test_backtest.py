@@ -197,6 +197,14 @@ def broken_monitors() -> Iterator[Any]:
         ("{name: a, metric: psi, actions: [z], when: {above: 1}}", "actions has z"),
         ("{name: a, metric: psi, when: {above: 1}, for: 0}", "for is 0"),
         ("{name: a, metric: psi, when: {over: 1}}", "over is not an option"),
+        ("{name: a, metric: drift, budget: 0}", "budget is 0"),
+        ("{name: a, metric: missing_rate, when: {above: 5}}", "5 % is 0.05"),
+        ("{name: a, metric: volume, when: {below: 0}}", "it never fires"),
+        (
+            "{name: a, metric: p50, when: {above: 3}}\n"
+            "  - {name: b, metric: p50, when: {below: 4}}",
+            'monitors[1] ("b").when leaves no value of p50 with monitors[0] ("a")',
+        ),
     ):
         yield pytest.param(text, says, id=says)
 
@@ -212,6 +220,36 @@ def test_a_mistake_in_a_monitor_is_one_line_that_names_it(
     assert says in error
     assert str(path) in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("monitor", "says"),
+    [
+        ("metric: psi, select: {feature: z}, when: {above: 1}", "select.feature is z; "),
+        ("metric: drift, select: {feature: 'q*'}", "correct the pattern, or build"),
+        ("metric: drift, select: {model: other}", "select.model is other; "),
+        ("metric: ks, select: {feature: c}, when: {above: 0.1}", "of kind categorical in"),
+    ],
+)
+def test_a_monitor_that_its_baseline_does_not_know_is_a_mistake(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monitor: str, says: str
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        f"kafka: {{topics: [p]}}\njudge: {{baseline_file: {folder / 'ref.profile'}}}\n"
+        f"monitors:\n  - {{name: a, {monitor}}}\n"
+    )
+    assert main(["check", "-c", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert f'{path}: monitors[0] ("a").' in error
+    assert says in error
+    # What the stream may yet bring is worth a word only.
+    text = path.read_text()
+    path.write_text(
+        text[: text.index("metric")] + "metric: mean, select: {feature: z}, when: {above: 1}}\n"
+    )
+    assert main(["check", "-c", str(path)]) == 0
+    assert "select.feature is z" in capsys.readouterr().err
 
 
 def test_monitors_that_see_nothing_are_said(

@@ -1,0 +1,128 @@
+"""Monitors against each other and against the references that are given: mistakes that no option shows by itself.
+
+What needs the baseline and is not in it is a ConfigError; what may yet turn up on the stream is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from agent.config import Config, Monitor
+from agent.config.monitors import DISTANCES, JUDGED, STREAM
+from agent.errors import ConfigError
+from agent.fold.kinds import is_string_kind
+from agent.fold.profile import ProfileColumn
+from agent.judge.reference import Reference, read_reference
+from agent.judge.sources import matches
+from agent.types import Kind
+from agent.verdict import shown_name
+
+#: Metrics that only numbers have, or only texts; all else is of any kind.
+_OF_NUMBERS: Final = frozenset(
+    ("mean", "stddev", "min", "max", "p01", "p05", "p25", "p50", "p75", "p95", "p99")
+) | {"ks", "wasserstein", "auc"}
+_OF_TEXTS: Final = frozenset(("chi2", "unseen"))
+_MOST_NAMED: Final = 8
+
+
+def check_monitors(config: Config, source: Path | None = None) -> list[str]:
+    """Warnings, a line each. Raises ConfigError for the first mistake.
+
+    `source`: the configuration's file, for messages. References were read before, so they can be.
+    """
+    at = "" if source is None else f"{source}: "
+    problem = next(_contradictions(config.monitors), None)
+    if problem is not None:
+        raise ConfigError(at + problem)
+    if not config.judge.enabled:
+        return []
+    default = config.judge.baseline_file
+    found: list[str] = []
+    for index, monitor in enumerate(config.monitors):
+        spec = config.baselines.get(monitor.baseline) if monitor.baseline is not None else None
+        file = spec.file if spec is not None and spec.file is not None else default
+        if file is None:
+            continue
+        problem = _lost(config, monitor, read_reference(Path(file)), file)
+        if problem is None:
+            continue
+        line = f'monitors[{index}] ("{monitor.name}").{problem}'
+        if _needs_baseline(monitor):
+            raise ConfigError(at + line)
+        found.append(line)
+    return found
+
+
+def _needs_baseline(monitor: Monitor) -> bool:
+    when = monitor.when
+    return (
+        monitor.metric in JUDGED
+        or monitor.metric in DISTANCES
+        or (when is not None and when.changes_by is not None)
+    )
+
+
+def _contradictions(monitors: Sequence[Monitor]) -> Iterator[str]:
+    """Two bounds on the same value that leave none between them: one of the two fires in every window."""
+    for second, b in enumerate(monitors):
+        for first, a in enumerate(monitors[:second]):
+            same = (a.metric, a.select, a.baseline) == (b.metric, b.select, b.baseline)
+            if not same or a.when is None or b.when is None:
+                continue
+            for above, below in ((a.when.above, b.when.below), (b.when.above, a.when.below)):
+                if above is not None and below is not None and below > above:
+                    yield (
+                        f'monitors[{second}] ("{b.name}").when leaves no value of {b.metric} with '
+                        f'monitors[{first}] ("{a.name}"): one fires above {above:g}, the other below {below:g}; '
+                        "correct a bound, or select other streams"
+                    )
+
+
+def _lost(config: Config, monitor: Monitor, reference: Reference, file: str) -> str | None:
+    """Why a monitor finds nothing in its reference, and what to do."""
+    select = monitor.select
+    known = sorted({key.model for key in reference.models})
+    models = [name for name in known if matches(select.model, name)]
+    if not models:
+        if any(matches(select.model, model.name) for model in config.models):
+            return None  # learns a baseline of its own
+        return (
+            f"select.model is {select.model}; {file} has {_named(known)}: correct the pattern, "
+            "or declare the model under `models` to let it learn a baseline"
+        )
+    columns: dict[str, ProfileColumn] = {}
+    for key in sorted(reference.models):
+        if key.model in models:
+            held = reference.models[key].profile.columns
+            columns |= {shown_name(column): found for column, found in held.items()}
+    if select.feature is None or monitor.metric in STREAM:
+        return None
+    own = {name: held for name, held in columns.items() if matches(select.feature, name)}
+    if not own:
+        return (
+            f"select.feature is {select.feature}; {file} has {_named(sorted(columns))}: "
+            "correct the pattern, or build the reference anew"
+        )
+    if not any(_has(monitor.metric, held.kind) for held in own.values()):
+        kinds = sorted({str(held.kind.name).lower() for held in own.values() if held.kind})
+        return (
+            f"select.feature is {select.feature}, of kind {_named(kinds)} in {file}; metric {monitor.metric} "
+            f"is of {'numbers' if monitor.metric in _OF_NUMBERS else 'texts'}: correct one of the two"
+        )
+    return None
+
+
+def _has(metric: str, kind: Kind | None) -> bool:
+    """Whether values of this kind have the metric."""
+    if kind is None:
+        return True
+    if metric in _OF_NUMBERS:
+        return not is_string_kind(kind)
+    return metric not in _OF_TEXTS or is_string_kind(kind)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return (", ".join(names[:_MOST_NAMED]) + more) or "none"

@@ -78,7 +78,7 @@ def warnings(config: Config, env: Mapping[str, str]) -> list[str]:
         )
         if line not in found:
             found.append(line)
-    return found + _judging(config) + _too_few_rows(config)
+    return found + _judging(config) + _widths(config) + _too_few_rows(config)
 
 
 def _judge_files(config: Config, env: Mapping[str, str]) -> list[Path]:
@@ -118,6 +118,18 @@ def _judging(config: Config) -> list[str]:
                 f"select.model is {monitor.select.model}; declare the model, or correct the pattern"
             )
     return found
+
+
+def _widths(config: Config) -> list[str]:
+    """References of windows of another width."""
+    files = [config.judge.baseline_file, *(b.file for b in config.baselines.values())]
+    if not config.judge.enabled or not any(files):
+        return []
+    from agent.judge.reference import read_reference
+    from agent.judge.widths import notes
+
+    width_ms = int(config.windows.width_s * 1000)
+    return notes([read_reference(Path(file)) for file in files if file], width_ms)
 
 
 def _too_few_rows(config: Config) -> list[str]:

@@ -107,6 +107,7 @@ def run(
             with_drift=True,
         )
         timeline, fold = _run(files, config, judge, references, rows_per_window, on_progress)
+        timeline.notes = judge.notes if rows_per_window is None else []
         timeline.learning = learning
         return timeline, fold
 

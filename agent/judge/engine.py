@@ -127,6 +127,11 @@ class Judge:
             judged.add(self._models[key].tick(now_ms, heard[key.model]))
         return judged
 
+    @property
+    def notes(self) -> list[str]:
+        """What the references cannot say of windows of this width, a sentence each."""
+        return self._known.notes
+
     # ------------------------------------------------------------ inside
 
     def _named(self, judged: Judged, watched: Watched, profiles: Sequence[Profile]) -> Judged:
@@ -227,6 +232,7 @@ class Judge:
         """The document that `/v1/state` shows as `judge`."""
         return {
             "models": [self._models[key].state() for key in sorted(self._models)],
+            "notes": self.notes,
             "sources": self._health(),
             "inventory": self.inventory(),
             "alarms": [

@@ -21,6 +21,7 @@ from agent.judge.counted import Counted
 from agent.judge.detector import Segment
 from agent.judge.panes import hour_of
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
+from agent.judge.widths import notes, widened
 from agent.types import Column
 
 #: A segment's baseline needs so many rows to be judged by itself.
@@ -174,10 +175,20 @@ class Known:
     ) -> Standing:
         """With the contract that was given for the model, else the one its baseline implies."""
         if self._by_rows or width_ms != self._width_ms:
-            whole = without_rows(whole)
-            segments = {segment: without_rows(s) for segment, s in segments.items()}
+            whole = self._fitted(whole, width_ms)
+            segments = {segment: self._fitted(s, width_ms) for segment, s in segments.items()}
         contract = self.contract(key) or infer_model(whole, self._width_ms)
         return Standing(id, whole, segments, contract, is_learned=is_learned, is_young=is_young)
+
+    def _fitted(self, stream: ReferenceStream, width_ms: int) -> ReferenceStream:
+        """For windows of the width that is judged."""
+        known = None if self._by_rows else widened(stream, width_ms, self._width_ms)
+        return known or without_rows(stream)
+
+    @property
+    def notes(self) -> list[str]:
+        """What references cannot say of windows of this width, a sentence each."""
+        return notes((*self._references, *self._named.values()), self._width_ms)
 
     def contract(self, key: ModelKey) -> ModelContract | None:
         """The one given: the version's own, else that of all versions."""

@@ -79,14 +79,28 @@ def test_a_restart_repeats_nothing_that_was_committed(
     assert_arrived(otlp_receiver.points(), after)
 
 
+BROKEN = b'{"model": "m", "features": {'
+
+
+def values_of(kafka: RealKafka, topic: str, n: int) -> list[bytes | None]:
+    """The first so many values of a topic."""
+    found: list[Any] = consume_all(kafka.bootstrap, topic, n)
+    return [message.value() for message in found]
+
+
 def test_a_killed_agent_loses_no_row(
     real_kafka: RealKafka, otlp_receiver: OtlpReceiver, tmp_path: Path
 ) -> None:
-    """At least once: rows of all lives together are at least what was sent, and uncommitted ones return."""
+    """At least once: uncommitted rows are read again, and counted twice if the collector had them already.
+
+    So is a dead letter: it is written when it is decoded, before anything is committed.
+    """
     topic, group = real_kafka.fresh_topic(partitions=PARTITIONS), unique("group")
+    dead = real_kafka.fresh_topic("dead")
     config = {
         "kafka": {**kafka_config(real_kafka, topic, group), "session_timeout_s": 6.0},
         "delivery": {"drain_timeout_s": 5.0},
+        "decode": {"dead_letter_topic": dead},
         "export": {"otlp": {"endpoint": otlp_receiver.grpc_endpoint}},
     }
     sent = Sent(4000, seed=4)
@@ -96,18 +110,23 @@ def test_a_killed_agent_loses_no_row(
             lambda: sum(max(0, at) for at in committed(real_kafka.bootstrap, group, topic, 3)) > 0
         )
         otlp_receiver.always(transient())
-        produce(real_kafka.bootstrap, topic, sent.values[2000:], partitions=PARTITIONS)
+        produce(real_kafka.bootstrap, topic, [*sent.values[2000:], BROKEN], partitions=PARTITIONS)
         agent.wait_rows(sent.total)
+        assert values_of(real_kafka, dead, 1) == [BROKEN]
         assert agent.process is not None
         agent.process.kill()
+    taken = otlp_receiver.points("inference.rows").total()
     held = sum(committed(real_kafka.bootstrap, group, topic, PARTITIONS))
     assert held < sent.total  # nothing was accepted after the collector went away
     otlp_receiver.always(ACCEPT)
     with AgentProcess(tmp_path, config) as agent:
         agent.wait_rows(sent.total - held, timeout_s=90)
-        eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total))
+        eventually_sync(lambda: all_committed(real_kafka, group, topic, sent.total + 1))
         assert agent.state()["tally"]["rows"] == sent.total - held
         assert agent.stop() == 0
+    assert taken >= held
+    assert otlp_receiver.points("inference.rows").total() == taken + sent.total - held
+    assert values_of(real_kafka, dead, 2) == [BROKEN, BROKEN]
 
 
 def test_a_collector_that_is_away_stops_commits_and_nothing_else(

@@ -41,7 +41,7 @@ from agent.state.recovery import FoldCodec
 from agent.state.shards import shard_of
 from agent.telemetry import Telemetry
 from agent.types import Chunk, Exemplar, Json, Snapshot
-from agent.verdict import Judged
+from agent.verdict import UNJUDGED, Judged
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,10 @@ class Judge(Protocol):
 
     def state(self) -> Json:
         """Its part of `/v1/state`."""
+
+    @property
+    def memory_bytes(self) -> tuple[int, int]:
+        """Memory of judging by estimate, and its limit."""
 
 
 def judge_maker(config: Config) -> Callable[[], Judge] | None:
@@ -153,12 +157,28 @@ class JudgingFold(Fold):
     def _note(self, judge: Callable[[], Judged]) -> None:
         n_dropped = self.standing.n_dropped
         try:
-            self.standing.note(judge())
+            judged = judge()
+            self.standing.note(judged)
+            self._say_memory(judged)
         except Exception as error:
             self._telemetry.add("inferometer.judge.errors")
             self._complaints.say("judge", f"judging failed: {type(error).__name__}: {error}")
             log.debug("judging failed", exc_info=True)
         self._telemetry.add("inferometer.verdicts.dropped", self.standing.n_dropped - n_dropped)
+
+    def _say_memory(self, judged: Judged) -> None:
+        """What judging holds, and what it had no room for."""
+        for state, size in zip(("used", "limit"), self.judge.memory_bytes, strict=True):
+            self._telemetry.set("inferometer.budget.judge", size, state=state)
+        self._telemetry.add("inferometer.judge.refused", judged.n_refused)
+        if judged.n_refused:
+            names = [v.stream.model for v in judged.verdicts if v.metric == UNJUDGED]
+            which = f", new among them: {', '.join(names[:5])}" if names else ""
+            self._complaints.say(
+                "judge-memory",
+                f"{judged.n_refused:,} windows are not judged: the memory of judging is used up"
+                f"{which}; raise judge.max_memory_bytes",
+            )
 
     # ------------------------------------------------------------ what leaves
 
@@ -231,9 +251,7 @@ class Folds:
         data = persist.dump(fold)
         if not isinstance(fold, JudgingFold):
             return data
-        own = _Own(
-            fold.newest_at_ns, fold.judge.dump(), fold.standing.dump(), fold.origins.kept()
-        )
+        own = _Own(fold.newest_at_ns, fold.judge.dump(), fold.standing.dump(), fold.origins.kept())
         frame = seal_frame(MAGIC, VERSION, b"", msgspec.msgpack.encode(own))
         return joined([_LENGTH.pack(MAGIC, len(frame)), frame, data])
 

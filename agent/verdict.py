@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,10 @@ class State(enum.StrEnum):
     PENDING = "pending"  # evidence gathers; levels and baselines are frozen
     FIRING = "firing"
     RESOLVED = "resolved"  # first window after firing; then ok
+
+
+#: Metric of the verdict that a model is not judged for want of memory.
+UNJUDGED: Final = "judged"
 
 
 class Severity(enum.StrEnum):
@@ -107,17 +112,22 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Judged:
-    """What judging one input brought about, oldest window first."""
+    """What judging one input brought about, oldest window first.
+
+    n_refused  windows of models that are not judged: the memory of judging is used up
+    """
 
     verdicts: list[Verdict] = field(default_factory=list)
     drift: list[Drift] = field(default_factory=list)
     n_windows: int = 0
+    n_refused: int = 0
 
     def add(self, later: Judged) -> None:
         """Append what a later input brought, in place."""
         self.verdicts.extend(later.verdicts)
         self.drift.extend(later.drift)
         self.n_windows += later.n_windows
+        self.n_refused += later.n_refused
 
 
 def shown_name(column: Column) -> str:

@@ -116,6 +116,22 @@ class Judge(Options, frozen=True, kw_only=True):
             description="auto: of columns that hold arrays of numbers (embeddings), compare also where vectors point, in one row of 16; off: only their norms."
         ),
     ] = "auto"
+    max_memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Memory of judging, by estimate. Past it models that nobody declared are not judged, and a verdict, a metric and the state page say so.",
+        ),
+    ] = 64 << 20
+    forget_after_s: Annotated[
+        float,
+        Meta(
+            ge=3600,
+            le=31_536_000,
+            description="Time of windows without a row after which a version, or a model, is forgotten; of a declared model the last version stays.",
+        ),
+    ] = 1_209_600.0
     severity: Annotated[Severity, Meta(description="Of the default monitors.")] = Severity.PAGE
     silence_s: Annotated[
         Seconds | None,

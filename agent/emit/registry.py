@@ -402,6 +402,19 @@ def _own() -> list[MetricSpec]:
             "Series of `inference.drift.*` against `export.max_drift_series`.",
             (STATE,),
         ),
+        MetricSpec(
+            "inferometer.budget.judge",
+            _G,
+            "By",
+            "Memory of judging, by estimate, against `judge.max_memory_bytes`.",
+            (STATE,),
+        ),
+        MetricSpec(
+            "inferometer.judge.refused",
+            _C,
+            "{window}",
+            "Windows of models that are not judged: the memory of judging is used up.",
+        ),
         MetricSpec("inferometer.judge.duration", _H, "s", "Processor time of judging what sealed."),
         MetricSpec(
             "inferometer.judge.errors",

@@ -21,6 +21,7 @@ from agent.judge.counted import Counted, counted, merged, scaled
 from agent.judge.history import calibrated
 from agent.judge.panes import HOUR_MS, MIN_ROWS, hour_of
 from agent.judge.reference import ModelKey, ReferenceStream
+from agent.judge.sizes import prepared_bytes, profile_bytes
 from agent.judge.standing import Standing
 from agent.judge.union import united
 from agent.types import StreamKey
@@ -73,6 +74,13 @@ class Moving:
     def stands(self) -> bool:
         """Whether anything can be judged against it yet."""
         return bool(self._standing)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory, by estimate; windows that a baseline stands on are counted once."""
+        windows = [p for known in self._windows.values() for p in known]
+        stands = sum(prepared_bytes(s.whole.reference.profile) for s in self._standing.values())
+        return stands + sum(profile_bytes(p) for p in windows)
 
     def of_id(self, id: str) -> Standing | None:
         """The one with this id, if it stands."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import msgspec
@@ -13,9 +13,10 @@ from agent.judge.reference import ModelKey
 from agent.types import OVERFLOW, Json, Role
 from agent.verdict import shown_name
 
-#: Further models and features are counted, not listed.
+#: Further models and features are counted, not listed: 600 bytes a model and 150 a feature, 13 MB at most.
 MOST_MODELS: Final = 10_000
-MOST_FEATURES: Final = 1000
+MOST_FEATURES: Final = 1000  # of one
+MOST_NAMES: Final = 50_000  # features of all
 
 
 class Item(msgspec.Struct, kw_only=True):
@@ -36,6 +37,7 @@ class InventoryKept(msgspec.Struct, array_like=True):
     now_ms: int
     unlisted: int
     items: list[tuple[ModelKey, Item]]
+    gone: list[ModelKey] = []
 
 
 class Inventory:
@@ -47,6 +49,8 @@ class Inventory:
         self._items: dict[ModelKey, Item] = {}
         self._unlisted = 0
         self._now_ms = 0
+        self._n_names = 0
+        self._gone: dict[ModelKey, None] = {}  # forgotten by judging, in that order
 
     def sealed(self, profiles: Sequence[Profile], now_ns: int) -> None:
         """Add the windows of all models."""
@@ -59,11 +63,27 @@ class Inventory:
         for (key, _), parts in windows.items():
             item = self._items.get(key)
             if item is None:
+                self._make_room()
                 if len(self._items) >= MOST_MODELS:
                     self._unlisted += 1
                     continue
                 item = self._items[key] = Item(first_ms=parts[0].start_ms, last_ms=parts[0].end_ms)
+            self._gone.pop(key, None)
             self._add(item, parts)
+
+    def _make_room(self) -> None:
+        """The model that was forgotten first makes room for one that has rows."""
+        if len(self._items) >= MOST_MODELS and self._gone:
+            first = next(iter(self._gone))
+            del self._gone[first], self._items[first]
+
+    def forget(self, key: ModelKey) -> None:
+        """A model is gone for good: when it was seen stays, its features go."""
+        item = self._items.get(key)
+        if item is not None:
+            self._n_names -= len(item.features) + len(item.outputs)
+            item.features, item.outputs = {}, {}
+            self._gone[key] = None
 
     def _add(self, item: Item, parts: Sequence[Profile]) -> None:
         item.windows += 1
@@ -77,23 +97,36 @@ class Inventory:
             for column, held in profile.columns.items():
                 into = item.features if column.role is Role.FEATURE else item.outputs
                 name = shown_name(column)
-                if name in into or len(into) < MOST_FEATURES:
-                    into[name] = str(held.kind) if held.kind is not None else into.get(name)
+                if name not in into:
+                    if len(into) >= MOST_FEATURES or self._n_names >= MOST_NAMES:
+                        continue
+                    self._n_names += 1
+                into[name] = str(held.kind) if held.kind is not None else into.get(name)
 
     def kept(self) -> InventoryKept:
         """All there is, to go on from."""
-        return InventoryKept(self._now_ms, self._unlisted, list(self._items.items()))
+        items = list(self._items.items())
+        return InventoryKept(self._now_ms, self._unlisted, items, list(self._gone))
 
     def restore(self, kept: InventoryKept) -> None:
         """Go on from `kept`, in place."""
         self._now_ms, self._unlisted, self._items = kept.now_ms, kept.unlisted, dict(kept.items)
+        self._gone = dict.fromkeys(kept.gone)
+        self._n_names = sum(len(i.features) + len(i.outputs) for i in self._items.values())
 
-    def document(self) -> Json:
+    def document(self, judged: Container[ModelKey] | None = None) -> Json:
         """Models by name, each with its versions; declared ones that were never seen with none.
 
         rows_per_s  in windows that had rows, on average
+        judged      of each version whether it is among these; not said where they are not given
         """
-        names = sorted({key.model for key in self._items} | set(self._declared))
+        versions: dict[str, list[Json]] = {}
+        for key in sorted(self._items):
+            found = self._version(key, self._items[key])
+            if judged is not None:
+                found["judged"] = key in judged
+            versions.setdefault(key.model, []).append(found)
+        names = sorted(versions.keys() | set(self._declared))
         return {
             "window_s": self._width_s,
             "unlisted": self._unlisted,
@@ -101,12 +134,8 @@ class Inventory:
                 {
                     "model": name,
                     "declared": name in self._declared,
-                    "seen": any(key.model == name for key in self._items),
-                    "versions": [
-                        self._version(key, self._items[key])
-                        for key in sorted(self._items)
-                        if key.model == name
-                    ],
+                    "seen": name in versions,
+                    "versions": versions.get(name, []),
                 }
                 for name in names
             ],

@@ -69,6 +69,21 @@ class Learner:
         return min(1.0, self._n / self._most)
 
     @property
+    def n_columns(self) -> int:
+        """Columns seen of all traffic."""
+        return self._whole.facts.n_columns
+
+    @property
+    def n_segments(self) -> int:
+        """Segments seen."""
+        return len(self._segments)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory, by estimate."""
+        return self._whole.size_bytes + sum(s.size_bytes for s in self._segments.values())
+
+    @property
     def silence_s(self) -> float | None:
         """Seconds without a row that are more than chance, as far as is known: thrice the longest gap so far,
         three windows at least. None for a model that was hardly heard of."""

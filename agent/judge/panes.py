@@ -158,6 +158,11 @@ class WindowFacts:
                 rates.violations = max(rates.violations, column.violations() / profile.rows)
 
     @property
+    def n_columns(self) -> int:
+        """Columns that any window had."""
+        return len(self._columns)
+
+    @property
     def inner_rows(self) -> list[int]:
         """Rows by window without the first and the last, which are cut by where the data begins and ends."""
         return list(self.rows[1:-1] if len(self.rows) > 2 else self.rows)

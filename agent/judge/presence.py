@@ -30,6 +30,7 @@ class PresenceKept(msgspec.Struct, array_like=True):
     windows: int
     seen: list[str]
     alarms: list[tuple[str, list[Alarm]]]
+    last: list[tuple[str, int]] = []
 
 
 class Presence:
@@ -43,6 +44,10 @@ class Presence:
         self._windows = 0
         self._seen: set[str] = set()
         self._alarms: dict[str, Alarms] = {}
+        self._last: dict[
+            str, int
+        ] = {}  # undeclared models that are told: their last window with rows
+        self._forget_after = int(config.judge.forget_after_s / config.windows.width_s)
 
     def window(self, window: int, models: Iterable[ModelKey]) -> list[Verdict]:
         """The verdicts of a window with rows of these models."""
@@ -62,12 +67,16 @@ class Presence:
             if name not in self._alarms and len(self._alarms) >= _MOST:
                 continue
             alarms = self._alarms.setdefault(name, Alarms("inventory:"))
-            # An undeclared model stays one in windows without rows of it.
-            still = [alarm.finding for alarm in alarms.open if alarm.finding.metric == UNDECLARED]
+            if name in strange:
+                self._last[name] = window
+            # An undeclared model stays one in windows without rows of it, until it is forgotten.
+            is_known = window - self._last.get(name, window) <= self._forget_after
+            still = [a.finding for a in alarms.open if is_known and a.finding.metric == UNDECLARED]
             findings = [self._finding(name, present)] if name in names else still
             verdicts += alarms.step(self._at(name, window), findings)
             if not alarms.open:
                 del self._alarms[name]
+                self._last.pop(name, None)
         return verdicts
 
     def _finding(self, name: str, present: Set[str]) -> Finding:
@@ -98,11 +107,11 @@ class Presence:
     def kept(self) -> PresenceKept:
         """All there is, to go on from."""
         alarms = [(name, alarms.kept()) for name, alarms in sorted(self._alarms.items())]
-        return PresenceKept(self._windows, sorted(self._seen), alarms)
+        return PresenceKept(self._windows, sorted(self._seen), alarms, sorted(self._last.items()))
 
     def restore(self, kept: PresenceKept) -> None:
         """Go on from `kept`, in place."""
-        self._windows, self._seen = kept.windows, set(kept.seen)
+        self._windows, self._seen, self._last = kept.windows, set(kept.seen), dict(kept.last)
         for name, held in kept.alarms:
             self._alarms[name] = Alarms("inventory:")
             self._alarms[name].open = held

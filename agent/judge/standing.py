@@ -144,6 +144,10 @@ class Known:
             self._files[name, key] = self._standing(known, key)
         return self._files[name, key]
 
+    def forget(self, key: ModelKey) -> None:
+        """A model is gone for good: what was worked out for it goes, too."""
+        self._files = {known: s for known, s in self._files.items() if known[1] != key}
+
     def _standing(self, references: Sequence[Reference], key: ModelKey) -> Standing | None:
         for reference in references:
             whole = reference.whole(key)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from agent.config import Config, Monitor
 from agent.config.monitors import DISTANCES, JUDGED
 from agent.fold.profile import Profile
-from agent.judge.alarms import Alarm
+from agent.judge.alarms import Alarm, Alarms, Seen
 from agent.judge.baselines import Moving, MovingKept, Others, make, twin_of
 from agent.judge.bounds import BoundJudge, BoundKept, OnValues, takes
 from agent.judge.cells import Prepared
@@ -21,10 +20,12 @@ from agent.judge.model_judge import ModelJudge, ModelKept
 from agent.judge.panes import MIN_ROWS
 from agent.judge.reference import ModelKey, Reference
 from agent.judge.rules import Selected
+from agent.judge.silence import Heard, Last
+from agent.judge.sizes import BOUND, MODEL, learning_bytes, standing_bytes
 from agent.judge.sources import Sources
 from agent.judge.standing import Known, Standing, without_rows
 from agent.types import Json, StreamKey
-from agent.verdict import Drift, Judged, State, Verdict, stream_json
+from agent.verdict import Drift, Judged, Severity, State, Verdict, stream_json
 
 
 class WatchedKept(msgspec.Struct, array_like=True):
@@ -39,15 +40,6 @@ class WatchedKept(msgspec.Struct, array_like=True):
     moving: list[tuple[str, MovingKept]]
     placed: list[tuple[int, str]]
     shared: bool = False
-
-
-class Heard(NamedTuple):
-    """Of a model, all versions together: end of the last window with rows, and the version that speaks of silence
-    (`rank`: why that one)."""
-
-    end_ms: int
-    version: str
-    rank: tuple[bool, int]
 
 
 class Watched:
@@ -134,9 +126,28 @@ class Watched:
         return self._standing.whole.prepared(start_ms) if self._standing is not None else None
 
     @property
-    def last_end_ms(self) -> int:
-        """End of the last window with rows; 0: none yet."""
-        return self._last_end_ms or 0
+    def last(self) -> Last:
+        """When it was last heard of; 0: not yet."""
+        return Last(self._last_end_ms or 0, self.allowed_silence_s is not None)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory, by estimate."""
+        total = MODEL + BOUND * len(self._bounds)
+        if self._learner is not None:
+            total += self._learner.size_bytes
+        if self._standing is not None:
+            total += standing_bytes(self._standing, len(self.judges))
+        return total + sum(moving.size_bytes for moving in self._moving.values())
+
+    def needed_bytes(self, profiles: Sequence[Profile] = ()) -> int:
+        """What it holds, or while it learns will hold at its largest: by the columns of these profiles, if it has
+        seen none."""
+        if self._learner is None:
+            return self.size_bytes
+        columns = max(self._learner.n_columns, len({c for p in profiles for c in p.columns}))
+        segments = max(self._learner.n_segments, sum(bool(p.stream.segment) for p in profiles))
+        return max(self.size_bytes, learning_bytes(columns, segments))
 
     @property
     def allowed_silence_s(self) -> float | None:
@@ -152,7 +163,7 @@ class Watched:
     # ------------------------------------------------------------ inputs
 
     def window(self, profiles: Sequence[Profile], others: Others) -> Judged:
-        """A window with rows. `others`: all models' profiles of it."""
+        """A window with rows. `others`: those of all versions of the model."""
         judged = Judged(n_windows=1)
         is_shared = self._is_sharing(others)
         if self._last_end_ms is None:
@@ -356,6 +367,36 @@ class Watched:
                 judged.verdicts += bound.empty(start_ms, end_ms, silent_s, standing)
         return judged
 
+    def closed(self, start_ms: int, end_ms: int, why: str) -> list[Verdict]:
+        """The last verdicts of what is open: this model is judged no more, and why not."""
+        verdicts: list[Verdict] = []
+        for alarms, stream, severity in self._all_alarms():
+            seen = Seen(
+                stream=stream,
+                start_ms=start_ms,
+                end_ms=end_ms,
+                rows=0,
+                severity=severity,
+            )
+            verdicts += alarms.step(seen, [])
+        return [msgspec.structs.replace(v, why=f"{self.name}: {why}") for v in verdicts]
+
+    @property
+    def name(self) -> str:
+        """As sentences name it."""
+        return f"{self.key.model} {self.key.version}".rstrip()
+
+    def _all_alarms(self) -> Iterator[tuple[Alarms, StreamKey, Severity]]:
+        """Those of every rule and monitor, of which stream and how severe."""
+        for judge in self.judges:
+            severity = judge.rule.severity
+            lesser = Severity.INFO if severity is Severity.INFO else Severity.TICKET
+            yield judge.alarms, judge.stream, severity
+            yield judge.schema, judge.stream, lesser
+            yield judge.early, judge.stream, lesser
+        for bound in self._bounds.values():
+            yield bound.alarms, bound.stream, bound.monitor.severity
+
     # ------------------------------------------------------------ kept
 
     def kept(self) -> WatchedKept:
@@ -441,13 +482,4 @@ class Watched:
 
     def open_alarms(self) -> list[Alarm]:
         """Of all rules, pending or firing."""
-        return [
-            alarm
-            for alarms in (
-                *(judge.alarms for judge in self.judges),
-                *(judge.schema for judge in self.judges),
-                *(judge.early for judge in self.judges),
-                *(bound.alarms for bound in self._bounds.values()),
-            )
-            for alarm in alarms.open
-        ]
+        return [alarm for alarms, _, _ in self._all_alarms() for alarm in alarms.open]

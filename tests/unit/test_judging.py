@@ -44,6 +44,8 @@ class ScriptedJudge:
         self.windows: dict[str, int] = {}
         self.n_ticks = 0
         self.fails = False
+        self.memory_bytes = (10, 100)
+        self.n_refused = 0
 
     def linked(self, links: Sequence[Exemplar]) -> None:
         self.windows["links"] = self.windows.get("links", 0) + len(links)
@@ -51,7 +53,7 @@ class ScriptedJudge:
     def sealed(self, profiles: Sequence[Profile], sealed_until: int, now_ns: int) -> Judged:
         if self.fails:
             raise ZeroDivisionError("a mistake")
-        judged = Judged()
+        judged = Judged(n_refused=self.n_refused)
         for profile in profiles:
             n = self.windows[profile.stream.model] = self.windows.get(profile.stream.model, 0) + 1
             states = {0: State.FIRING, 1: State.RESOLVED, 2: State.OK}

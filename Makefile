@@ -44,8 +44,11 @@ $(BENCH_STAMP): requirements-bench.lock pyproject.toml .ci/make_venv.py
 demo: $(DEMO_STAMP) ## A whole pipeline on this machine, with a live view (ARGS="--headless --duration 60")
 	@$(BIN)/inferometer demo $(ARGS)
 
+# Each worker has a broker of its own: as many as there are cores, and not many.
+SHARED := -n auto --maxprocesses 4 --dist worksteal
+
 test: lint ## Lint, types and all tests (ARGS="tests/unit -k config")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 chaos: $(STAMP) ## Random faults on a running pipeline, all rows held to account (ARGS="--rounds 200 --seed 1")
 	@$(BIN)/python -m tests.chaos $(ARGS)

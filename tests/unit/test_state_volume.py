@@ -428,8 +428,9 @@ def test_a_directory_that_cannot_be_made_or_written_is_a_clear_error(tmp_path: P
 def test_a_killed_writer_loses_nothing_that_it_synced(tmp_path: Path) -> None:
     """SIGKILL at random moments; the writer says on its pipe what is synced."""
     code = f"""
-import sys
 from pathlib import Path
+from agent.compiled import mode
+mode.use_files()  # no kernel is needed, and numba is half of the start
 from tests.unit.test_state_volume import OWNER, CODEC, Telemetry, Volume, fill
 volume = Volume(Path({str(tmp_path)!r}), OWNER, CODEC, Telemetry())
 volume.open()

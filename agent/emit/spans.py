@@ -25,13 +25,11 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from agent import __version__
-from agent.emit.backoff import Backoff
-from agent.emit.complaints import Complaints
 from agent.emit.environment import ExportSettings
 from agent.emit.otlp_traces import encode_own_span, encode_request_span, pack_spans
+from agent.emit.request_sender import RequestSender
 from agent.emit.resource import SCOPE_NAME, AgentResource
-from agent.emit.transport import OtlpTransport, UncertainExportError
-from agent.errors import PermanentExportError, TransientExportError
+from agent.emit.transport import OtlpTransport
 from agent.telemetry import Telemetry
 from agent.types import RequestSpan
 
@@ -61,18 +59,23 @@ class SpanExporter:
         max_spans: int = QUEUE_SPANS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._client = client
-        self._settings = settings.traces
+        self._max_request_bytes = settings.traces.max_request_bytes
         self._resource = resource
         self._telemetry = telemetry
         self._max_spans = max_spans
-        self._clock = clock
         self._queue: deque[RequestSpan | ReadableSpan] = deque()
-        self._backoff = Backoff(settings.traces.retry_initial_s, settings.traces.retry_max_s)
-        self._complaints = Complaints(log, clock=clock)
-        self._turn = asyncio.Lock()
         self._filled = asyncio.Event()
-        self._hurried = asyncio.Event()
+        self._sender = RequestSender(
+            client,
+            settings.traces,
+            telemetry,
+            log,
+            signal="traces",
+            what="spans",
+            patience_s=PATIENCE_S,
+            repeats_uncertain=False,
+            clock=clock,
+        )
 
     def put(self, spans: Iterable[RequestSpan]) -> None:
         """Queue request spans whose chunk counts. On the loop."""
@@ -104,34 +107,34 @@ class SpanExporter:
                 async with asyncio.timeout(BATCH_WAIT_S):
                     await self._filled.wait()
             self._filled.clear()
-            async with self._turn:
+            async with self._sender.turn:
                 while self._queue:
                     await self._send_batch()
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Send what is queued now, each request once, within `timeout_s`; the rest is dropped and counted."""
-        self._hurried.set()
         try:
-            async with asyncio.timeout(timeout_s), self._turn:
+            async with self._sender.hurried(timeout_s):
                 while self._queue:
                     await self._send_batch()
         except TimeoutError:
-            self._complaints.say("flush", f"{len(self._queue)} spans were not sent before the stop")
-            self._count_lost(len(self._queue))
+            n = len(self._queue)
+            self._sender.complaints.say("flush", f"{n} spans were not sent before the stop")
+            self._sender.count("dropped", n)
             self._queue.clear()
-        finally:
-            self._hurried.clear()
 
     async def close(self) -> None:
         """Close connections."""
-        await self._client.close()
+        await self._sender.close()
 
     # -- one batch
 
     def _enqueue(self, span: RequestSpan | ReadableSpan, why: str) -> None:
         if len(self._queue) >= self._max_spans:
             self._telemetry.add("inferometer.spans", outcome="queue_full", why=why)
-            self._complaints.say("full", f"the queue of {self._max_spans} spans is full; dropping")
+            self._sender.complaints.say(
+                "full", f"the queue of {self._max_spans} spans is full; dropping"
+            )
             return
         if why == OWN:
             self._telemetry.add("inferometer.spans", outcome="kept", why=OWN)
@@ -148,80 +151,21 @@ class SpanExporter:
             ),
             self._resource.encoded,
             self._resource.scope,
-            max_bytes=self._settings.max_request_bytes,
+            max_bytes=self._max_request_bytes,
         )
         if n_dropped:
-            self._count_lost(n_dropped)
-            self._complaints.say("too_large", f"{n_dropped} spans are larger than a request may be")
+            self._sender.count("dropped", n_dropped)
+            self._sender.complaints.say(
+                "too_large", f"{n_dropped} spans are larger than a request may be"
+            )
         unsent = sum(n_spans for _, n_spans in requests)
         try:
             for data, n_spans in requests:
-                await self._send(data, n_spans)
+                for outcome, n in (await self._sender.send(data, n_spans)).items():
+                    self._sender.count(outcome, n)
                 unsent -= n_spans
         finally:
-            self._count_lost(unsent)  # above zero only when cancelled
-
-    async def _send(self, data: bytes, n_spans: int) -> None:
-        limit = self._clock() + PATIENCE_S
-        while True:
-            await self._pause()
-            started, outcome = self._clock(), "transient"
-            try:
-                accepted = await self._client.send(data)
-                outcome = "accepted"
-            except TransientExportError as error:
-                self._count_failure(outcome)
-                due = self._backoff.failed(self._clock(), error.retry_after_s)
-                is_over = isinstance(error, UncertainExportError) or due > limit
-                self._complaints.say(
-                    "transient",
-                    f"export of {n_spans} spans failed, {'dropped' if is_over else 'will go on'}: {error}",
-                )
-                if is_over or self._hurried.is_set():
-                    self._count_lost(n_spans)
-                    return
-                continue
-            except PermanentExportError as error:
-                outcome = "permanent"
-                self._count_failure(outcome)
-                self._count("rejected", n_spans)
-                self._backoff.succeeded()
-                self._complaints.say("permanent", f"{n_spans} spans were refused for good: {error}")
-                return
-            finally:
-                self._telemetry.record(
-                    "inferometer.export.duration",
-                    self._clock() - started,
-                    signal="traces",
-                    outcome=outcome,
-                )
-            break
-        self._backoff.succeeded()
-        n_rejected = min(accepted.n_rejected, n_spans)
-        self._count("accepted", n_spans - n_rejected)
-        self._telemetry.add("inferometer.export.bytes", len(data), signal="traces")
-        if n_rejected:
-            self._count("rejected", n_rejected)
-            self._complaints.say(
-                "partial", f"{n_rejected} of {n_spans} spans were refused: {accepted.message}"
-            )
-
-    async def _pause(self) -> None:
-        wait_s = self._backoff.not_before - self._clock()
-        if wait_s > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._hurried.wait()
-
-    def _count_lost(self, n: int) -> None:
-        if n:
-            self._count("dropped", n)
-
-    def _count(self, outcome: str, n: int) -> None:
-        self._telemetry.add("inferometer.export.points", n, signal="traces", outcome=outcome)
-
-    def _count_failure(self, outcome: str) -> None:
-        self._telemetry.add("inferometer.export.failures", signal="traces", outcome=outcome)
+            self._sender.count("dropped", unsent)  # above zero only when cancelled
 
 
 class _ToQueue(SpanProcessor):

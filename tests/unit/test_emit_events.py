@@ -148,31 +148,35 @@ class Nobody:
         pass
 
 
-def waiting(max_events: int, max_request_bytes: int = 3_500_000) -> EventExporter:
+def waiting(
+    telemetry: Telemetry, max_events: int, max_request_bytes: int = 3_500_000
+) -> EventExporter:
     otlp = Otlp(endpoint="http://127.0.0.1:1", max_request_bytes=max_request_bytes)
     settings = resolve(Export(otlp=otlp), {}).logs
     client = Nobody()
     client.settings = settings  # type: ignore[attr-defined]
-    return EventExporter(client, settings, RESOURCE, Telemetry(), max_events=max_events)  # type: ignore[arg-type]
+    return EventExporter(client, settings, RESOURCE, telemetry, max_events=max_events)  # type: ignore[arg-type]
 
 
-def dropped(exporter: EventExporter) -> float:
-    return exporter._telemetry.value("inferometer.export.points", signal="logs", outcome="dropped")
+def dropped(telemetry: Telemetry) -> float:
+    return telemetry.value("inferometer.export.points", signal="logs", outcome="dropped")
 
 
 async def test_a_crowd_of_ordinary_events_leaves_room_for_a_page() -> None:
-    exporter, settled = waiting(100), []
+    telemetry, settled = Telemetry(), []
+    exporter = waiting(telemetry, 100)
     for _ in range(100_000):
         exporter.put(verdict_event(verdict(State.LEARNING), 1), lambda: settled.append(1))
-    assert len(exporter) == 75 and dropped(exporter) == len(settled) == 99_925
+    assert len(exporter) == 75 and dropped(telemetry) == len(settled) == 99_925
     for _ in range(30):
         exporter.put(verdict_event(verdict(), 1))
-    assert len(exporter) == 100 and dropped(exporter) == 99_930
+    assert len(exporter) == 100 and dropped(telemetry) == 99_930
 
 
 async def test_an_event_that_fits_no_request_is_dropped_when_it_is_put() -> None:
-    exporter, settled = waiting(100, max_request_bytes=4096), []
+    telemetry, settled = Telemetry(), []
+    exporter = waiting(telemetry, 100, max_request_bytes=4096)
     exporter.put(verdict_event(verdict(why="x" * 5000), 1), lambda: settled.append(1))
-    assert len(exporter) == 0 and dropped(exporter) == len(settled) == 1
+    assert len(exporter) == 0 and dropped(telemetry) == len(settled) == 1
     exporter.put(verdict_event(verdict(), 1))
     assert len(exporter) == 1

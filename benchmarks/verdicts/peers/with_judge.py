@@ -34,6 +34,8 @@ from benchmarks.verdicts.peers.runner import BEFORE, Clock, Found, write
 
 DEFAULT, MATCHED = "default budget", "matched budget"
 _DAY_S = 86_400.0
+#: Of every event, as an agent's have one; windows are numbers of rows here.
+_TIME_MS = 1_700_000_000_000
 
 
 class Events:
@@ -57,7 +59,8 @@ def _lines(table: Table) -> Iterator[bytes]:
         else:  # NaN becomes null
             columns.append(values.tolist())
     for row in zip(*columns, strict=True):
-        event = {"model": "flights", "features": dict(zip(table, row, strict=True))}
+        features = dict(zip(table, row, strict=True))
+        event = {"model": "flights", "ts": _TIME_MS, "features": features}
         yield orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
 
 

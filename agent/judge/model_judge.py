@@ -6,9 +6,7 @@ traffic, half on segments. While an alarm is open nothing that is learned moves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -16,18 +14,19 @@ import msgspec
 from agent.config.contract import ModelContract
 from agent.fold.profile import Profile
 from agent.judge.abrupt import Abrupt, AbruptKept
-from agent.judge.alarms import RANK, Alarm, Alarms, Finding, Seen
+from agent.judge.alarms import Alarm, Alarms, Finding, Seen
 from agent.judge.attribution import causes, segment_causes
+from agent.judge.broken import CERTAIN, Broken, BrokenKept, as_ticket
 from agent.judge.cells import CellKey, CellValue, Prepared, Statistic, measure
-from agent.judge.contract import MIN_ROWS, Breach, breaches
+from agent.judge.contract import MIN_ROWS
 from agent.judge.counted import Counted, counted
 from agent.judge.detector import ChangeDetector, Evidence, Segment, Step
 from agent.judge.drift_shown import drifts
-from agent.judge.explanation import how_many
 from agent.judge.learner import cut, whole_of
 from agent.judge.pairs_cells import PairsFound, measure_pairs
 from agent.judge.reference import ModelKey
-from agent.judge.sources import Sources, matches
+from agent.judge.rule import Rule
+from agent.judge.sources import Sources
 from agent.judge.standing import Standing
 from agent.judge.state_test import StateTest
 from agent.judge.union import united
@@ -35,44 +34,8 @@ from agent.judge.wide import Wide, WideKept
 from agent.types import Column, StreamKey
 from agent.verdict import Cause, Judged, Severity, State, Verdict, shown_name
 
-#: Windows in a row without a breach until the contract holds again.
-CALM_WINDOWS: Final = 3
 #: Metrics of findings of the change and state channels.
 _OF_CHANGE: Final = frozenset(("evidence", "psi"))
-#: Rules that another hour of the day breaks as well as a fault does.
-_BY_THE_HOUR: Final = frozenset(("range", "category", "volume"))
-#: Score of a broken rule: no chance is left to speak of.
-CERTAIN: Final = math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Which channels watch a model, and under which name.
-
-    name      of the monitor; "" for the defaults, whose verdicts carry the channel's name
-    channels  of quality, drift, state
-    feature   pattern of the columns that are watched; None: all
-    target_windows  A: windows between false pages
-    width_ms  of windows
-    """
-
-    name: str
-    channels: frozenset[str]
-    target_windows: float
-    severity: Severity
-    feature: str | None = None
-    allowed_psi: float = 0.1
-    wanted_effect: float = 0.05
-    width_ms: int = 60_000
-
-    def takes(self, column: Column | None) -> bool:
-        """Whether the rule is about this column; of the stream's own: when it is about all."""
-        if self.feature is None:
-            return True
-        return column is not None and matches(self.feature, shown_name(column))
-
-    def named(self, channel: str) -> str:
-        return self.name or channel
 
 
 class ModelKept(msgspec.Struct, array_like=True):
@@ -81,9 +44,7 @@ class ModelKept(msgspec.Struct, array_like=True):
     detector: bytes
     state: bytes
     alarms: list[Alarm]
-    schema: list[Alarm]
-    calm: int
-    broken: list[Breach]
+    rules: BrokenKept
     last: State
     early: list[Alarm] = []
     abrupt: AbruptKept | None = None
@@ -98,7 +59,6 @@ class ModelJudge:
     def __init__(self, stream: StreamKey, rule: Rule, sources: Sources) -> None:
         self.stream = stream
         self.alarms = Alarms(f"{rule.name}:" if rule.name else "")
-        self.schema = Alarms(f"{rule.name}:schema:")
         self.early = Alarms(f"{rule.name}:early:")
         self.rule = rule
         self._sources = sources
@@ -113,10 +73,13 @@ class ModelJudge:
         self._wide: Wide | None = None
         self._few: Profile | None = None  # windows that rules could not be asked of yet
         self._joined: list[Finding] = []  # what the last block of blind windows showed
-        self._calm = CALM_WINDOWS
-        self._broken: list[Breach] = []
-        self._new: list[Breach] = []
+        self._rules = Broken(stream.model, self._name, rule, sources)
         self._last = State.OK
+
+    @property
+    def schema(self) -> Alarms:
+        """Of new features: tickets."""
+        return self._rules.new
 
     @property
     def standing(self) -> Standing | None:
@@ -146,9 +109,7 @@ class ModelJudge:
             self._detector.dump() if self._detector is not None else b"",
             self._state.dump() if self._state is not None else b"",
             self.alarms.kept(),
-            self.schema.kept(),
-            self._calm,
-            self._broken,
+            self._rules.kept(),
             self._last,
             self.early.kept(),
             self._abrupt.kept() if self._abrupt is not None else None,
@@ -163,7 +124,7 @@ class ModelJudge:
             self._detector.load(kept.detector)
         if self._state is not None and kept.state:
             self._state.load(kept.state)
-        self.alarms.open, self.schema.open = kept.alarms, kept.schema
+        self.alarms.open = kept.alarms
         self.early.open = kept.early
         if self._abrupt is not None and kept.abrupt is not None:
             self._abrupt.restore(kept.abrupt)
@@ -171,7 +132,8 @@ class ModelJudge:
         self._few = Profile.from_bytes(kept.few) if kept.few else None
         if self._wide is not None and kept.wide is not None:
             self._wide.restore(kept.wide)
-        self._calm, self._broken, self._last = kept.calm, kept.broken, kept.last
+        self._rules.restore(kept.rules)
+        self._last = kept.last
 
     # ------------------------------------------------------------ one window
 
@@ -200,11 +162,11 @@ class ModelJudge:
             if whole.rows >= MIN_ROWS:
                 read = counted(whole)
                 if contract is not None and "quality" in self.rule.channels:
-                    findings = self._quality(contract, None, whole, read)
+                    findings = self._rules.findings(contract, None, whole, read)
                 if not findings:
                     self._follow(first.window, read, whole)
             verdicts = self._verdicts(seen, findings, State.LEARNING, learning or 0.0)
-            return Judged(verdicts + self._schema(seen), [], 1)
+            return Judged(verdicts + self._rules.schema(seen), [], 1)
         if whole.rows < MIN_ROWS:
             return self._of_few(whole, twin, contract)
         standing = self._standing
@@ -213,7 +175,7 @@ class ModelJudge:
         findings = []
         if "quality" in self.rule.channels:
             is_early = standing.is_young and contract is None
-            findings += self._quality(
+            findings += self._rules.findings(
                 standing.contract, standing.columns, whole, read, is_early=is_early
             )
         quiet = State.OK
@@ -278,7 +240,7 @@ class ModelJudge:
         verdicts = self._verdicts(seen, findings, quiet)
         if swung is not None and not self.alarms.is_open:
             verdicts = [self._swinging(v, swung) for v in verdicts]
-        verdicts += self._schema(seen) + self.early.step(_as_ticket(seen), early)
+        verdicts += self._rules.schema(seen) + self.early.step(as_ticket(seen), early)
         return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
 
     @property
@@ -326,7 +288,7 @@ class ModelJudge:
                 (few,) = cut([few])
                 is_early = standing.is_young and contract is None
                 known = standing.columns
-                found = self._quality(
+                found = self._rules.findings(
                     standing.contract, known, few, counted(few), is_early=is_early
                 )
                 held = [f for f in held if f.metric in _OF_CHANGE or f.metric == "freshness"]
@@ -334,7 +296,7 @@ class ModelJudge:
                 soft = [f for f in found if f.is_soft]
         quiet = State.OK if self._is_sighted else State.BLIND
         verdicts = self._verdicts(seen, held, quiet)
-        return Judged(verdicts + self.early.step(_as_ticket(seen), soft), [], 1)
+        return Judged(verdicts + self.early.step(as_ticket(seen), soft), [], 1)
 
     def _follow(self, window: int, read: Counted, whole: Profile) -> None:
         """A window of the first, before anything stands."""
@@ -398,128 +360,6 @@ class ModelJudge:
         return self.alarms.step(self._seen(start_ms, end_ms, 0, None), [])
 
     # ------------------------------------------------------------ channels
-
-    def _quality(
-        self,
-        contract: ModelContract,
-        known: Sequence[Column] | None,
-        whole: Profile,
-        read: Counted,
-        *,
-        is_early: bool = False,
-    ) -> list[Finding]:
-        found = [b for b in breaches(contract, whole, read, known) if self.rule.takes(b.column)]
-        self._new = [b for b in found if b.is_schema]
-        found = [b for b in found if not b.is_schema]
-        if found:
-            self._broken, self._calm = found, 0
-        elif self._calm < CALM_WINDOWS:
-            self._calm += 1
-            if self._calm < CALM_WINDOWS:
-                found = self._broken
-        if not is_early:
-            return self._by_source(found, whole)
-        soft = [b for b in found if b.statistic in _BY_THE_HOUR]
-        hard = [b for b in found if b.statistic not in _BY_THE_HOUR]
-        return [
-            *self._by_source(hard, whole),
-            *(msgspec.structs.replace(f, is_soft=True) for f in self._by_source(soft, whole)),
-        ]
-
-    def _schema(self, seen: Seen) -> list[Verdict]:
-        """New features, as a ticket that stands until the baseline or the contract knows them."""
-        findings = (
-            [
-                Finding(
-                    monitor=self.rule.named("quality"),
-                    metric="new",
-                    state=State.FIRING,
-                    value=float(len(self._new)),
-                    threshold=0.0,
-                    unit="{feature}",
-                    causes=tuple(
-                        Cause(
-                            statistic="new",
-                            score=CERTAIN,
-                            feature=None if b.column is None else shown_name(b.column),
-                            source=self._sources.of(self.stream.model, b.column),
-                            detail=b.detail,
-                        )
-                        for b in self._new[:20]
-                    ),
-                    why=f"{self._name}: {how_many(len(self._new), 'new feature')}: "
-                    + ", ".join(
-                        shown_name(b.column) for b in self._new[:10] if b.column is not None
-                    ),
-                )
-            ]
-            if self._new
-            else []
-        )
-        return self.schema.step(_as_ticket(seen), findings)
-
-    def _by_source(self, found: Sequence[Breach], whole: Profile) -> list[Finding]:
-        """One finding for each source that is broken, and one for the rest."""
-        model = self.stream.model
-        rest = sorted(found, key=lambda b: (RANK.get(b.statistic, 9), -b.value, str(b.column)))
-        known = {*whole.columns, *(self._standing.columns if self._standing else ())}
-        findings = []
-        while rest:
-            moved = [b.column for b in rest if b.column is not None]
-            named = self._sources.named(model, moved, known)
-            if named is None:
-                findings.append(self._broken_rules(rest, None, 0.0))
-                break
-            source, share = named
-            own = [b for b in rest if self._sources.of(model, b.column) == source]
-            rest = [b for b in rest if b not in own]
-            if not any(b.column is not None and self._sources.of(model, b.column) for b in rest):
-                # What belongs to no source follows from the one that broke.
-                own, rest = [*own, *rest], []
-            findings.append(self._broken_rules(own, source, share))
-        return findings
-
-    def _broken_rules(self, own: Sequence[Breach], source: str | None, share: float) -> Finding:
-        first = own[0]
-        listed = [
-            Cause(
-                statistic=b.statistic,
-                score=CERTAIN,
-                feature=None if b.column is None else shown_name(b.column),
-                source=self._sources.of(self.stream.model, b.column),
-                share=min(1.0, b.value) if b.statistic not in ("volume", "distinct") else None,
-                detail=b.detail,
-            )
-            for b in own
-        ]
-        what = f"{listed[0].feature}: {first.detail}" if listed[0].feature else first.detail
-        if source is not None:
-            names = ", ".join(c.feature for c in listed if c.source == source and c.feature)
-            detail = f"{share:.0%} of its features are broken: {names}"
-            listed.insert(
-                0,
-                Cause(
-                    statistic=first.statistic,
-                    score=CERTAIN,
-                    source=source,
-                    share=share,
-                    detail=detail,
-                ),
-            )
-            what = f"source {source}: {detail}; {what}"
-        elif len(own) > 1:
-            what += f" (and {len(own) - 1} more)"
-        return Finding(
-            monitor=self.rule.named("quality"),
-            metric=first.statistic,
-            state=State.FIRING,
-            value=first.value,
-            threshold=first.threshold,
-            unit="{row}" if first.statistic == "volume" else "1",
-            causes=tuple(listed),
-            source=source,
-            why=f"{self._name}: {what}",
-        )
 
     def _cells(self, values: list[CellValue], whole: Profile) -> list[CellValue]:
         """Those that the rule is about; volume only of windows that are whole."""
@@ -689,11 +529,6 @@ class ModelJudge:
             minimum_effect=seen.minimum_effect,
             why=why,
         )
-
-
-def _as_ticket(seen: Seen) -> Seen:
-    severity = Severity.INFO if seen.severity is Severity.INFO else Severity.TICKET
-    return msgspec.structs.replace(seen, severity=severity)
 
 
 def _cell_key(column: Column, statistic: str) -> CellKey | None:

@@ -7,8 +7,8 @@ from typing import Final
 
 from agent.config import Config, Monitor
 from agent.config.monitors import JUDGED, Select
-from agent.judge.model_judge import Rule
 from agent.judge.reference import ModelKey
+from agent.judge.rule import Rule
 from agent.judge.sources import matches
 
 _DAY_S: Final = 86_400.0

@@ -22,6 +22,7 @@ import numpy as np
 
 from agent.fold.profile import Profile
 from agent.judge.counted import Counted, CountedColumn, counted
+from agent.judge.numeric_bulk import Bulk
 from agent.judge.numeric_cells import NumericBaseline
 from agent.judge.sketch_counts import Counts, Numbers, Texts
 from agent.judge.special import beta_binomial_z, log_poisson_tail, normal_quantile
@@ -149,6 +150,7 @@ def measure(
     if not seen.rows or not known.rows:
         return []
     out: list[CellValue] = []
+    by_column = _numeric_cells(known, seen)
     for column, before in known.columns.items():
         now = seen.columns.get(column)
         if now is None:
@@ -157,7 +159,7 @@ def measure(
             continue
         if now.numbers is not None and before.numbers is not None:
             if now.numbers.count >= MIN_VALUES:
-                out += _numeric_cells(column, before, now.numbers)
+                out += by_column[column]
                 if before.vectors is not None and now.vectors is not None:
                     counts = now.numbers.count, before.numbers.count
                     out += _vector_cells(column, before.vectors, now.vectors, *counts)
@@ -169,24 +171,39 @@ def measure(
     return out
 
 
-def _numeric_cells(column: Column, before: PreparedColumn, numbers: Numbers) -> list[CellValue]:
-    base = before.at(numbers.scale)
-    placed = base.placed(numbers)
-    n, m = float(numbers.count), float(base.count)
-    rows = n * m / (n + m)
-    out = []
-    if base.ties < 1.0 - 1e-9:
-        effect = float(placed @ base.ranks) / n - 0.5
-        spread = math.sqrt((1.0 - base.ties) / 12.0)
-        x = effect * math.sqrt(rows) / spread
-        key = CellKey(column, Statistic.LOC)
-        out.append(CellValue(key, x, n, m, effect, 0.0, "two", spread))
-    if before.kind is Kind.BOOLEAN:
-        return out
-    starts, shares = base.grouping(n)
-    if len(starts) > 1:
-        out.append(_shape_cell(column, shares * m, np.add.reduceat(placed, starts), n, m))
-    return out
+def _numeric_cells(known: Prepared, seen: Counted) -> dict[Column, list[CellValue]]:
+    """Of all columns that both sides hold as numbers, at once."""
+    columns: list[Column] = []
+    bases: list[NumericBaseline] = []
+    window: list[Numbers] = []
+    for column, before in known.columns.items():
+        now = seen.columns.get(column)
+        if now is None or now.numbers is None or before.numbers is None:
+            continue
+        if now.numbers.count >= MIN_VALUES:
+            columns.append(column)
+            bases.append(before.at(now.numbers.scale))
+            window.append(now.numbers)
+    if not columns:
+        return {}
+    bulk = Bulk.of(bases, window)
+    found: dict[Column, list[CellValue]] = {column: [] for column in columns}
+    for column, base, n, auc in zip(
+        columns, bases, bulk.n.tolist(), bulk.locations().tolist(), strict=True
+    ):
+        if base.ties < 1.0 - 1e-9:
+            m, effect = float(base.count), auc - 0.5
+            spread = math.sqrt((1.0 - base.ties) / 12.0)
+            x = effect * math.sqrt(n * m / (n + m)) / spread
+            key = CellKey(column, Statistic.LOC)
+            found[column].append(CellValue(key, x, n, m, effect, 0.0, "two", spread))
+    groups = bulk.groups()
+    parts = groups.psi(), groups.sizes, groups.n, groups.m
+    for column, *shape in zip(columns, *(part.tolist() for part in parts), strict=True):
+        psi, cells, n, m = shape
+        if cells > 1.0 and known.columns[column].kind is not Kind.BOOLEAN:
+            found[column].append(_shape_cell(column, psi, cells - 1.0, n, m))
+    return found
 
 
 def _vector_cells(
@@ -210,7 +227,7 @@ def _text_cells(
     out = []
     p, q = before.partition(texts)
     if len(p) > 1:
-        out.append(_shape_cell(column, p, q, n, m))
+        out.append(_shape_cell(column, psi_of(p, q, m, n), len(p) - 1.0, n, m))
     unseen = before.held_alone(texts) if is_inside else before.unseen(texts)[0]
     share = unseen / n
     z = unseen_z(unseen, n, (before.singletons + 3.0 * math.sqrt(before.singletons + 1.0)) / m)
@@ -240,13 +257,11 @@ def psi_of(p: Counts, q: Counts, m: float, n: float) -> float:
     return float((q - p) @ np.log(q / p))
 
 
-def _shape_cell(column: Column, p: Counts, q: Counts, n: float, m: float) -> CellValue:
+def _shape_cell(column: Column, psi: float, df: float, n: float, m: float) -> CellValue:
     rows = n * m / (n + m)
-    df = len(p) - 1
-    value = psi_of(p, q, m, n)
-    x = math.log(max(value * rows / df, 1e-12))
-    effect = max(0.0, value - df / rows)
-    return CellValue(CellKey(column, Statistic.SHAPE), x, n, m, effect, float(df), "upper")
+    x = math.log(max(psi * rows / df, 1e-12))
+    effect = max(0.0, psi - df / rows)
+    return CellValue(CellKey(column, Statistic.SHAPE), x, n, m, effect, df, "upper")
 
 
 def _missing_cell(

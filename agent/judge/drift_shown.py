@@ -20,19 +20,20 @@ PSI is less its expectation under no change, (B-1) / N (Yurdakul and Naranjo 202
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from agent.fold.profile import Profile, violations
 from agent.judge.cells import MIN_VALUES, Prepared, psi_of
-from agent.judge.counted import CountedColumn, counted
+from agent.judge.counted import Counted, CountedColumn, counted
+from agent.judge.numeric_bulk import Bulk
 from agent.judge.numeric_cells import NumericBaseline, Sides
 from agent.judge.sketch_counts import Counts, Numbers, Texts
 from agent.judge.text_cells import TextBaseline
 from agent.sketch.histogram import ZERO_THRESHOLD, relative_error, representatives
-from agent.types import Kind
+from agent.types import Column, Kind
 from agent.verdict import Drift
 
 
@@ -44,23 +45,23 @@ class Distance(NamedTuple):
     unit: str = "1"
 
 
-def drifts(baseline: Profile | Prepared, window: Profile) -> list[Drift]:
-    """All distances of a window, in the baseline's order of columns.
+def drifts(
+    baseline: Profile | Prepared, window: Profile, read: Counted | None = None
+) -> list[Drift]:
+    """All distances of a window, in the baseline's order of columns. `read`: the window, where it is read already.
 
     Columns that the window lacks or holds as another kind have none but `missing` and `violations`.
     """
     known = baseline if isinstance(baseline, Prepared) else Prepared(baseline)
-    seen = counted(window)
+    seen = read or counted(window)
+    by_column = _of_numbers(known, seen)
     out: list[Drift] = []
     for column, before in known.columns.items():
         now = seen.columns.get(column)
         held = window.columns.get(column)
-        found: list[Distance] = []
-        if now is not None and now.kind is before.kind:
-            if before.numbers is not None and now.numbers is not None:
-                found += numeric_distances(before.at(now.numbers.scale), now.numbers, before.kind)
-            elif before.texts is not None and now.texts is not None:
-                found += text_distances(before.texts, now.texts)
+        found: list[Distance] = list(by_column.get(column, ()))
+        if now is not None and now.kind is before.kind and before.texts and now.texts:
+            found += text_distances(before.texts, now.texts)
         found += _rates(window.rows, now, violations(before.kind, held.present) if held else 0)
         out += [
             Drift(
@@ -89,28 +90,98 @@ def _rates(rows: int, now: CountedColumn | None, wrong: int) -> Iterator[Distanc
 # ---------------------------------------------------------------- numbers
 
 
-def numeric_distances(
-    base: NumericBaseline, window: Numbers, kind: Kind | None = Kind.NUMERIC
-) -> list[Distance]:
-    """Of a column that both sides hold as numbers, at the scale of `base`, which the window's is not below."""
-    if window.count < MIN_VALUES:
-        return []
-    sides = Sides.of(window, base.sides.scale)
-    if kind is Kind.BOOLEAN:
-        share = 1.0 - sides.masses[sides.n_negative] / window.count
-        return [Distance("true_rate", float(share), float(share), float(share))]
-    p, q, values = _on_one_axis(base.sides, sides)
-    is_zero = values == 0.0
-    starts, shares = base.grouping(window.count)
-    found = [
-        _ks(p, q, is_zero),
-        _wasserstein(p, q, values, base.sides.scale, base.has_over or window.over > 0),
-        _auc(p, q, is_zero),
-    ]
-    if len(starts) > 1:
-        counts = np.add.reduceat(base.placed(window), starts)
-        found += _partitioned(shares * base.count, counts)
+def _of_numbers(known: Prepared, seen: Counted) -> dict[Column, list[Distance]]:
+    """Those of the columns that both sides hold as numbers."""
+    found: dict[Column, list[Distance]] = {}
+    columns: list[Column] = []
+    bases: list[NumericBaseline] = []
+    window: list[Numbers] = []
+    for column, before in known.columns.items():
+        now = seen.columns.get(column)
+        if now is None or now.kind is not before.kind or before.numbers is None:
+            continue
+        if now.numbers is None or now.numbers.count < MIN_VALUES:
+            continue
+        if before.kind is Kind.BOOLEAN:
+            share = 1.0 - now.numbers.zeros / now.numbers.count
+            found[column] = [Distance("true_rate", share, share, share)]
+            continue
+        columns.append(column)
+        bases.append(before.at(now.numbers.scale))
+        window.append(now.numbers)
+    if columns:
+        found.update(zip(columns, in_bulk(bases, window), strict=True))
     return found
+
+
+def numeric_distances(base: NumericBaseline, window: Numbers) -> list[Distance]:
+    """Of one column of numbers, at the scale of `base`, which the window's is not below."""
+    return in_bulk([base], [window])[0] if window.count >= MIN_VALUES else []
+
+
+def in_bulk(bases: Sequence[NumericBaseline], window: Sequence[Numbers]) -> list[list[Distance]]:
+    """Of several columns, in their order."""
+    bulk = Bulk.of(bases, window)
+    axes = [base.axis for base in bases]
+    q, g = bulk.shares()
+    p = np.concatenate([axis.shares for axis in axes])
+    f = np.concatenate([axis.upto for axis in axes])
+    ties = np.concatenate([axis.ties for axis in axes])
+    lead = f - g
+    apart = np.abs(lead)
+    ks = np.maximum.reduceat(apart, bulk.first)
+    # Inside of a bucket each side may rise before the other does; the zero bucket has no inside.
+    inside = np.maximum(lead + q, p - lead)
+    zeros = bulk.first + np.array([base.sides.n_negative + 2 for base in bases])
+    inside[zeros] = 0.0
+    most = np.minimum(1.0, np.maximum(ks, np.maximum.reduceat(inside, bulk.first)))
+    auc, unknown = bulk.locations(), 0.5 * bulk.total(ties * q)
+    distances, errors = _moved(bulk, window, apart, q)
+    found: list[list[Distance]] = []
+    parts = np.minimum(1.0, ks), most, auc, unknown, distances, errors
+    rows = zip(*(part.tolist() for part in parts), strict=True)
+    for base, numbers, row in zip(bases, window, rows, strict=True):
+        value, highest, middle, off, distance, error = row
+        high = math.inf if base.has_over or numbers.over else distance + error
+        found.append(
+            [
+                Distance("ks", value, value, highest),
+                Distance("wasserstein", distance, max(0.0, distance - error), high),
+                Distance("auc", middle, middle - off, middle + off),
+            ]
+        )
+    groups = bulk.groups()
+    by_chance = (groups.sizes - 1.0) * (groups.n + groups.m) / (groups.n * groups.m)
+    psi = np.maximum(0.0, groups.psi() - by_chance)
+    for name, values in (("psi", psi), ("js", groups.js()), ("hellinger", groups.hellinger())):
+        for own, x, cells in zip(found, values.tolist(), groups.sizes.tolist(), strict=True):
+            if cells > 1.0:
+                own.append(Distance(name, x, x, math.inf))
+    return found
+
+
+def _moved(
+    bulk: Bulk, window: Sequence[Numbers], apart: Counts, q: Counts
+) -> tuple[Counts, Counts]:
+    """Wasserstein distances and their errors, float64[k] each."""
+    axes = [base.axis for base in bulk.bases]
+    values = np.concatenate([axis.values for axis in axes])
+    steps = np.concatenate([axis.steps for axis in axes])
+    sizes = np.array([axis.mean_size for axis in axes]) + bulk.total(q * np.abs(values))
+    eps = np.array([relative_error(base.sides.scale) for base in bulk.bases])
+    factor = eps / (1.0 - eps)
+    distances, errors = bulk.total(apart * steps), factor * sizes + 2.0 * ZERO_THRESHOLD
+    for i, first in enumerate(bulk.first.tolist()):
+        base = bulk.bases[i]
+        placed = bulk.counts[first : first + len(base.ranks)]
+        if base.is_beyond(placed):
+            if base.axis.has_between(placed):
+                distances[i], errors[i] = _wasserstein(base.sides, window[i])
+            else:
+                further, larger = base.beyond(window[i])
+                distances[i] += further / window[i].count
+                errors[i] += factor[i] * larger / window[i].count
+    return distances, errors
 
 
 def _on_one_axis(a: Sides, b: Sides) -> tuple[Counts, Counts, Counts]:
@@ -143,25 +214,13 @@ def _on_one_axis(a: Sides, b: Sides) -> tuple[Counts, Counts, Counts]:
     return out[0], out[1], values
 
 
-def _ks(p: Counts, q: Counts, is_zero: np.ndarray) -> Distance:
-    f, g = np.cumsum(p), np.cumsum(q)
-    value = min(1.0, float(np.abs(f - g).max()))
-    inside = np.where(is_zero, 0.0, np.maximum(f - (g - q), g - (f - p)))
-    return Distance("ks", value, value, min(1.0, max(value, float(inside.max()))))
-
-
-def _wasserstein(p: Counts, q: Counts, values: Counts, scale: int, has_over: bool) -> Distance:
+def _wasserstein(base: Sides, window: Numbers) -> tuple[float, float]:
+    """The distance and its error of a window that has values beyond the baseline's buckets."""
+    p, q, values = _on_one_axis(base, Sides.of(window, base.scale))
     value = float(np.abs(np.cumsum(p - q)[:-1]) @ np.diff(values))
-    eps = relative_error(scale)
-    moved = eps / (1.0 - eps) * float((p + q) @ np.abs(values)) + 2.0 * ZERO_THRESHOLD
-    high = math.inf if has_over else value + moved
-    return Distance("wasserstein", value, max(0.0, value - moved), high)
-
-
-def _auc(p: Counts, q: Counts, is_zero: np.ndarray) -> Distance:
-    value = float(q @ (np.cumsum(p) - p / 2.0))
-    unknown = 0.5 * float(np.where(is_zero, 0.0, p * q).sum())
-    return Distance("auc", value, value - unknown, value + unknown)
+    eps = relative_error(base.scale)
+    error = eps / (1.0 - eps) * float((p + q) @ np.abs(values)) + 2.0 * ZERO_THRESHOLD
+    return value, error
 
 
 # ---------------------------------------------------------------- cells
@@ -198,9 +257,7 @@ def text_distances(base: TextBaseline, window: Texts) -> list[Distance]:
         chi2 = pearson(p, q)
         found.append(Distance("chi2", chi2, chi2, chi2))
     rows, _ = base.unseen(window)
-    certain = sum(
-        min(n, window.count) for key, n in window.named.items() if key in base.texts.named
-    )
+    certain = sum(window.named[key] for key in window.named.keys() & base.texts.named.keys())
     found.append(
         Distance("unseen", rows / window.count, rows / window.count, 1.0 - certain / window.count)
     )

@@ -241,7 +241,7 @@ class ModelJudge:
         if swung is not None and not self.alarms.is_open:
             verdicts = [self._swinging(v, swung) for v in verdicts]
         verdicts += self._rules.schema(seen) + self.early.step(as_ticket(seen), early)
-        return Judged(verdicts, drifts(baseline, whole) if with_drift else [], 1)
+        return Judged(verdicts, drifts(baseline, whole, read) if with_drift else [], 1)
 
     @property
     def _wide_minimum(self) -> float | None:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from agent.judge.drift import CUTS
 from agent.judge.sketch_counts import Counts, Numbers, lowered
-from agent.sketch.histogram import ZERO_THRESHOLD
+from agent.sketch.histogram import ZERO_THRESHOLD, representatives
 
 Indices = NDArray[np.int64]
 #: Cells with fewer expected rows are pooled with their outer neighbours.
 MIN_EXPECTED: Final = 5.0
+#: Shares that add up to this are all of them, but for rounding.
+_ALL: Final = 1.0 - 1e-12
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +72,7 @@ class NumericBaseline:
     ties: float
     has_over: bool
     _groups: dict[int, tuple[Indices, Counts]] = field(default_factory=dict)
+    _axis: Axis | None = None
 
     @classmethod
     def at(cls, numbers: Numbers, scale: int) -> NumericBaseline:
@@ -94,9 +97,14 @@ class NumericBaseline:
 
     def placed(self, window: Numbers) -> Counts:
         """float64[k]: a window's values by place. Its scale must not be below the baseline's."""
+        out = np.zeros(len(self.ranks))
+        self.place(window, out)
+        return out
+
+    def place(self, window: Numbers, out: Counts) -> None:
+        """Write a window's values by place to float64[k] zeros, in place."""
         sides = self.sides
         steps = window.scale - sides.scale
-        out = np.zeros(len(self.ranks))
         zero = sides.n_negative + 2
         out[zero] = window.zeros
         positive, first = lowered(window.positive, window.first_positive, steps)
@@ -105,7 +113,39 @@ class NumericBaseline:
         negative, first = lowered(window.negative, window.first_negative, steps)
         if len(negative):
             _place(out[zero - 1 :: -1], negative, first - sides.first_negative)
-        return out
+
+    @property
+    def axis(self) -> Axis:
+        """Where its places lie, and what it has there."""
+        if self._axis is None:
+            self._axis = Axis.of(self)
+        return self._axis
+
+    def is_beyond(self, placed: Counts) -> bool:
+        """Whether values of a window lie where the baseline has no bucket."""
+        return any(placed[place] for place in self.axis.empty)
+
+    def beyond(self, window: Numbers) -> tuple[float, float]:
+        """Of values where the baseline has no bucket, added up: how far they are from the values of their places,
+        and by how much their |x| exceeds those."""
+        sides, values = self.sides, np.abs(self.axis.values)
+        n, steps = sides.n_negative, window.scale - sides.scale
+        positive = sides.first_positive, sides.n_positive, values[n + 3], values[-1]
+        negative = sides.first_negative, n, values[n + 1], values[0]
+        distance = size = 0.0
+        for (own_first, own_n, inner, outer), (counts, first) in (
+            (positive, lowered(window.positive, window.first_positive, steps)),
+            (negative, lowered(window.negative, window.first_negative, steps)),
+        ):
+            k = len(counts)
+            low = min(k, max(0, own_first - first)) if own_n else k
+            high = max(low, min(k, own_first + own_n - first))
+            for start, end, edge in ((0, low, inner), (high, k, outer)):
+                if start < end:
+                    off = representatives(sides.scale, first + start, end - start) - edge
+                    distance += float(counts[start:end] @ np.abs(off))
+                    size += float(counts[start:end] @ off)
+        return distance, size
 
     def place_of(self, value: float) -> int:
         """The place of one value, |value| up to 2^64: as `placed` puts it where it is not at a bucket's bound."""
@@ -132,6 +172,53 @@ class NumericBaseline:
             groups = np.asarray(pooled(self.masses * 2.0 ** (step / 4)), np.int64)
             found = self._groups[step] = self.starts[groups], np.add.reduceat(self.masses, groups)
         return found
+
+
+@dataclass(slots=True, eq=False)
+class Axis:
+    """The places of a baseline as values, float64[k]. A place between or beyond buckets has its neighbour's value.
+
+    shares   of the baseline      upto  their sums up to and with the place
+    ties     the shares, 0 for the zero bucket, whose values are known
+    values   what stands for the place's values      steps  from each to the next, 0 behind the last
+    mean_size  mean of |x| of the baseline
+    empty    the four places that have no bucket of the baseline
+    """
+
+    shares: Counts
+    upto: Counts
+    ties: Counts
+    values: Counts
+    steps: Counts
+    mean_size: float
+    empty: tuple[int, ...]
+
+    def has_between(self, placed: Counts) -> bool:
+        """Whether values of a window lie in a place without a bucket that has baseline on both of its sides."""
+        return any(placed[place] and 0.0 < self.upto[place] < _ALL for place in self.empty)
+
+    @classmethod
+    def of(cls, base: NumericBaseline) -> Axis:
+        sides = base.sides
+        n = sides.n_negative
+        held = sides.masses / base.count
+        none = (0.0,)
+        shares = np.concatenate((none, held[:n], none, held[n : n + 1], none, held[n + 1 :], none))
+        upto = np.cumsum(shares)
+        ties = shares.copy()
+        ties[n + 2] = 0.0
+        negative = -representatives(sides.scale, sides.first_negative, n)[::-1]
+        positive = representatives(sides.scale, sides.first_positive, sides.n_positive)
+        zero = np.zeros(1)
+        ends = (negative[:1], negative, negative[-1:], zero, positive[:1], positive, positive[-1:])
+        wanted = (1, n, 1, 1, 1, sides.n_positive, 1)
+        values = np.concatenate(
+            [part if len(part) == k else np.zeros(k) for part, k in zip(ends, wanted, strict=True)]
+        )
+        steps = np.append(np.diff(values), 0.0)
+        mean_size = float(shares @ np.abs(values))
+        empty = 0, n + 1, n + 3, len(shares) - 1
+        return cls(shares, upto, ties, values, steps, mean_size, empty)
 
 
 def _place(out: Counts, counts: Counts, at: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from agent.judge.drift_shown import numeric_distances
+from agent.judge.drift_shown import in_bulk, numeric_distances
 from agent.judge.numeric_cells import NumericBaseline
 from benchmarks.verdicts.windows import numbers_of
 
@@ -24,6 +24,7 @@ SHAPES = {
     "zero_inflated": lambda r, n: np.where(r.random(n) < 0.7, 0.0, np.exp(r.normal(size=n))),
     "counts": lambda r, n: r.poisson(4.0, n).astype(float),
     "beta_of_a_tenth": lambda r, n: r.beta(0.1, 0.1, n),
+    "either_side_of_zero": lambda r, n: r.choice([-1.0, 1.0], n) * r.uniform(5.0, 10.0, n),
     "outliers": lambda r, n: r.normal(1000.0, 1.0, n) * np.where(r.random(n) < 0.001, 1e6, 1.0),
 }
 #: A change of the second sample: none, a shift, a stretch.
@@ -58,6 +59,21 @@ def test_exact_distances_lie_within_their_certified_bounds(shape: str) -> None:
                 slack = 1e-9 * max(1.0, abs(value))
                 assert d.low - slack <= value <= d.high + slack, (metric, sizes, d, value)
                 assert d.low <= d.value <= d.high
+
+
+def test_columns_compared_together_are_compared_as_each_is_alone() -> None:
+    rng = np.random.default_rng(21)
+    bases, window = [], []
+    for make in SHAPES.values():
+        a, b = numbers_of(make(rng, 4_000)), numbers_of(make(rng, 1_000) * 1.4)
+        bases.append(NumericBaseline.at(a, min(a.scale, b.scale)))
+        window.append(b)
+    together = in_bulk(bases, window)
+    for base, numbers, found in zip(bases, window, together, strict=True):
+        alone = numeric_distances(base, numbers)
+        assert [d.metric for d in found] == [d.metric for d in alone]
+        for one, other in zip(found, alone, strict=True):
+            assert one[1:4] == pytest.approx(other[1:4], rel=1e-9, abs=1e-12)
 
 
 def test_where_buckets_resolve_the_data_the_bounds_are_tight() -> None:

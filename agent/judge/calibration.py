@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Final, NamedTuple
 
 import msgspec
@@ -27,8 +29,9 @@ from numpy.typing import NDArray
 from agent.errors import DecodeError
 from agent.fold.profile import Profile
 from agent.judge.cells import LOG_RATIOS, CellKey, CellValue, Prepared, Statistic, measure
-from agent.judge.counted import Counted, counted, merged
+from agent.judge.counted import Counted, counted, merged, scaled
 from agent.judge.special import spread_chi2_z, trigamma, two_sided
+from agent.types import Column
 
 Floats = NDArray[np.float64]
 #: Fewer blocks say nothing of a variance.
@@ -37,13 +40,18 @@ MIN_BLOCKS: Final = 8
 MIN_TAIL_BLOCKS: Final = 32
 #: Blocks wanted; more are merged in pairs first.
 MOST_BLOCKS: Final = 512
-#: Windows over which evidence adds up before it pages or is gone.
+#: Windows over which evidence of a change adds up before it pages, and over which that of a level that wanders may.
 HORIZON: Final = 4
-_LASTING_COVERED: Final = 1.2
+LONG_HORIZON: Final = 64
+#: Over the long one by how much the detector's kappa of .5 covers what repeats itself: a slow excursion feeds slope
+#: 1 alone, where l^2 / 2 (2 - 1) = l kappa.
+_LASTING_COVERED: Final = 2.0
 #: Rarer missing values than so many a block have tails of counts, not of a normal.
 _COMMON: Final = 5.0
 #: Error of phi that the detector's kappa of .5 covers: at slope 4, l^2 .15 / 2 = 1.2 of l kappa = 2.
 _COVERED: Final = 0.15
+#: What location leaves of a chi-square at least: it is worked out from finer buckets, and may be more.
+_LEAST_REST: Final = 0.05
 #: No stretch of the tail beyond: the data are not a stream then.
 _MOST_STRETCH: Final = 4.0
 
@@ -55,6 +63,9 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
     phi     variance over that of independent rows, at each size, never falling
     spread  standard deviation of log phi from window to window (shape, centroid, rff), at each size
     rate    unseen: largest believable share of rows without precedent; volume: mean of log(1 + rows)
+    repeats  of distances, by how much neighbours of each size repeat each other: their mean grows little where one
+             direction of many wanders, and its excess lasts all the same. Where it is known, noise is that of the
+             distance `without_location`
     """
 
     key: CellKey
@@ -62,6 +73,7 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
     phi: list[float]
     spread: list[float]
     rate: float = 0.0
+    repeats: list[float] = []
 
     def phi_at(self, rows: float) -> float:
         """phi for windows of so many rows."""
@@ -74,8 +86,14 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
 
     def lasting_at(self, rows: float) -> float:
         """By how much neighbouring windows repeat each other: the variance of the mean of HORIZON of them over
-        that of as many that are independent; 1 for those."""
-        return self.phi_at(HORIZON * rows) / self.phi_at(rows)
+        that of as many that are independent; 1 for those. Or of LONG_HORIZON, less what is covered: as far as the
+        history reaches, since what it has not shown would make everything blind."""
+        at = self.phi_at(rows)
+        reach = min(LONG_HORIZON * rows, self.sizes[-1])
+        wandering = max(self.phi_at(HORIZON * rows), self.phi_at(reach) / _LASTING_COVERED) / at
+        if not self.repeats:
+            return wandering
+        return max(wandering, _between(rows, self.sizes, self.repeats))
 
     def _growth(self) -> float:
         """phi per row beyond the largest size: as over all sizes, or over the last three if that is more."""
@@ -106,6 +124,8 @@ class Calibration(msgspec.Struct, frozen=True):
     rows      rows that they hold
     stretch   (size, factor): by how much tails are longer than a normal's, at sizes
     guard     factor on the budget, from replaying history: 1 where history would not have paged
+    together  rows of the baseline that follow each other, where it is of separate stretches (the same hour of many
+              days); 0: all of them
     """
 
     windows: int
@@ -113,6 +133,7 @@ class Calibration(msgspec.Struct, frozen=True):
     cells: list[CellNoise]
     stretch: list[tuple[float, float]] = []
     guard: float = 1.0
+    together: float = 0.0
 
     @property
     def is_learning(self) -> bool:
@@ -138,7 +159,12 @@ class Calibration(msgspec.Struct, frozen=True):
             raise DecodeError(f"calibration: {error}") from None
         for cell in read.cells:
             n = len(cell.sizes)
-            if not n or len(cell.phi) != n or len(cell.spread) != n:
+            if (
+                not n
+                or len(cell.phi) != n
+                or len(cell.spread) != n
+                or len(cell.repeats) not in (0, n)
+            ):
                 raise DecodeError(f"calibration: sizes of {cell.key} do not match")
             if any(b <= a for a, b in zip(cell.sizes, cell.sizes[1:], strict=False)):
                 raise DecodeError(f"calibration: sizes of {cell.key} do not rise")
@@ -169,7 +195,7 @@ def calibrate(
     levels: list[_Level] = []
     while len(blocks) >= MIN_BLOCKS:
         if len(blocks) <= MOST_BLOCKS:
-            levels.append(_level(known, blocks))
+            levels.append(_level([(known, block) for block in blocks]))
         blocks = [merged(a, b) for a, b in zip(blocks[::2], blocks[1::2], strict=False)]
     if not levels:
         return Calibration(n_blocks, rows, [])
@@ -177,6 +203,48 @@ def calibrate(
     if volume is not None:
         cells.append(volume)
     return Calibration(n_blocks, rows, cells, _stretch(levels, cells))
+
+
+def calibrate_by_hour(
+    hours: Mapping[int, Counted], history: Sequence[tuple[int, Counted]]
+) -> Calibration:
+    """Learn from windows in the order of time, each with its hour of the day, how they differ from their own hours.
+
+    hours  the baseline of each hour: the union of its windows in `history`
+
+    Neighbours are joined across hours, and compared with the baselines of these hours in the same shares: so what
+    the hour explains is no noise, and what a whole day does to all its windows is one thing that lasts. The baseline
+    of an hour is of as many days, which do not repeat each other.
+    """
+    blocks = [(Counter({hour: 1}), window) for hour, window in history if hour in hours]
+    n_blocks, rows = len(blocks), float(sum(window.rows for _, window in blocks))
+    prepared: dict[frozenset[tuple[int, int]], Prepared] = {}
+    levels: list[_Level] = []
+    while len(blocks) >= MIN_BLOCKS:
+        if len(blocks) <= MOST_BLOCKS:
+            pairs = []
+            for held, block in blocks:
+                key = frozenset(held.items())
+                if key not in prepared:
+                    prepared[key] = Prepared(_in_shares(hours, held))
+                pairs.append((prepared[key], block))
+            levels.append(_level(pairs))
+        joined = zip(blocks[::2], blocks[1::2], strict=False)
+        blocks = [(a + b, merged(x, y)) for (a, x), (b, y) in joined]
+    if not levels:
+        return Calibration(n_blocks, rows, [])
+    cells = _noise(levels)
+    days = max(Counter(hour for hour, _ in history).values())
+    together = rows / len(hours) / days
+    return Calibration(n_blocks, rows, cells, _stretch(levels, cells), together=together)
+
+
+def _in_shares(hours: Mapping[int, Counted], held: Counter[int]) -> Counted:
+    """The baselines of some hours as one, each as often as it is held."""
+    most = max(held.values())
+    return reduce(
+        merged, (scaled(hours[h], hours[h].rows * n / most) for h, n in sorted(held.items()))
+    )
 
 
 # ---------------------------------------------------------------- one size
@@ -199,10 +267,11 @@ class _Level(msgspec.Struct):
     smallest: dict[CellKey, float]
 
 
-def _level(known: Prepared, blocks: Sequence[Counted]) -> _Level:
+def _level(blocks: Sequence[tuple[Prepared, Counted]]) -> _Level:
+    """Of blocks, each with the baseline that it is inside of."""
     found: dict[CellKey, list[tuple[float, float, float, float]]] = {}
-    for block in blocks:
-        for cell in measure(known, block, is_inside=True):
+    for known, block in blocks:
+        for cell in without_location(measure(known, block, is_inside=True)):
             value = deviation(cell, is_inside=True)
             if not math.isnan(value):
                 found.setdefault(cell.key, []).append(
@@ -210,12 +279,33 @@ def _level(known: Prepared, blocks: Sequence[Counted]) -> _Level:
                 )
     kept = {key: np.array(rows) for key, rows in found.items() if len(rows) >= MIN_BLOCKS}
     return _Level(
-        float(np.mean([b.rows for b in blocks])),
+        float(np.mean([b.rows for _, b in blocks])),
         {key: rows[:, 0] for key, rows in kept.items()},
         {key: float(rows[:, 1].mean()) for key, rows in kept.items()},
         {key: rows[:, 2] for key, rows in kept.items()},
         {key: float(rows[:, 3].mean()) for key, rows in kept.items()},
     )
+
+
+def without_location(cells: Sequence[CellValue]) -> list[CellValue]:
+    """Cells in their order, with what `shape` has in common with the `loc` before it taken off.
+
+    N PSI is about the chi-square of B cells, of which one degree of freedom is location: the square of its standard
+    errors. Where a location wanders, its cell knows how far and how long; a distance that includes it has a tail
+    that its own mean and spread do not tell.
+    """
+    location: dict[Column | None, CellValue] = {}
+    out = []
+    for cell in cells:
+        if cell.key.statistic is Statistic.LOC:
+            location[cell.key.column] = cell
+        loc = location.get(cell.key.column) if cell.key.statistic is Statistic.SHAPE else None
+        if loc is not None and loc.n == cell.n and cell.df >= 2.0:
+            along = (loc.effect / loc.spread) ** 2 / (1.0 / loc.n + 1.0 / loc.m)
+            rest = max(_LEAST_REST, math.exp(cell.x) * cell.df - along) / (cell.df - 1.0)
+            cell = msgspec.structs.replace(cell, x=math.log(rest), df=cell.df - 1.0)
+        out.append(cell)
+    return out
 
 
 def deviation(cell: CellValue, *, is_inside: bool = False) -> float:
@@ -244,6 +334,7 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
     sizes: dict[CellKey, list[float]] = {key: [] for key in keys}
     phis: dict[CellKey, list[float]] = {key: [] for key in keys}
     spreads: dict[CellKey, list[float]] = {key: [] for key in keys}
+    repeats: dict[CellKey, list[float]] = {key: [] for key in keys}
     # One column of vectors is too few to learn from by itself: shapes of the same rows stand by it.
     for alike in ({Statistic.LOC}, {Statistic.MISSING}, LOG_RATIOS, {Statistic.UNSEEN}):
         distinct = 0.0
@@ -259,6 +350,9 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
                 sizes[key].append(level.rows)
                 phis[key].append(max([value, *phis[key][-1:]]))
                 spreads[key].append(wide)
+            lasting = _repeats(level, group, distinct) if alike is LOG_RATIOS else []
+            for key, value in zip(group, lasting, strict=False):
+                repeats[key].append(max([value, *repeats[key][-1:]]))
     return [
         CellNoise(
             key,
@@ -266,6 +360,7 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
             phis[key],
             spreads[key],
             _unseen_rate(levels[0], key) if key.statistic is Statistic.UNSEEN else 0.0,
+            repeats[key],
         )
         for key in keys
     ]
@@ -302,14 +397,17 @@ def _distinct(terms: Sequence[_Terms]) -> float:
 
 
 def _phi(terms: Sequence[_Terms], distinct: float) -> list[float]:
-    """phi of each cell: shrunk, one error high less what is covered, at least 1."""
+    """phi of each cell: shrunk, one error high less what is covered, at least 1.
+
+    Blocks that repeat each other say less than as many that do not, by as much as their sums vary more.
+    """
     estimates = np.array([float(t.values.mean()) for t in terms])
     noise = np.array(
         [
             t.variance / len(t.values) * max(1.0, e) ** 2
             for t, e in zip(terms, estimates.tolist(), strict=True)
         ]
-    )
+    ) * _repeated([t.values for t in terms])
     mean = float(estimates.mean())
     between = max(0.0, float(estimates.var()) - float(noise.mean()))
     weight = between / (between + noise)
@@ -319,6 +417,39 @@ def _phi(terms: Sequence[_Terms], distinct: float) -> list[float]:
         1.0, shrunk + error - _COVERED * np.maximum(1.0, shrunk)
     ).tolist()
     return high
+
+
+def _groups(values: Floats, k: int) -> Floats:
+    """k times the squared mean of each k neighbours, over the variance: 1 in the mean where none repeats another."""
+    n = len(values) // k
+    variance = float(values.var())
+    if variance <= 0.0:
+        return np.ones(n)
+    means = (values - values.mean())[: n * k].reshape(n, k).mean(axis=1)
+    found: Floats = k * means**2 / variance * n / (n - 1)
+    return found
+
+
+def _joined(n_blocks: int) -> list[int]:
+    """Numbers of neighbours that are looked at together; a few groups say nothing."""
+    return [k for k in (HORIZON, 4 * HORIZON, LONG_HORIZON) if n_blocks // k >= MIN_BLOCKS]
+
+
+def _repeated(cells: Sequence[Floats]) -> float:
+    """By how much the blocks of a size repeat each other, over all cells of a statistic; 1 where they do not."""
+    sizes = _joined(min(len(values) for values in cells))
+    return max([1.0, *(float(np.mean([_groups(v, k).mean() for v in cells])) for k in sizes)])
+
+
+def _repeats(level: _Level, group: Sequence[CellKey], distinct: float) -> list[float]:
+    """`CellNoise.repeats` of each cell at one size."""
+    logs = [np.log(np.maximum(level.values[key], 1e-12)) for key in group]
+    out = [1.0] * len(group)
+    for k in _joined(min(len(values) for values in logs)):
+        found = _phi([_Terms(_groups(values, k), 2.0) for values in logs], distinct)
+        covered = 1.0 if k == HORIZON else _LASTING_COVERED
+        out = [max(a, b / covered) for a, b in zip(out, found, strict=True)]
+    return out
 
 
 def _spread(level: _Level, group: Sequence[CellKey]) -> list[float]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from agent.fold.profile import Profile
-from agent.judge.calibration import MIN_BLOCKS, Calibration, CellNoise, calibrate
-from agent.judge.cells import CellKey, Prepared
+from agent.judge.calibration import Calibration, calibrate, calibrate_by_hour
+from agent.judge.cells import Prepared
 from agent.judge.counted import Counted, counted
 from agent.judge.guard import guarded
 from agent.judge.panes import hour_of
@@ -35,42 +35,24 @@ def calibrated(
 def calibrated_by_hour(
     found: Calibration, hours: Mapping[int, Profile], windows: Sequence[Profile]
 ) -> Calibration:
-    """The same, with the noise of windows around the baseline of their own hour of the day: what the hour explains
-    is no noise. Averaged over hours, since one has few windows; tails stay those of all."""
-    by_hour: dict[int, list[Counted]] = {}
-    for window in windows:
-        by_hour.setdefault(hour_of(window.start_ms), []).append(counted(window))
-    return noise_by_hour(found, hours, by_hour)
+    """The same, with the noise of windows, in order, around the baseline of their own hour of the day: what the hour
+    explains is no noise."""
+    history = [(hour_of(window.start_ms), counted(window)) for window in windows]
+    return noise_by_hour(found, {hour: counted(known) for hour, known in hours.items()}, history)
 
 
 def noise_by_hour(
-    found: Calibration,
-    hours: Mapping[int, Profile | Counted],
-    by_hour: Mapping[int, Sequence[Counted]],
+    found: Calibration, hours: Mapping[int, Counted], history: Sequence[tuple[int, Counted]]
 ) -> Calibration:
-    """`calibrated_by_hour` of windows by their hour, in order."""
-    parts = [
-        calibrate(Prepared(hours[hour]), blocks)
-        for hour, blocks in sorted(by_hour.items())
-        if hour in hours and len(blocks) >= MIN_BLOCKS
-    ]
-    noise: dict[CellKey, list[CellNoise]] = {}
-    for part in parts:
-        for cell in part.cells:
-            noise.setdefault(cell.key, []).append(cell)
-    cells = [_mean(noise[cell.key]) if cell.key in noise else cell for cell in found.cells]
-    return msgspec.structs.replace(found, cells=cells)
-
-
-def _mean(parts: Sequence[CellNoise]) -> CellNoise:
-    """One cell's noise of several, at the sizes of the one that reaches furthest; rates the largest."""
-    sizes = max((part.sizes for part in parts), key=lambda sizes: (len(sizes), sizes[-1]))
-    phi: list[float] = []
-    for size in sizes:
-        mean = sum(part.phi_at(size) for part in parts) / len(parts)
-        phi.append(max([mean, *phi[-1:]]))  # never falling
-    spread = [sum(part.spread_at(size) for part in parts) / len(parts) for size in sizes]
-    return CellNoise(parts[0].key, sizes, phi, spread, max(part.rate for part in parts))
+    """`calibrated_by_hour` of counts, each window with its hour. Cells that it does not have stay."""
+    by_hour = calibrate_by_hour(hours, history)
+    if not by_hour.cells:
+        return found
+    own = {cell.key for cell in by_hour.cells}
+    cells = [*by_hour.cells, *(cell for cell in found.cells if cell.key not in own)]
+    return msgspec.structs.replace(
+        found, cells=cells, stretch=by_hour.stretch, together=by_hour.together
+    )
 
 
 def _counted(block: Profile | Counted) -> Counted:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.judge.calibration import Calibration, CellNoise
+from agent.judge.calibration import Calibration, CellNoise, without_location
 from agent.judge.cells import LOG_RATIOS, TOLERANCE, CellKey, CellValue, Statistic, unseen_z
 from agent.judge.special import normal_quantile, spread_chi2_z
 
@@ -59,8 +59,9 @@ class Noise:
         two = np.zeros(k, np.bool_)
         shapes: list[int] = []
         terms: list[tuple[float, float, float, float, float]] = []
-        for i, cell in enumerate(values):
-            noise = self._of(cell.key)
+        for i, (whole, rest) in enumerate(zip(values, without_location(values), strict=True)):
+            noise = self._of(whole.key)
+            cell = rest if noise.repeats else whole
             statistic = cell.key.statistic
             tolerance = TOLERANCE[statistic]
             if statistic is Statistic.VOLUME:
@@ -81,7 +82,7 @@ class Noise:
                 z[i] = past[i] = unseen_z(cell.effect * cell.n, cell.n, rate, phi_n)
                 minimum[i] = tolerance + rate + 6.0 * math.sqrt(rate * phi_n / cell.n)
                 continue
-            own, theirs = phi_n / cell.n, noise.phi_at(cell.m) / cell.m
+            own, theirs = phi_n / cell.n, self._of_baseline(noise, cell.m)
             total = own + theirs
             lasting[i] = math.sqrt(noise.lasting_at(cell.n))
             if statistic in LOG_RATIOS:
@@ -114,7 +115,11 @@ class Noise:
     def variance(self, cell: CellValue) -> float:
         """phi(n)/n + phi(m)/m: one over the independent rows that window and baseline are worth together."""
         noise = self._of(cell.key)
-        return noise.phi_at(cell.n) / cell.n + noise.phi_at(cell.m) / cell.m
+        return noise.phi_at(cell.n) / cell.n + self._of_baseline(noise, cell.m)
+
+    def _of_baseline(self, noise: CellNoise, m: float) -> float:
+        """phi(m)/m; of a baseline of separate stretches each is as noisy as a window of its size."""
+        return noise.phi_at(min(m, self.calibration.together or m)) / m
 
     def _of(self, key: CellKey) -> CellNoise:
         return self._cells.get(key) or self._unknown[key.statistic]
@@ -128,7 +133,7 @@ def _unknown(calibration: Calibration) -> dict[Statistic, CellNoise]:
         worst = max(held, key=lambda c: c.phi[-1]) if held else None
         key = CellKey(None, statistic)
         found[statistic] = (
-            CellNoise(key, worst.sizes, worst.phi, worst.spread, 0.0)
+            CellNoise(key, worst.sizes, worst.phi, worst.spread, 0.0, worst.repeats)
             if worst is not None
             else CellNoise(key, [1.0], [_UNKNOWN_PHI], [0.0], 0.0)
         )

@@ -127,9 +127,9 @@ def of_blocks(blocks: Sequence[Parts]) -> Against:
 def of_hours(windows: Sequence[Counted]) -> Against:
     """From one window an hour over whole days: a baseline for each hour of the day."""
     baseline = reduce(merged, windows)
-    by_hour = {hour: windows[hour::HOURS] for hour in range(HOURS)}
-    hours = {hour: reduce(merged, own) for hour, own in by_hour.items()}
-    noise = noise_by_hour(calibrate(Prepared(baseline), windows), hours, by_hour)
+    hours = {hour: reduce(merged, windows[hour::HOURS]) for hour in range(HOURS)}
+    history = [(at % HOURS, window) for at, window in enumerate(windows)]
+    noise = noise_by_hour(calibrate(Prepared(baseline), windows), hours, history)
     return Against([Prepared(hours[hour]) for hour in range(HOURS)], [], noise, windows)
 
 

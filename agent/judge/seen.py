@@ -11,6 +11,7 @@ import msgspec
 
 from agent.fold.profile import Profile
 from agent.judge.hour_share import HourShare, HoursKept, is_steady
+from agent.judge.pane_bytes import packed, unpacked
 from agent.judge.panes import FactsKept, Panes, PanesKept, WindowFacts, hour_of
 from agent.judge.reference import ReferenceStream
 from agent.judge.sizes import profile_bytes
@@ -28,17 +29,27 @@ class SeenKept(msgspec.Struct, array_like=True):
     hour_share: HoursKept
     hours: list[tuple[int, bytes]]
     parts: list[bytes]
+    total: bytes = b""
+    open: bytes = b""
+    open_hour: int = -1
 
 
 class SeenStream:
-    """One stream's windows: their facts, their union, and where asked for the panes that calibrate."""
+    """One stream's windows: their facts, their union, and where asked for the panes that calibrate.
+
+    The hour that is seen now is one profile; when it is over, it is added to the union, and what windows of that
+    hour of the day are compared with waits packed: a day would else be 24 profiles.
+    """
 
     def __init__(self, stream: StreamKey, panes: Panes | None) -> None:
         self.facts = WindowFacts()
         self.panes = panes
         self.stream = stream
         self._hour_share = HourShare()
-        self._hours: dict[int, Profile] = {}
+        self._hours: dict[int, bytes] = {}  # that are over, packed
+        self._total: Profile | None = None  # of these
+        self._open: Profile | None = None
+        self._open_hour = -1
         self._parts: list[Profile] = []
 
     def add(self, profile: Profile) -> None:
@@ -51,22 +62,40 @@ class SeenStream:
             self._join()
 
     def _join(self) -> None:
-        """The parts gathered so far into one for each hour of the day."""
+        """The parts gathered so far into the hours of the day that they lie in."""
         hours: dict[int, list[Profile]] = {}
         for part in self._parts:
             hours.setdefault(hour_of(part.start_ms), []).append(part)
         for hour, parts in hours.items():
-            known = [self._hours[hour]] if hour in self._hours else []
-            self._hours[hour] = united([*known, *parts], self.stream)
+            if hour != self._open_hour:
+                self._close()
+                self._open_hour = hour
+            self._open = self._united(self._open, *parts)
         self._parts = []
+
+    def _close(self) -> None:
+        """The open hour is over."""
+        if self._open is not None:
+            self._hours[self._open_hour] = packed(self._of_hour(self._open_hour))
+            self._total = self._united(self._total, self._open)
+            self._open = None
+
+    def _of_hour(self, hour: int) -> Profile:
+        """All windows of an hour of the day."""
+        known = unpacked(self._hours[hour]) if hour in self._hours else None
+        return self._united(known, self._open if hour == self._open_hour else None)
+
+    def _united(self, *profiles: Profile | None) -> Profile:
+        return united([profile for profile in profiles if profile is not None], self.stream)
 
     @property
     def size_bytes(self) -> int:
         """Memory, by estimate."""
-        profiles = [*self._hours.values(), *self._parts]
+        profiles = [p for p in (self._total, self._open, *self._parts) if p is not None]
         panes = self.panes.size_bytes if self.panes is not None else 0
+        hours = sum(map(len, self._hours.values()))
         own = self.facts.size_bytes + self._hour_share.size_bytes
-        return panes + own + sum(map(profile_bytes, profiles))
+        return panes + own + hours + sum(map(profile_bytes, profiles))
 
     def is_steady(self) -> bool:
         """Whether it is known that the time of day explains little of what windows hold, and of how many rows."""
@@ -78,8 +107,11 @@ class SeenStream:
             self.facts.kept(),
             self.panes.kept() if self.panes is not None else None,
             self._hour_share.kept(),
-            [(hour, profile.to_bytes()) for hour, profile in self._hours.items()],
+            list(self._hours.items()),
             [profile.to_bytes() for profile in self._parts],
+            self._total.to_bytes() if self._total is not None else b"",
+            self._open.to_bytes() if self._open is not None else b"",
+            self._open_hour,
         )
 
     def restore(self, kept: SeenKept) -> None:
@@ -88,14 +120,19 @@ class SeenStream:
         if self.panes is not None and kept.panes is not None:
             self.panes.restore(kept.panes)
         self._hour_share.restore(kept.hour_share)
-        self._hours = {hour: Profile.from_bytes(data) for hour, data in kept.hours}
+        for _, data in kept.hours:
+            unpacked(data)  # what cannot be read is found now
+        self._hours = dict(kept.hours)
+        self._total = Profile.from_bytes(kept.total) if kept.total else None
+        self._open = Profile.from_bytes(kept.open) if kept.open else None
+        self._open_hour = kept.open_hour
         self._parts = [Profile.from_bytes(data) for data in kept.parts]
 
     def reference(self, *, by_time: bool) -> ReferenceStream:
         self._join()
         facts = self.facts
         found = ReferenceStream(
-            profile=united([self._hours[h] for h in sorted(self._hours)], self.stream),
+            profile=self._united(self._total, self._open),
             columns=facts.columns(),
         )
         if not by_time:
@@ -107,6 +144,7 @@ class SeenStream:
         found.rows_median = float(statistics.median(inner))
         found.gap_s = facts.gap_ms / 1000
         if self._hour_share.matters():
-            found.hours = dict(sorted(self._hours.items()))
+            hours = sorted({*self._hours, self._open_hour})
+            found.hours = {hour: self._of_hour(hour) for hour in hours}
             found.hour_rows = facts.hour_rows()
         return found

@@ -12,6 +12,7 @@ import pytest
 from agent.judge.counted import counted
 from agent.judge.hour_share import HourShare, explained
 from agent.judge.pane_bytes import packed, unpacked
+from agent.judge.seen import SeenStream
 from agent.types import Column, Role
 from tests.support.profiles import profiles
 
@@ -40,6 +41,31 @@ def test_sums_by_the_hour_are_those_of_the_windows_means_and_survive_bytes(tmp_p
         assert mean == pytest.approx(np.mean(means))
         assert squares == pytest.approx(((np.array(means) - np.mean(means)) ** 2).sum())
     assert share.matters() is (explained([h[0] for h in hours.values()]) > 0.2)
+
+
+def test_hours_that_are_over_wait_packed_and_add_up_to_all_windows(tmp_path: Path) -> None:
+    rows = [[{"x": float(w % 24)} for _ in range(25 + w % 7)] for w in range(144)]
+    parts = [
+        replace(part, window=w, width_ms=3_600_000)  # six days, from midnight on
+        for w, part in enumerate(profiles(tmp_path, rows))
+    ]
+    seen = SeenStream(parts[0].stream, None)
+    for part in parts[:50]:
+        seen.add(part)
+    again = SeenStream(parts[0].stream, None)
+    again.restore(seen.kept())
+    for part in parts[50:]:
+        seen.add(part)
+        again.add(part)
+    found = seen.reference(by_time=True)
+    assert again.kept() == seen.kept()
+    assert found.profile.rows == sum(part.rows for part in parts)
+    assert found.profile.columns[X].facts.distinct == 24
+    assert {hour: p.rows for hour, p in found.hours.items()} == {
+        hour: sum(part.rows for part in parts[hour::24]) for hour in range(24)
+    }
+    held = {hour: counted(p).columns[X].numbers for hour, p in found.hours.items()}
+    assert all(n is not None and n.low == n.high == hour for hour, n in held.items())
 
 
 def test_a_pane_that_waits_has_few_buckets_and_all_its_values(tmp_path: Path) -> None:

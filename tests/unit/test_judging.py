@@ -222,6 +222,23 @@ def test_a_mistake_in_judging_costs_no_count(caplog: pytest.LogCaptureFixture) -
     assert fold.standing.untold(0, 99)
 
 
+def test_what_judging_has_no_memory_for_is_counted_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = folds()
+    fold = judging(made)
+    assert isinstance(fold.judge, ScriptedJudge)
+    fold.judge.n_refused = 2
+    with caplog.at_level(logging.WARNING):
+        feed(fold, 10, 12)
+    sealings = made.telemetry.value("inferometer.judge.refused") / 2
+    assert sealings >= 1
+    assert made.telemetry.value("inferometer.budget.judge", state="used") == 10
+    assert made.telemetry.value("inferometer.budget.judge", state="limit") == 100
+    assert "2 windows are not judged: the memory of judging is used up" in caplog.text
+    assert "raise judge.max_memory_bytes" in caplog.text
+
+
 def test_the_state_page_shows_what_fires_first() -> None:
     fold = judging(folds())
     feed(fold, 10, 15)  # windows 10 to 13 are sealed: the third fired, the fourth resolved

@@ -94,7 +94,9 @@ class Judge(Options, frozen=True, kw_only=True):
     learn_windows: Annotated[
         int,
         Meta(
-            ge=8, le=2000, description="First windows that a model without a baseline learns from."
+            ge=8,
+            le=2000,
+            description="First windows that a model without a baseline learns from, at least: it learns for a day, or a week where the hour of the day matters.",
         ),
     ] = 200
     pairs: Annotated[

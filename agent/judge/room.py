@@ -85,6 +85,8 @@ class Room:
         """Whom to let go, now that models have grown past the limit: the youngest that nobody declared, then of the
         others."""
         over, found = self.used_bytes - self.limit_bytes, []
+        if over <= 0:
+            return []
         youngest = list(reversed(self._charges))
         for key in sorted(youngest, key=self._is_declared):
             if over <= 0:

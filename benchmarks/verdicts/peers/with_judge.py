@@ -72,21 +72,25 @@ class Stream:
     ) -> None:
         self.rows = run.quiet.shape[1]
         with tempfile.TemporaryDirectory() as folder:
-            reference, windows = Path(folder) / "reference.jsonl", Path(folder) / "windows.jsonl"
+            reference, quiet = Path(folder) / "reference.jsonl", Path(folder) / "quiet.jsonl"
             reference.write_bytes(events.unchanged(run.reference))
-            with windows.open("wb") as file:
+            with quiet.open("wb") as file:
                 for rows in run.quiet:
                     file.write(events.unchanged(rows))
-                for broken in run.broken.values():
+            # A file for each break: rows of one batch are not kept in order where their shapes differ.
+            files = [quiet]
+            for broken in run.broken.values():
+                files.append(Path(folder) / f"break-{len(files)}.jsonl")
+                with files[-1].open("wb") as file:
                     for table in given.windows(broken):
                         file.write(events.changed(table))
             began = time.process_time()
             self.reference = build([reference], config, created_ms=0).reference
             self.fit_s = time.process_time() - began
             if warms_up:  # kernels are loaded once in the life of an agent
-                self._sealed(reference, config)
+                self._sealed([reference], config)
             began = time.process_time()
-            sealed = self._sealed(windows, config)
+            sealed = self._sealed(files, config)
             self.sketch_s = time.process_time() - began
         n_quiet = len(run.quiet)
         self.quiet = sealed[:n_quiet]
@@ -97,14 +101,14 @@ class Stream:
             at += len(broken.rows)
         self.windows = len(sealed)
 
-    def _sealed(self, path: Path, config: Config) -> list[Profile]:
+    def _sealed(self, files: list[Path], config: Config) -> list[Profile]:
         sealed: list[Profile] = []
 
         def take(effects: Effects) -> None:
             sealed.extend(p for p in effects.sealed if p.rows)
 
         sketch_files(
-            [path],
+            files,
             config,
             on_effects=take,
             rows_per_window=self.rows,

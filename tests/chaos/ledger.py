@@ -222,9 +222,9 @@ class Ledger:
                 self.troubles.append(f"not acknowledged: {error}")
                 return
             with self._lock:
-                # In any order after a crash of the broker; unknown (below 0) when a retry found it there.
+                # In any order after a crash of the broker; unknown when a retry found it there.
                 at = message.offset()  # type: ignore[attr-defined]
-                if at >= 0 and at != offset:
+                if at is not None and at >= 0 and at != offset:
                     self.troubles.append(f"row {number} at offset {at}, not {offset}")
                 self.rows.setdefault(partition, {})[offset] = row
                 self.account.add(row)

@@ -502,3 +502,18 @@ async def test_a_snapshot_is_taken_before_a_restart_would_take_long(
         assert process.volume.replay_s < 0.8 + 0.5
     assert n_snapshots(tmp_path) == 2
     await process.die()
+
+
+async def test_what_a_restart_would_take_counts_the_cells_of_chunks(
+    agent: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small cells take as long to read as large ones: their bytes alone do not say it."""
+    monkeypatch.setattr("agent.state.volume.READ_CELL_S", 10.0)
+    monkeypatch.setattr("agent.delivery.kept.REPLAY_S", 1e9)
+    made: Any = agent.chunk(5)
+    monkeypatch.setattr("agent.delivery.volume.to_bytes", lambda _: b"its bytes")
+    made.numeric, made.strings = range(3), range(2)
+    assert await agent.mode.deliver(made) is not None
+    assert 50.0 <= agent.volume.replay_s < 51.0
+    await agent.mode.finish()
+    assert agent.volume.replay_s == 0.0

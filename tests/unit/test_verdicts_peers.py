@@ -22,6 +22,7 @@ from benchmarks.verdicts.peers.matched import (
     by_default,
     highest_allowed,
 )
+from benchmarks.verdicts.peers.runner import BEFORE
 from benchmarks.verdicts.peers.tools import MATCHED, TOOLS, Said, read
 from tests.support.built import REPOSITORY
 
@@ -134,6 +135,31 @@ def test_rows_to_the_alarm_end_with_the_window_or_at_the_row_of_the_default() ->
     found.judges[MATCHED] = found.judges["any"]
     assert found.tried("any", {"x": ("a",)}, 100)["x"].row_delay == 130.0
     assert found.tried(MATCHED, {"x": ("a",)}, 100)["x"].row_delay == 200.0
+
+
+def test_quiet_windows_are_counted_in_alarm_and_where_one_begins() -> None:
+    alarms = [[True, True, False, True], [True, False, False, False]]
+    quiet = [
+        line(alarms={"any": alarm}, run=run, window=window)
+        for run, windows in enumerate(alarms)
+        for window, alarm in enumerate(windows)
+    ]
+    found = Said(TOOLS[1], quiet=quiet)
+    found.judges["any"] = lambda one: by_default(one, "any")
+    assert found.false_alarms("any") == (50.0, 37.5)
+
+
+def test_an_alarm_that_was_on_before_the_break_does_not_catch_it() -> None:
+    def told(window: int, what: str, alarm: bool) -> dict[str, Any]:
+        return line(
+            window=window, what=what, alarms={"default budget": alarm, "matched budget": alarm}
+        )
+
+    found = Said(TOOLS[0], broken={"x": [[told(0, "x", True)]]})
+    found.quiet = [told(BEFORE - 1, "quiet", False)]
+    assert found.tried(MATCHED, {"x": ("a",)}, 100)["x"].delays == [1]
+    found.quiet = [told(BEFORE - 1, "quiet", True)]
+    assert found.tried(MATCHED, {"x": ("a",)}, 100)["x"].delays == [None]
 
 
 def test_what_is_never_caught_has_no_delay_and_names_nothing() -> None:

@@ -87,7 +87,7 @@ def _said(tool: Tool, folder: Path, setting: Setting, options: argparse.Namespac
 def _tables(result: Result, setting: Setting, tools_said: list[Said]) -> None:
     right = right_features()
     columns = (
-        "tool", "runs", "false alarms in 100 quiet windows", "quiet windows", "caught in 2 windows",
+        "tool", "runs", "quiet windows", "in alarm, %", "alarms that began, %", "caught in 2 windows",
         "windows to the alarm", "rows to the alarm", "right feature first",
     )  # fmt: skip
     for title, is_matched in (("at their defaults", False), ("equally quiet", True)):
@@ -104,7 +104,7 @@ def _tables(result: Result, setting: Setting, tools_said: list[Said]) -> None:
             for rule in _rules(s, is_matched):
                 tried = s.tried(rule, right, setting.rows)
                 whole.add(
-                    _name(s, rule), s.runs, s.false_alarms(rule), len(s.quiet),
+                    _name(s, rule), s.runs, len(s.quiet), *s.false_alarms(rule),
                     *_means(list(tried.values())),
                 )  # fmt: skip
                 for name in right:

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.frame import CannotRun
 from benchmarks.verdicts.peers.matched import Line, Matched, Tried, by_default
+from benchmarks.verdicts.peers.runner import BEFORE
 from benchmarks.verdicts.peers.setup import python_of
 
 Json = dict[str, Any]
@@ -37,7 +38,7 @@ class Tool:
     """`environment` "": the project's own. `rules`: its own at defaults, by their names in its lines.
 
     spread    scores are distances, to be made comparable between columns (`matched`)
-    matched   a rule of its own that holds the budget, in place of a threshold on scores
+    matched   a rule of its own that holds the budget, in place of a threshold on scores; its alarms last
     """
 
     name: str
@@ -118,10 +119,20 @@ class Said:
             found[MATCHED] = Matched.of(self.quiet, BUDGET, spread=self.tool.spread).judged
         return found
 
-    def false_alarms(self, rule: str) -> float:
-        """Quiet windows in alarm, of 100."""
+    def false_alarms(self, rule: str) -> tuple[float, float]:
+        """Of 100 quiet windows those in alarm, and those in which one began."""
         judge = self.judges[rule]
-        return 100.0 * sum(judge(line)[0] for line in self.quiet) / len(self.quiet)
+        alarms = [judge(line)[0] for line in self.quiet]
+        begun = sum(
+            alarm and (not line["window"] or not alarms[at - 1])
+            for at, (line, alarm) in enumerate(zip(self.quiet, alarms, strict=True))
+        )
+        return 100.0 * sum(alarms) / len(alarms), 100.0 * begun / len(alarms)
+
+    def _is_on(self, rule: str, run: int) -> bool:
+        """Whether an alarm that lasts was on when a run's breaks began."""
+        last = [one for one in self.quiet if one["run"] == run and one["window"] == BEFORE - 1]
+        return bool(self.tool.matched) and any(self.judges[rule](one)[0] for one in last)
 
     def tried(self, rule: str, right: dict[str, tuple[str, ...]], rows: int) -> dict[str, Tried]:
         """Each break of windows of so many rows, over runs, by one of `judges`."""
@@ -132,7 +143,10 @@ class Said:
             for lines in runs:
                 raised = any(line["error"] for line in lines)
                 ends = [_end(line, rows, is_default=rule != MATCHED) for line in lines]
-                one.add([judge(line) for line in lines], right[name], raised=raised, ends=ends)
+                # What was on before does not tell of the break.
+                is_on = self._is_on(rule, lines[0]["run"])
+                judged = [(False, "") if is_on else judge(line) for line in lines]
+                one.add(judged, right[name], raised=raised, ends=ends)
         return found
 
 

@@ -32,7 +32,7 @@ from agent.judge.sources import Sources, matches
 from agent.judge.standing import Known
 from agent.judge.together import OneKept, Together
 from agent.judge.traces import Traces, TracesKept
-from agent.judge.watched import Watched, WatchedKept
+from agent.judge.watched import Watched, WatchedKept, alarm_json
 from agent.state.shards import shard_of
 from agent.types import OVERFLOW, Exemplar, Json, StreamKey
 from agent.verdict import UNJUDGED, Judged, Severity, State, Verdict, stream_json
@@ -334,7 +334,8 @@ class Judge:
             "sources": self._health(),
             "inventory": self.inventory(),
             "alarms": [
-                alarm for key in sorted(self._models) for alarm in self._models[key].alarms()
+                *(alarm for key in sorted(self._models) for alarm in self._models[key].alarms()),
+                *(alarm_json(alarm) for alarm in self._together.open_alarms()),
             ],
         }
 

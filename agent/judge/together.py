@@ -26,11 +26,14 @@ MONITOR: Final = "drift"
 #: Models that are followed; and versions that a cause names.
 _MOST: Final = 10_000
 _MOST_NAMED: Final = 4
+#: Windows between two looks for models that are gone.
+_EVERY: Final = 64
 
 
 class OneKept(msgspec.Struct, array_like=True):
     first: str
     n: int
+    last: int
     abrupt: AbruptKept
     alarms: list[Alarm]
 
@@ -41,6 +44,7 @@ class _One:
     def __init__(self, first: str, abrupt: Abrupt) -> None:
         self.first = first  # version
         self.n = 0  # windows
+        self.last = 0  # window with rows
         self.abrupt = abrupt
         self.alarms = Alarms("versions:")
 
@@ -55,6 +59,7 @@ class Together:
         self._ask = config.judge.wanted_effect
         self._target = target_windows(config.judge.days_per_false_page, config.windows.width_s)
         self._severity = config.judge.severity
+        self._most_silent = int(config.judge.forget_after_s / config.windows.width_s)
         self._models: dict[str, _One] = {}
 
     def window(self, window: int, profiles: Mapping[ModelKey, Sequence[Profile]]) -> list[Verdict]:
@@ -70,7 +75,17 @@ class Together:
             if one is None and len(self._models) < _MOST:
                 one = self._models[model] = _One(next(iter(versions)), self._abrupt())
             if one is not None:
+                one.last = window
                 verdicts += self._judge(model, one, window, versions)
+        return verdicts + (self._forget(window) if window % _EVERY == 0 else [])
+
+    def _forget(self, window: int) -> list[Verdict]:
+        """Models that are gone for good; what was open is closed."""
+        verdicts: list[Verdict] = []
+        gone = [m for m, one in self._models.items() if window - one.last > self._most_silent]
+        for model in sorted(gone):
+            one = self._models.pop(model)
+            verdicts += one.alarms.step(self._seen(model, window, 0.0), [])
         return verdicts
 
     def _abrupt(self) -> Abrupt:
@@ -93,15 +108,23 @@ class Together:
             findings = self._findings(model, jump, total.rows, rows)
         if jump is None or not jump.step.is_frozen:
             one.abrupt.learn(total, with_volume=True)
+        return one.alarms.step(self._seen(model, window, total.rows), findings)
+
+    def _seen(self, model: str, window: int, rows: float) -> Seen:
         start_ms = window * self._width_ms
-        seen = Seen(
+        return Seen(
             stream=StreamKey(model, ""),
             start_ms=start_ms,
             end_ms=start_ms + self._width_ms,
-            rows=int(total.rows),
+            rows=int(rows),
             severity=self._severity,
         )
-        return one.alarms.step(seen, findings)
+
+    def open_alarms(self) -> list[Alarm]:
+        """Of all models, pending or firing."""
+        return [
+            alarm for model in sorted(self._models) for alarm in self._models[model].alarms.open
+        ]
 
     def _findings(
         self, model: str, jump: Jump, total: float, rows: Mapping[str, int]
@@ -128,7 +151,7 @@ class Together:
     def kept(self) -> list[tuple[str, OneKept]]:
         """All there is, to go on from."""
         return [
-            (model, OneKept(one.first, one.n, one.abrupt.kept(), one.alarms.kept()))
+            (model, OneKept(one.first, one.n, one.last, one.abrupt.kept(), one.alarms.kept()))
             for model, one in sorted(self._models.items())
         ]
 
@@ -136,6 +159,6 @@ class Together:
         """Go on from `kept`, in place. Raises DecodeError."""
         for model, held in kept:
             one = self._models[model] = _One(held.first, self._abrupt())
-            one.n = held.n
+            one.n, one.last = held.n, held.last
             one.abrupt.restore(held.abrupt)
             one.alarms.open = held.alarms

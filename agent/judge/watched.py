@@ -468,18 +468,20 @@ class Watched:
 
     def alarms(self) -> list[Json]:
         """Open alarms, as documents show them."""
-        return [
-            {
-                "id": alarm.id,
-                "monitor": alarm.monitor,
-                "state": str(alarm.state),
-                "source": alarm.source,
-                "since_ms": alarm.opened_ms,
-                "why": alarm.finding.why,
-            }
-            for alarm in self.open_alarms()
-        ]
+        return [alarm_json(alarm) for alarm in self.open_alarms()]
 
     def open_alarms(self) -> list[Alarm]:
         """Of all rules, pending or firing."""
         return [alarm for alarms, _, _ in self._all_alarms() for alarm in alarms.open]
+
+
+def alarm_json(alarm: Alarm) -> Json:
+    """An open alarm, as documents show it."""
+    return {
+        "id": alarm.id,
+        "monitor": alarm.monitor,
+        "state": str(alarm.state),
+        "source": alarm.source,
+        "since_ms": alarm.opened_ms,
+        "why": alarm.finding.why,
+    }

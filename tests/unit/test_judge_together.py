@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agent.config import Config
+from agent.config import Judge as JudgeOptions
 from agent.fold.profile import Profile
 from agent.judge.reference import ModelKey
 from agent.judge.together import Together
@@ -69,6 +70,17 @@ def test_windows_whose_other_rows_are_elsewhere_say_nothing() -> None:
         for profiles in windows[30:]
     ]
     assert judged(Together(Config(), by_rows=False), windows[:30] + cut) == []
+
+
+def test_a_model_that_is_gone_is_forgotten_and_its_alarm_closed() -> None:
+    config = Config(judge=JudgeOptions(forget_after_s=7_200.0))
+    together = Together(config, by_rows=False)
+    judged(together, rows_of(DEPLOY[:30] + [{"1": 2000, "2": 2000}] * 3))
+    assert [alarm.state for alarm in together.open_alarms()] == [State.FIRING]
+    other = {ModelKey("o", "1"): [Profile(StreamKey("o", "1"), 1216, 60_000, 100, 0, 1.0, {})]}
+    closed = together.window(1216, other)  # nineteen times 64, and three hours later
+    assert [(v.stream.model, v.state) for v in closed] == [("m", State.RESOLVED)]
+    assert together.open_alarms() == []
 
 
 @pytest.mark.parametrize("at", [1, 15, 31])

@@ -20,8 +20,9 @@ from benchmarks.verdicts.caught import caught, delays_of_a_shift
 from benchmarks.verdicts.cost import cost
 from benchmarks.verdicts.families import cells
 from benchmarks.verdicts.journal import Journal, judge_all
-from benchmarks.verdicts.limits import budget_kept
+from benchmarks.verdicts.limits import budget_kept, lower_share
 from benchmarks.verdicts.quiet import BUDGETS, Quiet
+from benchmarks.verdicts.segments import in_a_segment
 from benchmarks.verdicts.windows import Drawn, drawn_windows, shapes_of
 from benchmarks.verdicts.worlds import drawn_from, flights
 
@@ -113,28 +114,53 @@ def _caught(options: argparse.Namespace, result: Result) -> None:
     for block, allowed in ((1, 2), (25, 3)):
         world = drawn_from("flights", flights, block)
         for reference in (20_000,) if options.tiny else (20_000, 200_000):
-            progress(f"caught: {world.name}, reference of {reference}")
+            where = f"{world.name}, reference of {reference:,}"
             table = result.table(
                 f"Breaks in {world.name}, {rows:,} rows a window, reference of {reference:,} rows",
-                "break", "runs", "windows to the alarm", "in 2", f"in {allowed}" if allowed > 2 else "in 3",
+                "break", "runs", "windows to the alarm", "in 2", "in 3", f"in {allowed}, 95 % sure",
                 "right feature first", "causes named", "pages before", "windows to recover",
-                note="Medians. Windows to the alarm count from the break, 1 the first.",
+                "rows from a random phase",
+                note="Medians. Windows to the alarm count from the break, 1 the first; rows from a break that begins "
+                "somewhere in a window to the end of the one that fires, in as many runs again.",
             )  # fmt: skip
-            found = caught(
-                world, rows=rows, reference_rows=reference, runs=options.break_runs,
-                seed=options.seed,
+            with_it, within = (
+                caught(
+                    world, rows=rows, reference_rows=reference, runs=options.break_runs,
+                    seed=options.seed + is_random, random_phase=is_random,
+                    on_run=lambda run, at=where: progress(f"caught: {at}: run {run}"),  # type: ignore[misc]
+                )
+                for is_random in (False, True)
             )  # fmt: skip
-            for one in found:
+            for one, other in zip(with_it, within, strict=True):
+                runs = len(one.outcomes)
                 table.add(
-                    one.name, len(one.outcomes), median(one.delays), one.within(2), one.within(3),
-                    one.right_share, one.listed, one.pages_before, one.recovery,
+                    one.name, runs, median(one.delays), one.within(2), one.within(3),
+                    lower_share(one.hits(allowed), runs), one.right_share, one.listed,
+                    one.pages_before + other.pages_before, one.recovery, other.rows,
                 )  # fmt: skip
-            soon = float(np.mean([one.within(allowed) for one in found[:7]]))
-            shares = [one.right_share for one in found[:7] if one.right_share is not None]
+            soon = float(np.mean([one.within(allowed) for one in with_it[:7]]))
+            shares = [one.right_share for one in with_it[:7] if one.right_share is not None]
             right = float(np.mean(shares or [0.0]))
-            where = f"{world.name}, reference of {reference:,}"
             result.at_least(f"breaks caught in {allowed} windows, {where}", soon, 1.0, "")
             result.at_least(f"right feature first of those caught, {where}", right, 1.0, "")
+    _segment(options, result)
+
+
+def _segment(options: argparse.Namespace, result: Result) -> None:
+    runs = options.break_runs
+    table = result.table(
+        "A column of one segment of four moves by half a standard deviation, 10,000 rows a window, reference of 100,000",
+        "share of the traffic", "runs", "windows to the alarm", "in 2", "in 3", "right feature first",
+        "right segment first", "pages before",
+        note="Segment: that whose own baseline in its place takes most of the change away.",
+    )  # fmt: skip
+    for share in (0.4, 0.1):
+        progress(f"caught: a segment of {share:g}")
+        found = in_a_segment(share, 10_000, 100_000, 1 if options.tiny else runs, options.seed)
+        table.add(
+            share, len(found.outcomes), median(found.delays), found.within(2), found.within(3),
+            found.right_share, found.segment_share, found.pages_before,
+        )  # fmt: skip
 
 
 def _shift(options: argparse.Namespace, result: Result) -> None:

@@ -18,7 +18,7 @@ class Break:
 
     name: str
     apply: Callable[[Table, Generator, str], Table]
-    kind: str = "number"  # of the feature it is done to: number, text, any
+    kind: str = "number"  # of what it is done to: number, text, any, source
     others: tuple[str, ...] = ()
 
 
@@ -89,8 +89,33 @@ def segment(share: float = 0.1) -> Callable[[Table, Generator, str], Table]:
     return apply
 
 
-def breaks(other: str) -> tuple[Break, ...]:
-    """The breaks of the benchmark but the stalled topic, of which no window tells; `other`: to swap with."""
+def stale(columns: tuple[str, ...]) -> Callable[[Table, Generator, str], Table]:
+    """One row in ten gets nothing from a source."""
+
+    def apply(table: Table, rng: Generator, name: str) -> Table:
+        gone = rng.random(len(table[columns[0]])) < 0.1
+        return {**table, **{c: np.where(gone, np.nan, table[c]) for c in columns}}
+
+    return apply
+
+
+def ramp(windows: int = 6, by: float = 0.3) -> Callable[[Table, Generator, str], Table]:
+    """The mean moves by some standard deviations, a step a window."""
+    step = 0
+
+    def apply(table: Table, rng: Generator, name: str) -> Table:
+        nonlocal step
+        step += 1
+        values = table[name]
+        return {**table, name: values + by * min(1.0, step / windows) * np.nanstd(values)}
+
+    return apply
+
+
+def breaks(other: str, source: tuple[str, ...]) -> tuple[Break, ...]:
+    """The breaks of the benchmark but the stalled topic, of which no window tells; the first seven are its eight
+    without that one. `other`: to swap with; `source`: columns of numbers that come from one. Each call gives
+    breaks that have not begun."""
     return (
         Break("turns null", null, "any"),
         Break("unit: km to miles", units),
@@ -101,4 +126,6 @@ def breaks(other: str) -> tuple[Break, ...]:
         Break("vanished", vanished, "any"),
         Break("2 % missing", some_missing, "any"),
         Break("a tenth of rows, half an sd", segment()),
+        Break("ramp to .3 sd in 6 windows", ramp()),
+        Break("a source lacks a tenth of rows", stale(source), "source"),
     )

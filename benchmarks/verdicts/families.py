@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Final
-
-import numpy as np
 
 from benchmarks.verdicts.quiet import (
     HOURS,
@@ -22,7 +19,7 @@ from benchmarks.verdicts.quiet import (
     of_blocks,
     of_hours,
 )
-from benchmarks.verdicts.scores import Columns
+from benchmarks.verdicts.segments import in_parts
 from benchmarks.verdicts.trial import fresh
 from benchmarks.verdicts.worlds import (
     World,
@@ -36,9 +33,6 @@ from benchmarks.verdicts.worlds import (
     sessions,
     wander,
 )
-
-#: Shares of traffic of the segments of a stream that has some.
-SHARES: Final = (0.4, 0.3, 0.2, 0.1)
 
 
 @dataclass(frozen=True)
@@ -98,25 +92,6 @@ def _of(make: Callable[[], World]) -> Callable[[], Source]:
     return opened
 
 
-def _in_parts(n_features: int) -> Callable[[], Source]:
-    """Independent rows of segments whose columns differ; their shares of a window vary by chance."""
-
-    def opened() -> Source:
-        columns = Columns(n_features)
-
-        def windows(rng: np.random.Generator, rows: int) -> Iterator[Parts]:
-            while True:
-                sizes = rng.multinomial(rows, SHARES).tolist()
-                yield [
-                    columns.counted(0.9 * rng.standard_normal((n, n_features)) + 0.3 * i, rng)
-                    for i, n in enumerate(sizes)
-                ]
-
-        return windows
-
-    return opened
-
-
 def cells() -> list[Cell]:
     """All of them."""
     sizes = (
@@ -146,7 +121,7 @@ def cells() -> list[Cell]:
         Cell(clusters, "flights, blocks of 25", _of(blocks), 1_000, 20_000, 60),
         Cell(clusters, "flights, blocks of 25", _of(blocks), 10_000, 100_000, 20),
         Cell(clusters, "sessions of 10", _of(ten), 1_000, 20_000, 60),
-        Cell("segments", "8 columns, 4 segments", _in_parts(8), 1_000, 20_000, 100),
+        Cell("segments", "8 columns, 4 segments", partial(in_parts, 8), 1_000, 20_000, 100),
         Cell("first windows of a model", "12 columns", _of(partial(large, 12)), 1_000, 12_000, 100,
              block=1_000, **lasting),
         Cell("autoregressive minutes", "at .9", _of(partial(minutes, 8)), 1_000, 100_000, 100, **lasting),

@@ -53,11 +53,16 @@ class Against:
     def cells(self, window: int, parts: Parts) -> Cells:
         whole = measure(self.hours[window % len(self.hours)], reduce(merged, parts))
         split: dict[Segment, Sequence[CellValue]] = {
-            (("part", str(i)),): measure(known, part)
+            segment(i): measure(known, part)
             for i, (known, part) in enumerate(zip(self.segments, parts, strict=False))
             if part.rows
         }
         return whole, split
+
+
+def segment(at: int) -> Segment:
+    """The name of a part."""
+    return (("part", str(at)),)
 
 
 class Quiet(msgspec.Struct):

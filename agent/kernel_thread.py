@@ -52,6 +52,8 @@ MAX_KNOWN_LANES = 50_000
 #: closely; a stream of known columns soon has long ones, which cost less.
 FAST_GROWTH_BYTES = 4 << 20
 SHORT_SLICE_VALUES = 1024
+#: Rows after each cut that are all compared in pairs; of further ones a part, so that it stays cheap.
+PAIRED_ROWS = 1_024
 #: A partition is caught up only while its source says so: it does, about once a second, as long as the
 #: broker answers. A silent broker must not look like a topic without events.
 WORD_HOLDS_NS = 5_000_000_000
@@ -186,7 +188,7 @@ class KernelThread:
             sampler=sampler,
             delta=Delta(table),
         )
-        self._own.delta.score(self._tables, config.judge.pairs_max_bytes)
+        self._own.delta.score(self._tables, config.judge.pairs_max_bytes, PAIRED_ROWS)
         self._own.decoder.slice_values = SHORT_SLICE_VALUES
         self._thread.start()
 

@@ -98,10 +98,15 @@ class Delta:
         self.n_groups = 0
         self._windows: set[int] = set()
 
-    def score(self, tables: Tables, max_bytes: int) -> None:
+    def score(self, tables: Tables, max_bytes: int, full_rows: int | None = None) -> None:
         """Add up pairs of scores too (`sketch.pair_sums`), and waves of vectors (`sketch.waves`), in at most so
-        many bytes each, for models that have tables; rows since the last cut are left out."""
-        self._scorer = PairScorer(self._table, tables, max_bytes) if len(tables) else None
+        many bytes each, for models that have tables; rows since the last cut are left out.
+
+        full_rows  rows after each cut of which all are scored (`sketch.pair_scorer`); None: all rows
+        """
+        self._scorer = None
+        if len(tables):
+            self._scorer = PairScorer(self._table, tables, max_bytes, full_rows)
         waves = tables.waves if isinstance(tables, BaselineTables) else {}
         self._vectors = VectorAdder(self._table.keys, waves, max_bytes)
 

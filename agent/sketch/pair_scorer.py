@@ -6,7 +6,8 @@ run in single precision and are exact all the same. Nothing branches on data: se
 times as long.
 
 Where a table takes one row in 2^k it is that of a golden-ratio sequence: evenly spread, and in step with no
-pattern that producers have.
+pattern that producers have. Where rows abound (`full_rows`, since the last freeze) one block in 64 is taken,
+by the same sequence: scores cost several times what sketching a row does, and those rows are plenty.
 
 Invariants
  1. One owner, the kernel thread; nothing is counted here, so what is left out is only not compared.
@@ -40,6 +41,10 @@ _WAITING_BYTES: Final = 8 << 20
 _MOST_SPAN: Final = 1 << 32
 _MAGNITUDE: Final = np.int64(0x7FFFFFFFFFFFFFFF)
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+
+_WORD: Final = (1 << 64) - 1
+#: Of blocks where rows abound, one in 2^_BLOCK_BITS is taken.
+_BLOCK_BITS: Final = 6
 
 #: Tables by (model, version); (model, None): of versions that have none of their own.
 Tables = Mapping[tuple[str, str | None], ScoreTable]
@@ -126,7 +131,12 @@ class _Bound:
 class PairScorer:
     """See the module. `tables` is asked once for each stream and freeze."""
 
-    def __init__(self, lanes: Lanes, tables: Tables, max_bytes: int) -> None:
+    def __init__(
+        self, lanes: Lanes, tables: Tables, max_bytes: int, full_rows: int | None = None
+    ) -> None:
+        """`full_rows`: rows after each freeze of which all are taken, to the end of their block; None: all."""
+        self._full_rows = full_rows
+        self._n_blocks = 0  # that came by where rows abound
         self._lanes = lanes
         self._tables = tables
         self._max_bytes = max_bytes
@@ -142,6 +152,7 @@ class PairScorer:
         self._sums: list[tuple[ScoreTable, Floats]] = []
         self._sums_bytes = 0
         self._waiting_bytes = 0
+        self._n_fresh = 0  # rows since the last freeze
 
     @property
     def size_bytes(self) -> int:
@@ -153,6 +164,11 @@ class PairScorer:
     def add(self, block: Block) -> None:
         """Take the rows of a block that was found sound."""
         n = block.n
+        if self._full_rows is not None:
+            are_plenty = self._n_fresh >= self._full_rows
+            self._n_fresh += n
+            if are_plenty and not self._is_taken():
+                return
         if len(self._bound_of) < len(self._lanes.keys):
             self._meet_streams()
         if not self._bounds:
@@ -176,6 +192,11 @@ class PairScorer:
             rows = np.flatnonzero(taken)
             if len(rows):
                 self._take(bound, block, rows)
+
+    def _is_taken(self) -> bool:
+        """Whether the block at hand is the one in 2^_BLOCK_BITS."""
+        self._n_blocks += 1
+        return (self._n_blocks * int(_GOLDEN) & _WORD) >> (64 - _BLOCK_BITS) == 0
 
     def _meet_streams(self) -> None:
         """Streams that are new since the last block."""

@@ -8,57 +8,19 @@ from scipy import stats
 
 from agent.judge.drift_shown import in_bulk, numeric_distances
 from agent.judge.numeric_cells import NumericBaseline
+from benchmarks.verdicts.bounds import CHANGES, SHAPES, SIZES, compared
 from benchmarks.verdicts.windows import numbers_of
-
-SHAPES = {
-    "normal": lambda r, n: r.normal(size=n),
-    "normal_far_from_zero": lambda r, n: r.normal(1000.0, 1.0, n),
-    "normal_negative": lambda r, n: r.normal(-40.0, 15.0, n),
-    "lognormal_2": lambda r, n: np.exp(2.0 * r.normal(size=n)),
-    "lognormal_5": lambda r, n: np.exp(5.0 * r.normal(size=n)),
-    "t5": lambda r, n: r.standard_t(5, n),
-    "cauchy": lambda r, n: r.standard_cauchy(n),
-    "pareto": lambda r, n: r.pareto(1.5, n) + 1.0,
-    "exponential": lambda r, n: r.exponential(3.0, n),
-    "uniform": lambda r, n: r.random(n),
-    "zero_inflated": lambda r, n: np.where(r.random(n) < 0.7, 0.0, np.exp(r.normal(size=n))),
-    "counts": lambda r, n: r.poisson(4.0, n).astype(float),
-    "beta_of_a_tenth": lambda r, n: r.beta(0.1, 0.1, n),
-    "either_side_of_zero": lambda r, n: r.choice([-1.0, 1.0], n) * r.uniform(5.0, 10.0, n),
-    "outliers": lambda r, n: r.normal(1000.0, 1.0, n) * np.where(r.random(n) < 0.001, 1e6, 1.0),
-}
-#: A change of the second sample: none, a shift, a stretch.
-CHANGES = {
-    "same": lambda x: x,
-    "moved": lambda x: x + 0.3 * x.std(),
-    "stretched": lambda x: x * 1.3,
-}
-
-
-def exact_auc(baseline: np.ndarray, window: np.ndarray) -> float:
-    return stats.mannwhitneyu(window, baseline).statistic / (len(window) * len(baseline))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_exact_distances_lie_within_their_certified_bounds(shape: str) -> None:
     rng = np.random.default_rng(11)
-    for sizes in ((100, 100), (1_000, 4_000), (20_000, 5_000)):
-        for change in CHANGES.values():
-            baseline, window = (SHAPES[shape](rng, n) for n in sizes)
-            window = change(window)
-            a, b = numbers_of(baseline), numbers_of(window)
-            base = NumericBaseline.at(a, min(a.scale, b.scale))
-            found = {d.metric: d for d in numeric_distances(base, b)}
-            exact = {
-                "ks": stats.ks_2samp(baseline, window).statistic,
-                "wasserstein": stats.wasserstein_distance(baseline, window),
-                "auc": exact_auc(baseline, window),
-            }
-            for metric, value in exact.items():
-                d = found[metric]
-                slack = 1e-9 * max(1.0, abs(value))
-                assert d.low - slack <= value <= d.high + slack, (metric, sizes, d, value)
-                assert d.low <= d.value <= d.high
+    for n_baseline, n_window in SIZES[:3]:
+        for change in CHANGES:
+            baseline, window = SHAPES[shape](rng, n_baseline), change(SHAPES[shape](rng, n_window))
+            found = list(compared(baseline, window))
+            assert {one.metric for one in found} == {"ks", "wasserstein", "auc"}
+            assert not any(one.is_outside for one in found), (n_baseline, n_window, found)
 
 
 def test_columns_compared_together_are_compared_as_each_is_alone() -> None:
@@ -97,7 +59,7 @@ def test_swapping_the_sides_mirrors_the_auc() -> None:
     assert one["wasserstein"] == pytest.approx(other["wasserstein"], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["normal", "lognormal_2", "counts", "zero_inflated"])
+@pytest.mark.parametrize("name", ["normal", "lognormal(2)", "counts", "zero-inflated"])
 def test_psi_js_and_hellinger_are_exact_for_the_baselines_cells(name: str) -> None:
     """The oracle counts raw values between the cells' bounds."""
     rng = np.random.default_rng(9)

@@ -298,3 +298,15 @@ def test_windows_past_the_bytes_allowed_have_no_sums_and_their_bytes_are_given_b
     sealed = fold.seal_all(3).sealed
     assert 0 < sum(bool(profile.pairs) for profile in sealed) < len(sealed) == 4
     assert fold.pairs_bytes == 65_536 - 100
+
+
+def test_where_rows_abound_one_block_in_64_is_scored() -> None:
+    lanes = LaneTable()
+    block = block_of(lanes, [Row(A, T0, {feature("x"): 1.0})] * 40)
+    scorer = PairScorer(lanes, {("m", "1"): TABLE}, 1 << 20, full_rows=100)
+    for _ in range(3):
+        for _ in range(1_024):
+            scorer.add(block)
+        (sums,) = scorer.freeze().values()
+        # Three blocks after each freeze, and an even part of the other 1,021.
+        assert abs(PairSums.from_bytes(sums).rows - 40 * (3 + 1_021 / 64)) <= 80

@@ -130,11 +130,11 @@ def test_a_day_that_does_not_swing_is_enough_to_page_for_what_comes_slowly(tmp_p
     assert judge.state()["models"][0]["learning"] is None
 
 
-@pytest.mark.parametrize("cut", [3, 17, 30])
+@pytest.mark.parametrize("cut", [3, 22])
 def test_what_the_last_windows_said_goes_on_after_a_restart(
     cut: int, week: list[list[Profile]]
 ) -> None:
-    windows = week[:36]
+    windows = week[:28]
     whole = fed(Judge(CONFIG), windows)
     first, second = Judge(CONFIG), Judge(CONFIG)
     before = fed(first, windows[:cut])

@@ -57,7 +57,7 @@ def main() -> int:
         )
     finally:
         kafka.close()
-    document = outcome.document() | {"machine": describe()}
+    document = outcome.document() | {"load": round(os.getloadavg()[2], 1), "machine": describe()}
     print(json.dumps(document) if options.json else _table(outcome))
     return 0 if all(r.good for r in outcome.rounds) else 1
 

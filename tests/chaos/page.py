@@ -2,7 +2,8 @@
 
     python -m tests.chaos.page RUN.json ...
 
-Each RUN is what `python -m tests.chaos --json` printed. The page holds nothing that is not in them.
+Each RUN is what `python -m tests.chaos --json` printed; a `note` may be added by hand. The page holds nothing
+that is not in them.
 """
 
 from __future__ import annotations
@@ -102,24 +103,29 @@ def _recovery(runs: Iterable[Json]) -> list[str]:
     lines = [
         "Seconds of wall time from the start of the process until it has folded a chunk (an agent of a fleet: until a "
         "chunk counts), while all else runs on the same cores. Of a dynamic member Kafka's session time-out (3 s) is "
-        "taken away, during which its process begins; of a static one nothing.",
+        "taken away, during which its process begins; of a static one nothing. The load average, over 15 minutes at "
+        "the end of a run, counts what waited for the cores, other work than this included.",
         "",
-        *_header("brokers", "who", "times", "median", "worst"),
+        *_header("brokers", "who", "times", "median", "worst", "load average of the machine"),
     ]
     for run in runs:
         for kind, of in run["recovery"].items():
-            lines.append(_row(run["brokers"], kind, of["n"], of["median"], of["worst"]))
+            lines.append(
+                _row(run["brokers"], kind, of["n"], of["median"], of["worst"], run["load"])
+            )
     return lines
 
 
-def _failed(runs: Iterable[Json]) -> list[str]:
-    return [
+def _failed(runs: Sequence[Json]) -> list[str]:
+    lines = [
         f"- {run['brokers']} brokers, seed {run['seed']}, round {of['number']}, {of['mode']}: "
         f"{of['fault']} {of['detail']}: {of['lost']} lost, {of['double']} double; "
         + "; ".join(of["troubles"])[:400]
         for run in runs
         for of in run["failed"]
-    ] or ["None."]
+    ]
+    lines += [run["note"] for run in runs if "note" in run]
+    return lines or ["None."]
 
 
 def _header(*titles: str) -> list[str]:

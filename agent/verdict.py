@@ -19,7 +19,7 @@ class State(enum.StrEnum):
     """What a monitor says of a window."""
 
     OK = "ok"
-    LEARNING = "learning"  # not enough history to call a change; contract and state still page
+    LEARNING = "learning"  # too little is known to call a change; rules still page
     BLIND = (
         "blind"  # too few rows to see what the monitor asks for: `minimum_effect` says what it sees
     )

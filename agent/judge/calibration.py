@@ -6,9 +6,7 @@ is 1 for rows that are, constant for rows that come in clusters, and grows with 
 wanders. So a file whose blocks are smaller than the windows judged later still says what to expect of
 those; beyond its largest size phi is taken to go on growing as it grew. `docs/decisions/0011` has the experiment.
 
-Estimates of single cells are noisy, those of 60 together are not: each is shrunk toward the mean of
-its statistic as far as noise explains their spread (empirical Bayes), and stated one error high, less
-what the detector's own caution covers.
+What one size says is in `levels`.
 
 A block lies inside the baseline, so the two differ by 1/n - 1/m in place of 1/n + 1/m.
 """
@@ -20,7 +18,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -30,7 +28,19 @@ from agent.errors import DecodeError
 from agent.fold.profile import Profile
 from agent.judge.cells import LOG_RATIOS, CellKey, CellValue, Prepared, Statistic, measure
 from agent.judge.counted import Counted, counted, merged, scaled
-from agent.judge.special import spread_chi2_z, trigamma, two_sided
+from agent.judge.levels import (
+    HORIZON,
+    LASTING_COVERED,
+    LONG_HORIZON,
+    Level,
+    distinct_of,
+    phi_of,
+    repeats_of,
+    spread_of,
+    terms_of,
+    unseen_rate,
+)
+from agent.judge.special import spread_chi2_z, two_sided
 from agent.types import Column
 
 Floats = NDArray[np.float64]
@@ -40,16 +50,8 @@ MIN_BLOCKS: Final = 8
 MIN_TAIL_BLOCKS: Final = 32
 #: Blocks wanted; more are merged in pairs first.
 MOST_BLOCKS: Final = 512
-#: Windows over which evidence of a change adds up before it pages, and over which that of a level that wanders may.
-HORIZON: Final = 4
-LONG_HORIZON: Final = 64
-#: Over the long one by how much the detector's kappa of .5 covers what repeats itself: a slow excursion feeds slope
-#: 1 alone, where l^2 / 2 (2 - 1) = l kappa.
-_LASTING_COVERED: Final = 2.0
 #: Rarer missing values than so many a block have tails of counts, not of a normal.
 _COMMON: Final = 5.0
-#: Error of phi that the detector's kappa of .5 covers: at slope 4, l^2 .15 / 2 = 1.2 of l kappa = 2.
-_COVERED: Final = 0.15
 #: What location leaves of a chi-square at least: it is worked out from finer buckets, and may be more.
 _LEAST_REST: Final = 0.05
 #: No stretch of the tail beyond: the data are not a stream then.
@@ -90,7 +92,7 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
         history reaches, since what it has not shown would make everything blind."""
         at = self.phi_at(rows)
         reach = min(LONG_HORIZON * rows, self.sizes[-1])
-        wandering = max(self.phi_at(HORIZON * rows), self.phi_at(reach) / _LASTING_COVERED) / at
+        wandering = max(self.phi_at(HORIZON * rows), self.phi_at(reach) / LASTING_COVERED) / at
         if not self.repeats:
             return wandering
         return max(wandering, _between(rows, self.sizes, self.repeats))
@@ -192,7 +194,7 @@ def calibrate(
     blocks = [b for b in blocks if b.rows]
     n_blocks, rows = len(blocks), float(sum(b.rows for b in blocks))
     volume = _volume(blocks) if is_windows and n_blocks >= MIN_BLOCKS else None
-    levels: list[_Level] = []
+    levels: list[Level] = []
     while len(blocks) >= MIN_BLOCKS:
         if len(blocks) <= MOST_BLOCKS:
             levels.append(_level([(known, block) for block in blocks]))
@@ -214,21 +216,20 @@ def calibrate_by_hour(
 
     Neighbours are joined across hours, and compared with the baselines of these hours in the same shares: so what
     the hour explains is no noise, and what a whole day does to all its windows is one thing that lasts. The baseline
-    of an hour is of as many days, which do not repeat each other.
+    of an hour is of as many days, which do not repeat each other. Of more than MOST_BLOCKS the last are compared.
     """
     blocks = [(Counter({hour: 1}), window) for hour, window in history if hour in hours]
     n_blocks, rows = len(blocks), float(sum(window.rows for _, window in blocks))
     prepared: dict[frozenset[tuple[int, int]], Prepared] = {}
-    levels: list[_Level] = []
+    levels: list[Level] = []
     while len(blocks) >= MIN_BLOCKS:
-        if len(blocks) <= MOST_BLOCKS:
-            pairs = []
-            for held, block in blocks:
-                key = frozenset(held.items())
-                if key not in prepared:
-                    prepared[key] = Prepared(_in_shares(hours, held))
-                pairs.append((prepared[key], block))
-            levels.append(_level(pairs))
+        pairs = []
+        for held, block in blocks[-MOST_BLOCKS:]:
+            key = frozenset(held.items())
+            if key not in prepared:
+                prepared[key] = Prepared(_in_shares(hours, held))
+            pairs.append((prepared[key], block))
+        levels.append(_level(pairs))
         joined = zip(blocks[::2], blocks[1::2], strict=False)
         blocks = [(a + b, merged(x, y)) for (a, x), (b, y) in joined]
     if not levels:
@@ -250,24 +251,7 @@ def _in_shares(hours: Mapping[int, Counted], held: Counter[int]) -> Counted:
 # ---------------------------------------------------------------- one size
 
 
-class _Level(msgspec.Struct):
-    """All cells at one size: per cell its standardised deviations, one for each block that has it.
-
-    values  loc, missing: float64[blocks], mean 0 and variance phi; shape: PSI over its expectation, mean phi;
-            unseen: shares of rows
-    df      degrees of freedom (shape)
-    counts  values of each block
-    smallest  expected hits or misses of a block, whichever are fewer (missing)
-    """
-
-    rows: float
-    values: dict[CellKey, Floats]
-    df: dict[CellKey, float]
-    counts: dict[CellKey, Floats]
-    smallest: dict[CellKey, float]
-
-
-def _level(blocks: Sequence[tuple[Prepared, Counted]]) -> _Level:
+def _level(blocks: Sequence[tuple[Prepared, Counted]]) -> Level:
     """Of blocks, each with the baseline that it is inside of."""
     found: dict[CellKey, list[tuple[float, float, float, float]]] = {}
     for known, block in blocks:
@@ -278,7 +262,7 @@ def _level(blocks: Sequence[tuple[Prepared, Counted]]) -> _Level:
                     (value, cell.df, cell.n, cell.n * cell.spread**2)
                 )
     kept = {key: np.array(rows) for key, rows in found.items() if len(rows) >= MIN_BLOCKS}
-    return _Level(
+    return Level(
         float(np.mean([b.rows for _, b in blocks])),
         {key: rows[:, 0] for key, rows in kept.items()},
         {key: float(rows[:, 1].mean()) for key, rows in kept.items()},
@@ -329,7 +313,7 @@ def deviation(cell: CellValue, *, is_inside: bool = False) -> float:
 # ---------------------------------------------------------------- all sizes
 
 
-def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
+def _noise(levels: Sequence[Level]) -> list[CellNoise]:
     keys = list(dict.fromkeys(key for level in levels for key in level.values))
     sizes: dict[CellKey, list[float]] = {key: [] for key in keys}
     phis: dict[CellKey, list[float]] = {key: [] for key in keys}
@@ -342,15 +326,15 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
             group = [key for key in level.values if key.statistic in alike]
             if not group:
                 continue
-            terms = [_terms(level, key) for key in group]
-            distinct = distinct or _distinct(terms)
-            phi = _phi(terms, distinct)
-            spread = _spread(level, group) if alike is LOG_RATIOS else [0.0] * len(group)
+            terms = [terms_of(level, key) for key in group]
+            distinct = distinct or distinct_of(terms)
+            phi = phi_of(terms, distinct)
+            spread = spread_of(level, group) if alike is LOG_RATIOS else [0.0] * len(group)
             for key, value, wide in zip(group, phi, spread, strict=True):
                 sizes[key].append(level.rows)
                 phis[key].append(max([value, *phis[key][-1:]]))
                 spreads[key].append(wide)
-            lasting = _repeats(level, group, distinct) if alike is LOG_RATIOS else []
+            lasting = repeats_of(level, group, distinct) if alike is LOG_RATIOS else []
             for key, value in zip(group, lasting, strict=False):
                 repeats[key].append(max([value, *repeats[key][-1:]]))
     return [
@@ -359,122 +343,14 @@ def _noise(levels: Sequence[_Level]) -> list[CellNoise]:
             sizes[key],
             phis[key],
             spreads[key],
-            _unseen_rate(levels[0], key) if key.statistic is Statistic.UNSEEN else 0.0,
+            unseen_rate(levels[0], key) if key.statistic is Statistic.UNSEEN else 0.0,
             repeats[key],
         )
         for key in keys
     ]
 
 
-class _Terms(NamedTuple):
-    """One cell at one size: what it adds to phi in each block, and the variance of that by chance at phi 1."""
-
-    values: Floats
-    variance: float
-
-
-def _terms(level: _Level, key: CellKey) -> _Terms:
-    values = level.values[key]
-    match key.statistic:
-        case Statistic.SHAPE | Statistic.CENTROID | Statistic.RFF:
-            return _Terms(values, 2.0 / level.df[key])
-        case Statistic.UNSEEN:
-            counts = values * level.counts[key]
-            mean = float(counts.mean())
-            return _Terms((counts - mean) ** 2 / mean if mean else np.ones(len(counts)), 2.0)
-        case _:
-            return _Terms(values**2, 2.0)
-
-
-def _distinct(terms: Sequence[_Terms]) -> float:
-    """How many cells of one statistic are worth together, 1 for cells that move as one: from how much
-    their mean varies between the smallest blocks, of which there are most."""
-    n = min(len(t.values) for t in terms)
-    mean = np.mean([t.values[:n] for t in terms], axis=0)
-    each = float(np.mean([t.values[:n].var() for t in terms]))
-    together = float(mean.var())
-    return min(float(len(terms)), max(1.0, each / together)) if together > 0.0 else 1.0
-
-
-def _phi(terms: Sequence[_Terms], distinct: float) -> list[float]:
-    """phi of each cell: shrunk, one error high less what is covered, at least 1.
-
-    Blocks that repeat each other say less than as many that do not, by as much as their sums vary more.
-    """
-    estimates = np.array([float(t.values.mean()) for t in terms])
-    noise = np.array(
-        [
-            t.variance / len(t.values) * max(1.0, e) ** 2
-            for t, e in zip(terms, estimates.tolist(), strict=True)
-        ]
-    ) * _repeated([t.values for t in terms])
-    mean = float(estimates.mean())
-    between = max(0.0, float(estimates.var()) - float(noise.mean()))
-    weight = between / (between + noise)
-    shrunk = mean + weight * (estimates - mean)
-    error = np.sqrt(weight * noise) + (1.0 - weight) * math.sqrt(float(noise.mean()) / distinct)
-    high: list[float] = np.maximum(
-        1.0, shrunk + error - _COVERED * np.maximum(1.0, shrunk)
-    ).tolist()
-    return high
-
-
-def _groups(values: Floats, k: int) -> Floats:
-    """k times the squared mean of each k neighbours, over the variance: 1 in the mean where none repeats another."""
-    n = len(values) // k
-    variance = float(values.var())
-    if variance <= 0.0:
-        return np.ones(n)
-    means = (values - values.mean())[: n * k].reshape(n, k).mean(axis=1)
-    found: Floats = k * means**2 / variance * n / (n - 1)
-    return found
-
-
-def _joined(n_blocks: int) -> list[int]:
-    """Numbers of neighbours that are looked at together; a few groups say nothing."""
-    return [k for k in (HORIZON, 4 * HORIZON, LONG_HORIZON) if n_blocks // k >= MIN_BLOCKS]
-
-
-def _repeated(cells: Sequence[Floats]) -> float:
-    """By how much the blocks of a size repeat each other, over all cells of a statistic; 1 where they do not."""
-    sizes = _joined(min(len(values) for values in cells))
-    return max([1.0, *(float(np.mean([_groups(v, k).mean() for v in cells])) for k in sizes)])
-
-
-def _repeats(level: _Level, group: Sequence[CellKey], distinct: float) -> list[float]:
-    """`CellNoise.repeats` of each cell at one size."""
-    logs = [np.log(np.maximum(level.values[key], 1e-12)) for key in group]
-    out = [1.0] * len(group)
-    for k in _joined(min(len(values) for values in logs)):
-        found = _phi([_Terms(_groups(values, k), 2.0) for values in logs], distinct)
-        covered = 1.0 if k == HORIZON else _LASTING_COVERED
-        out = [max(a, b / covered) for a, b in zip(out, found, strict=True)]
-    return out
-
-
-def _spread(level: _Level, group: Sequence[CellKey]) -> list[float]:
-    """Standard deviation of log phi between blocks beyond what sampling alone makes, pooled over cells."""
-    excess = []
-    for key in group:
-        logs = np.log(np.maximum(level.values[key], 1e-12))
-        excess.append(float(logs.var(ddof=1)) - trigamma(max(0.5, level.df[key] / 2.0)))
-    n = min(len(level.values[key]) for key in group)
-    noise = 2.0 / n * float(np.mean([trigamma(max(0.5, level.df[k] / 2.0)) for k in group])) ** 2
-    mean = float(np.mean(excess))
-    between = max(0.0, float(np.var(excess)) - noise)
-    weight = between / (between + noise) if noise else 1.0
-    return [math.sqrt(max(0.0, mean + weight * (e - mean))) for e in excess]
-
-
-def _unseen_rate(level: _Level, key: CellKey) -> float:
-    """Share of rows without precedent that blocks showed, three errors high."""
-    if key not in level.values:
-        return 0.0
-    shares = level.values[key]
-    return float(shares.mean() + 3.0 * shares.std() / math.sqrt(len(shares)))
-
-
-def _stretch(levels: Sequence[_Level], cells: Sequence[CellNoise]) -> list[tuple[float, float]]:
+def _stretch(levels: Sequence[Level], cells: Sequence[CellNoise]) -> list[tuple[float, float]]:
     """At each size with enough blocks, by how much pooled deviations reach further than a normal's.
 
     Rare missing values are left out: counts are skewed, and their cell has an exact tail.

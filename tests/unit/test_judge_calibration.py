@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 
 from agent.errors import DecodeError
-from agent.judge.calibration import NOTHING_LEARNED, Calibration, CellNoise, calibrate
+from agent.judge.calibration import (
+    NOTHING_LEARNED,
+    Calibration,
+    CellNoise,
+    calibrate,
+    calibrate_by_hour,
+    without_location,
+)
 from agent.judge.cells import CellKey, Prepared, Statistic, measure
 from agent.judge.counted import Counted, merged
 from agent.judge.noise import Noise
+from benchmarks.verdicts.families import cells
 from benchmarks.verdicts.windows import column, counted_of
 
 NAMES = [f"x{i}" for i in range(10)]
@@ -163,3 +171,79 @@ def test_columns_that_history_lacked_get_the_noisiest_of_their_statistic() -> No
     cells = measure(base, counted_of({"y": rng.normal(size=1_000)}))
     assert np.isfinite(Noise(found, 3).deviations(cells).past).all()
     assert np.isfinite(Noise(NOTHING_LEARNED, 3).deviations(cells).past).all()
+
+
+# ---------------------------------------------------------------- what lasts
+
+
+def test_what_a_day_does_to_all_its_hours_is_noise_that_lasts_and_the_hour_is_none() -> None:
+    """A shift of d sd moves the location by sqrt(3 / pi) d sqrt(n) errors: phi is 1 + .955 n d^2 for days of sd .1."""
+    rng = np.random.default_rng(10)
+    n, days = 400, 30
+    curve = np.sin(np.arange(24) * np.pi / 12)[:, None] * np.ones(len(NAMES))
+    history = []
+    for _ in range(days):
+        day = 0.1 * rng.normal(size=len(NAMES))
+        for hour in range(24):
+            means = curve[hour] + day
+            table = {name: rng.normal(means[j], 1.0, n) for j, name in enumerate(NAMES)}
+            history.append((hour, counted_of(table)))
+    hours = {h: reduce(merged, [w for hour, w in history if hour == h]) for h in range(24)}
+    found = calibrate_by_hour(hours, history)
+    noise = [noise_of(found, name) for name in NAMES]
+    assert np.mean([c.phi_at(n) for c in noise]) == pytest.approx(1 + 0.955 * n * 0.01, rel=0.3)
+    together = np.mean([c.phi_at(4 * n) for c in noise])
+    assert together == pytest.approx(1 + 0.955 * 4 * n * 0.01, rel=0.3)
+    assert np.mean([c.lasting_at(n) for c in noise]) > 3.0
+    assert found.together == n
+
+
+def test_location_is_taken_off_a_distance_and_nothing_else() -> None:
+    rng = np.random.default_rng(11)
+    base = Prepared(counted_of({"x": rng.normal(size=100_000)}))
+
+    def left(values: np.ndarray) -> tuple[float, float]:
+        """The distance over what chance makes of it, all of it and without location."""
+        found = measure(base, counted_of({"x": values}))
+        whole, rest = (
+            next(c for c in some if c.key.statistic is Statistic.SHAPE)
+            for some in (found, without_location(found))
+        )
+        assert rest.df == whole.df - 1
+        return np.exp(whole.x), np.exp(rest.x)
+
+    moved = [left(rng.normal(0.1, 1.0, 20_000)) for _ in range(10)]
+    wider = [left(rng.normal(0.0, 1.2, 20_000)) for _ in range(10)]
+    alike = [left(rng.normal(size=20_000)) for _ in range(40)]
+    # 20,000 x .01 / 1.2 over 23 degrees of freedom is 7.2 more than 1; ranks leave 4.5 % of it.
+    assert np.mean([whole for whole, _ in moved]) == pytest.approx(8.2, rel=0.15)
+    assert np.mean([rest for _, rest in moved]) == pytest.approx(1.3, abs=0.3)
+    assert np.mean([rest for _, rest in wider]) > 0.95 * np.mean([whole for whole, _ in wider])
+    assert np.mean([rest for _, rest in alike]) == pytest.approx(1.0, abs=0.15)
+
+
+def test_distances_that_last_over_many_blocks_repeat_each_other() -> None:
+    rng = np.random.default_rng(12)
+    widths = 1.0 + 0.1 * rng.normal(size=(40, len(NAMES)))
+
+    def lasting(i: int, n: int) -> dict:
+        return {name: rng.normal(0.0, widths[i // 8, j], n) for j, name in enumerate(NAMES)}
+
+    blocks = blocks_of(lasting, 320, 400)
+    wanders, alone = learned(blocks), learned([blocks[i] for i in rng.permutation(len(blocks))])
+    first = [
+        np.mean([noise_of(c, name, Statistic.SHAPE).repeats[0] for name in NAMES])
+        for c in (wanders, alone)
+    ]
+    assert first[0] > 2.0
+    assert first[1] < 1.3
+
+
+@pytest.mark.parametrize(
+    ("family", "seed", "run"),
+    [("days, baseline of the same hour", 7, 0), ("levels that wander", 6, 7)],
+)
+def test_a_level_that_wanders_does_not_page(family: str, seed: int, run: int) -> None:
+    """Two streams that paged, with evidence of 1e10 and 1e8, before distances were judged without their location."""
+    cell = next(cell for cell in cells() if cell.family == family)
+    assert cell.run(seed, run).highest < 20.0

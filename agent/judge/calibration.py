@@ -90,10 +90,12 @@ class CellNoise(msgspec.Struct, frozen=True, array_like=True):
         """By how much neighbouring windows repeat each other: the variance of the mean of HORIZON of them over
         that of as many that are independent; 1 for those. Or of LONG_HORIZON, less what is covered: as far as the
         history reaches, since what it has not shown would make everything blind."""
-        at = self.phi_at(rows)
-        reach = min(LONG_HORIZON * rows, self.sizes[-1])
-        wandering = max(self.phi_at(HORIZON * rows), self.phi_at(reach) / LASTING_COVERED) / at
-        if not self.repeats:
+        wandering = 1.0
+        if self.phi[0] < self.phi[-1] or len(self.phi) == 1:  # it never falls
+            reach = min(LONG_HORIZON * rows, self.sizes[-1])
+            reached = max(self.phi_at(HORIZON * rows), self.phi_at(reach) / LASTING_COVERED)
+            wandering = reached / self.phi_at(rows)
+        if not self.repeats or self.repeats[-1] <= wandering:
             return wandering
         return max(wandering, _between(rows, self.sizes, self.repeats))
 

@@ -18,6 +18,7 @@ from benchmarks.verdicts.coded import coded_table
 from benchmarks.verdicts.families import Cell
 from benchmarks.verdicts.journal import Journal, judge_all
 from benchmarks.verdicts.limits import budget_kept, lower_share, upper_rate
+from benchmarks.verdicts.page import updated
 from benchmarks.verdicts.quiet import BUDGETS, Parts, judge_quietly, of_blocks
 from benchmarks.verdicts.scores import Columns, features
 from benchmarks.verdicts.windows import counted_of
@@ -136,3 +137,28 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path: Path) -> None:
     for cell in cells:
         total, wanted = again.total(cell.name), whole.total(cell.name)
         assert (total.references, total.windows, total.highest) == (12, 36, wanted.highest)
+
+
+def test_a_page_keeps_what_a_document_has_not_measured() -> None:
+    bar = {"value": 2.0, "bar": 1.0, "is": "at least", "unit": "", "met": True}
+    machine = {"cpu": "c", "cores": 2, "commit": "abc"}
+    table = {"title": "New", "columns": ["x"], "rows": [[1]], "note": ""}
+    document = {
+        "benchmark": "verdicts", "options": {"only": "quiet", "runs": 3}, "machine": machine, "figures": {},
+        "at": "2026-01-02T03:04:05Z", "bars": {"b": bar}, "tables": [table],
+    }  # fmt: skip
+    head = "| bar | measured | wanted | | benchmark |\n|---|---|---|---|---|\n"
+    text = (
+        f"<!-- bars -->\n{head}| a | 1 | >= 1 | met | verdicts |\n| b | 1 | >= 1 | met | verdicts |\n<!-- end -->\n"
+        "<!-- table: verdicts: Old -->\nkept\n<!-- end -->\n<!-- table: verdicts: New -->\n<!-- end -->\n"
+        "<!-- runs -->\n| command | commit | machine | day |\n|---|---|---|---|\n<!-- end -->\n"
+    )
+    found = updated(text, [document])
+    assert "| a | 1 | >= 1 | met | verdicts |\n| b | 2 | >= 1 | met | verdicts |\n" in found
+    assert "-->\nkept\n<!-- end -->" in found
+    assert "| x |\n|---:|\n| 1 |" in found or "| x |\n|---|\n| 1 |" in found
+    assert (
+        "| `python -m benchmarks.verdicts --only quiet --runs 3` | abc | c, 2 cores | 2026-01-02 |"
+        in found
+    )
+    assert updated(found, [document]) == found

@@ -55,6 +55,10 @@ class Journal:
             with self.path.open("ab") as file:
                 file.write(msgspec.json.encode(line) + b"\n")
 
+    def done(self, cell: str, seed: int) -> int:
+        """References judged; a cell's follow each other."""
+        return sum(x.found.references for x in self.lines.get(cell, []) if x.seed == seed)
+
     def total(self, cell: str) -> Quiet:
         out = Quiet()
         for line in self.lines.get(cell, []):
@@ -68,19 +72,19 @@ class Journal:
 def judge_all(cells: Sequence[Cell], journal: Journal, runs: int, seed: int) -> None:
     """Judge what the journal lacks of `runs` references a cell."""
     commit = str(describe()["commit"])
-    left = [
-        (first, cell)
-        for first in range(0, runs, BATCH)
-        for cell in cells
-        if not any(
-            line.seed == seed and line.first == first for line in journal.lines.get(cell.name, [])
-        )
-    ]
+    left: list[tuple[int, int, Cell]] = []
+    done = {cell.name: journal.done(cell.name, seed) for cell in cells}
+    for turn in range(0, runs, BATCH):
+        for cell in cells:
+            first, end = done[cell.name], min(turn + BATCH, runs)
+            if first < end:
+                left.append((first, end, cell))
+                done[cell.name] = end
     spent: dict[str, float] = {}  # wall seconds of a reference
     began = time.monotonic()
-    for at, (first, cell) in enumerate(left):
+    for at, (first, end, cell) in enumerate(left):
         found, start = Quiet(), time.monotonic()
-        for run in range(first, min(first + BATCH, runs)):
+        for run in range(first, end):
             cpu = time.process_time()
             one = cell.run(seed, run)
             one.cpu_s = time.process_time() - cpu
@@ -88,7 +92,7 @@ def judge_all(cells: Sequence[Cell], journal: Journal, runs: int, seed: int) -> 
         journal.add(Line(cell.name, seed, first, commit, found))
         spent[cell.name] = (time.monotonic() - start) / found.references
         known = sum(spent.values()) / len(spent)
-        rest = sum(spent.get(later.name, known) * BATCH for _, later in left[at + 1 :])
+        rest = sum(spent.get(c.name, known) * (to - of) for of, to, c in left[at + 1 :])
         progress(
             f"{time.monotonic() - began:,.0f} s, {at + 1} of {len(left)}, {rest / 60:,.0f} min left: {cell.name}: "
             f"{found.alarms(200.0)} alarms in {found.windows}"

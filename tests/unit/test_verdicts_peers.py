@@ -221,3 +221,40 @@ except Refused:
     )  # fmt: skip
     assert done.stdout.split()[0] == "1"
     assert done.stdout.split()[1].startswith("socket.")
+
+
+FAKE = """
+from benchmarks.verdicts.peers.runner import Found, judge_all
+
+class Counter:
+    def __init__(self, seen=0):
+        self.seen = seen
+    def copy(self):
+        return Counter(self.seen)
+    def judge(self, tables):
+        found = []
+        for table in tables:
+            table["b"]
+            self.seen += 1
+            found.append(Found({"any": False}, scores={"a": {"seen": float(self.seen)}}))
+        return found
+
+judge_all(lambda reference, rows: Counter(), ("numpy",), ("any",))
+"""
+
+
+def test_a_break_follows_the_first_quiet_windows_and_what_is_raised_is_told(tmp_path: Path) -> None:
+    write_table(tmp_path, {"a": np.arange(10.0), "b": np.arange(10.0)})
+    rows = np.arange(16, dtype=np.int32).reshape(8, 2) % 10
+    broken = {"x": Broken(rows[:2], [{}, {}], ()), "y": Broken(rows[:2], [{}, {}], ("b",))}
+    write_run(tmp_path, 0, Run(rows[0], rows, broken))
+    done = subprocess.run(
+        [sys.executable, "-c", FAKE, tmp_path, "--runs", "1"],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    found = read(TOOLS[1], done.stdout.splitlines(), ["a", "b"])
+    assert [one["scores"]["a"]["seen"] for one in found.quiet] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [one["scores"]["a"]["seen"] for one in found.broken["x"][0]] == [BEFORE + 1, BEFORE + 2]
+    assert [one["error"] for one in found.broken["y"][0]] == ["KeyError: 'b'"] * 2
+    assert found.broken["y"][0][0]["alarms"] == {"any": True}
+    assert (found.runs, found.end["windows"], found.end["refused"]) == (1, 12, [])

@@ -1,4 +1,4 @@
-"""What judging costs: processor time from a sealed profile to a step of the detectors."""
+"""What judging costs: processor time from a sealed profile to a step of the detectors, and of shown distances."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from agent.judge.calibration import calibrate
 from agent.judge.cells import Prepared, measure
 from agent.judge.counted import counted
 from agent.judge.detector import ChangeDetector
+from agent.judge.drift_shown import drifts
 from agent.judge.state_test import StateTest
 from agent.replay import sketch_files
 
@@ -44,7 +45,7 @@ def profiles(rows: int, n_features: int, windows: int, seed: int) -> list[Profil
     return [p for p in sealed if p.rows == rows]
 
 
-def cost(rows: int, n_features: int, seed: int, passes: int = 5) -> dict[str, float]:
+def cost(rows: int, n_features: int, seed: int, passes: int = 40) -> dict[str, float]:
     """Seconds of processor time for 1,000 streams, by step; the least of some passes."""
     sealed = profiles(rows, n_features, 12, seed)
     history = [counted(p) for p in sealed]
@@ -53,11 +54,12 @@ def cost(rows: int, n_features: int, seed: int, passes: int = 5) -> dict[str, fl
     best: dict[str, float] = {}
     for _ in range(passes):
         detector, state = (kind(calibration, 8_640.0) for kind in (ChangeDetector, StateTest))
-        spent = dict.fromkeys(("read", "measure", "change", "state"), 0.0)
-        repeats = STREAMS // 10
+        spent = dict.fromkeys(("read", "measure", "change", "state", "distances"), 0.0)
+        repeats = STREAMS // 50  # short passes: one of them is not disturbed
         for i in range(repeats):
             began = time.process_time()
-            window = counted(sealed[1 + i % (len(sealed) - 1)])
+            profile = sealed[1 + i % (len(sealed) - 1)]
+            window = counted(profile)
             at_read = time.process_time()
             cells = measure(prepared, window)
             at_measure = time.process_time()
@@ -67,7 +69,10 @@ def cost(rows: int, n_features: int, seed: int, passes: int = 5) -> dict[str, fl
             spent["read"] += at_read - began
             spent["measure"] += at_measure - at_read
             spent["change"] += at_change - at_measure
-            spent["state"] += time.process_time() - at_change
+            at_state = time.process_time()
+            drifts(prepared, profile, window)
+            spent["state"] += at_state - at_change
+            spent["distances"] += time.process_time() - at_state
         for name, seconds in spent.items():
             best[name] = min(best.get(name, 1e9), seconds * STREAMS / repeats)
     return best

@@ -20,8 +20,7 @@ def _broker(life: Life, rnd: random.Random) -> tuple[RealKafka, str]:
     """One of them, and a word on which."""
     nodes = life.kafka.nodes
     if len(nodes) > 1 and rnd.random() < 0.5:
-        with contextlib.suppress(KafkaException):
-            return nodes[life.group.coordinator() - 1], "the coordinator"
+        return nodes[life.group.coordinator() - 1], "the coordinator"
     chosen = rnd.choice(nodes)
     return chosen, f"broker {nodes.index(chosen) + 1} of {len(nodes)}"
 

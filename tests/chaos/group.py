@@ -10,7 +10,7 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from tests.chaos.waiting import within
 
@@ -56,17 +56,26 @@ class Group:
 
     def coordinator(self) -> int:
         """Id of the broker that has the group's offsets."""
-        asked = self._admin.describe_consumer_groups([self.name])
-        return int(asked[self.name].result(20).coordinator.id)
+        return int(within(self._describe, 30, "the group is described").coordinator.id)
 
     def wait_left(self) -> None:
         """Until the group is empty: a tool may not change offsets before."""
 
         def is_empty() -> bool:
-            asked = self._admin.describe_consumer_groups([self.name])
-            return not asked[self.name].result(20).members
+            described = self._describe()
+            return described is not None and not described.members
 
         within(is_empty, 30, "the group is empty")
+
+    def _describe(self) -> ConsumerGroupDescription | None:
+        """None when there is no answer: a request to a broker that went is not repeated by itself."""
+        try:
+            asked = self._admin.describe_consumer_groups([self.name], request_timeout=3)
+            return asked[self.name].result(5)
+        except (KafkaException, TimeoutError) as error:
+            self.no_answer = repr(error)
+            self._admin = AdminClient(self._settings)
+            return None
 
     def set_offsets(self, offsets: Mapping[int, int]) -> None:
         """As a tool does: without metadata."""

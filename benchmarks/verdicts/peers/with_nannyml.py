@@ -69,6 +69,9 @@ class Calculators:
                     found.alarms[DRIFT] |= test == "drift"
                     if name not in found.named:
                         found.named.append(name)
+        drifts = {name: tests.get("drift", 0.0) for name, tests in found.scores.items()}
+        first = max(drifts, key=lambda name: drifts[name], default="")
+        found.firsts[DRIFT] = first if found.alarms[DRIFT] else ""
         return found
 
 

@@ -64,6 +64,12 @@ def test_what_quiet_windows_never_did_is_certain() -> None:
     assert spread.standing(0.01) == pytest.approx(0.01 * CERTAIN)
 
 
+def test_what_is_seldom_seen_in_quiet_windows_does_not_set_the_threshold_of_all() -> None:
+    spread = Spread.of([0.0] * 99 + [0.5])
+    assert spread.standing(0.5) == 1.0
+    assert spread.standing(2.0) == 4.0
+
+
 def test_distances_are_made_comparable_between_columns() -> None:
     rng = np.random.default_rng(2)
     # Column b has a bias ten times the noise of a: one threshold for both would never see a.

@@ -27,7 +27,8 @@ def highest_allowed(scores: Sequence[float], windows_a_false_alarm: float) -> fl
 
 @dataclass(frozen=True)
 class Spread:
-    """What a cell does in quiet windows: its median, and the way from there to its 95 % quantile."""
+    """What a cell does in quiet windows: its median, and the way from there to its 95 % quantile, or to its highest
+    where it seldom does anything."""
 
     median: float
     width: float
@@ -35,7 +36,8 @@ class Spread:
     @classmethod
     def of(cls, scores: Sequence[float]) -> Spread:
         median, high = np.quantile(scores, (0.5, 0.95))
-        return cls(float(median), float(high - median))
+        width = high - median if high > median else max(scores) - median
+        return cls(float(median), float(width))
 
     def standing(self, score: float) -> float:
         """The score in widths above the median."""

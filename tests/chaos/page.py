@@ -101,9 +101,9 @@ def _faults(runs: Sequence[Json]) -> list[str]:
 def _recovery(runs: Iterable[Json]) -> list[str]:
     """From the start of the process; see `rounds.recovery`."""
     lines = [
-        "Seconds of wall time from the start of the process until it has folded a chunk (an agent of a fleet: until a "
-        "chunk counts), while all else runs on the same cores. Of a dynamic member Kafka's session time-out (3 s) is "
-        "taken away, during which its process begins; of a static one nothing. The load average, over 15 minutes at "
+        "Seconds of wall time from the start of the process until it has folded a chunk (an agent of a fleet: until a",
+        "chunk counts), while all else runs on the same cores. Of a dynamic member Kafka's session time-out (3 s) is",
+        "taken away, during which its process begins; of a static one nothing. The load average, over 15 minutes at",
         "the end of a run, counts what waited for the cores, other work than this included.",
         "",
         *_header("brokers", "who", "times", "median", "worst", "load average of the machine"),
@@ -124,7 +124,7 @@ def _failed(runs: Sequence[Json]) -> list[str]:
         for run in runs
         for of in run["failed"]
     ]
-    lines += [run["note"] for run in runs if "note" in run]
+    lines += [f"- {run['note']}" for run in runs if "note" in run]
     return lines or ["None."]
 
 

@@ -62,6 +62,18 @@ def test_rounds_of_random_faults_lose_nothing_and_repeat_nothing_unsaid(
     assert found["points"] > 0
 
 
+@pytest.mark.timeout(700)
+@pytest.mark.usefixtures("warm_kernels")
+def test_a_topic_that_is_made_anew_counts_from_its_beginning(real_kafka: RealKafka) -> None:
+    """Its volume knows an offset of the topic that is gone."""
+    outcome = run(
+        real_kafka, n_rounds=1, seed=2, modes=["volume"], faults=[BY_NAME["topic made anew"]]
+    )
+    found = outcome.document()
+    assert (found["rounds"], found["failed"]) == (1, [])
+    assert (found["lost"], found["double"]) == (0, 0)
+
+
 def accounts(wanted: list[Row], found: list[Row], *allowed: Row) -> list[Account]:
     made = [Account(), Account(), Account()]
     for account, rows in zip(made, (wanted, found, allowed), strict=True):

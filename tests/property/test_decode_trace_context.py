@@ -10,6 +10,7 @@ from agent.config import Config, Traces
 from agent.decode.scalars import valid_traceparent
 from agent.decode.spans import SpanSampler
 from agent.decode.trace_context import parse_traceparent
+from agent.sketch.links import is_link
 from agent.types import Record, SpanWhy
 from tests.support.decoded import decode
 
@@ -53,4 +54,8 @@ def test_errors_become_spans_with_the_same_ids_whenever_they_are_read() -> None:
     assert [(s.trace_id, s.span_id) for s in runs[1].spans] == [
         (s.trace_id, s.span_id) for s in spans
     ]
-    assert {e.span_id for e in runs[0].exemplars} == {span.span_id for span in spans}
+    shown = [e for e in runs[0].exemplars if not is_link(e)]
+    assert {(e.trace_id, e.span_id) for e in shown} == {(s.trace_id, s.span_id) for s in spans}
+    links = [e for e in runs[0].exemplars if is_link(e)]
+    assert {e.trace_id for e in links} == {span.trace_id for span in spans}
+    assert runs[1].exemplars == runs[0].exemplars

@@ -87,8 +87,8 @@ def judge_maker(config: Config) -> Callable[[], Judge] | None:
         shard, n_shards = config.aggregate.shard, config.delivery.shards
         own = [model for model in config.models if shard_of(model.name, n_shards) == shard]
         config = msgspec.structs.replace(config, models=own)
-    from agent.backtest_command import given, given_by_name
     from agent.judge import engine
+    from agent.judge.given import given, given_by_name
 
     references, contracts = given(config)
     named = given_by_name(config)

@@ -122,9 +122,9 @@ class Watch:
 
     def refer_to(self, path: Path) -> None:
         """Take all traffic of a reference (`inferometer profile build`) as what values are compared with."""
+        from agent.commands.profile import reference_document
         from agent.config import Config
         from agent.judge.reference import read_reference
-        from agent.profile_command import reference_document
 
         for stream in reference_document(read_reference(path), Config())["streams"]:
             if not stream["stream"]["segment"]:

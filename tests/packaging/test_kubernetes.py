@@ -10,9 +10,9 @@ import yaml
 
 from agent import __version__
 from agent.aggregate.run import check
+from agent.commands.plan import predict
 from agent.config import Config
 from agent.config.source import load_config, require_topics
-from agent.plan import predict
 from tests.support.built import REPOSITORY
 
 FOLDER = REPOSITORY / "deploy" / "kubernetes"

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from agent.commands.inventory import lines
 from agent.config import Config, Windows
-from agent.inventory_command import lines
 from agent.judge import origins
 from agent.judge.engine import Judge
 from agent.judge.origins import Origins

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import plan
 from agent.cli import main
+from agent.commands import plan
 from agent.config import Budget, Config, Export, Model
 from agent.errors import ConfigError
 from agent.replay import sketch_files

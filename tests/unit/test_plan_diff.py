@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import plan, plan_diff
 from agent.cli import main
+from agent.commands import plan, plan_diff
 from agent.config import Baseline, Budget, Config, Export, Model, Monitor, Source, Windows
 from agent.config import Judge as JudgeOptions
 from agent.config.monitors import Select, When

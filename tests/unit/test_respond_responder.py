@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agent.check import check
+from agent.commands.check import check
 from agent.config import Config, Kafka, Respond, Service
 from agent.config.source import load_config
 from agent.emit.environment import resolve

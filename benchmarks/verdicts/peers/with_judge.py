@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import orjson
 
+from agent.commands.profile import adapted, named
 from agent.config import Config
 from agent.fold.effects import Effects
 from agent.fold.profile import Profile
@@ -25,7 +26,6 @@ from agent.judge.engine import Judge
 from agent.judge.reference import Reference
 from agent.judge.reference_build import build
 from agent.judge.score_tables import tables_of
-from agent.profile_command import adapted, named
 from agent.replay import sketch_files
 from agent.verdict import Severity, State
 from benchmarks.verdicts.peers.given import Array, Given, Run, Table

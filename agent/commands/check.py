@@ -29,7 +29,7 @@ def check(config: Config, env: Mapping[str, str], source: Path | None = None) ->
     require_topics(config, source)
     files = [*check_files(config), *_judge_files(config, env)]
     if config.monitors:
-        from agent.check_monitors import check_monitors
+        from agent.commands.check_monitors import check_monitors
 
         check_monitors(config, source)
     if config.kafka.security_protocol != "PLAINTEXT":
@@ -107,7 +107,7 @@ def _judging(config: Config) -> list[str]:
     if config.monitors and not config.judge.enabled:
         found.append("judge.enabled is false, so monitors watch nothing; remove one of the two")
     if config.monitors:
-        from agent.check_monitors import check_monitors
+        from agent.commands.check_monitors import check_monitors
 
         found += check_monitors(config)
     names = [model.name for model in config.models]

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agent.commands.plan import Plan
 from agent.config import Config
 from agent.judge.watching import watching
-from agent.plan import Plan
 from agent.types import OVERFLOW, Json
 
 #: Longest list that the table shows of one kind of change.
@@ -59,7 +59,7 @@ class Difference:
 
 def against(config: Config, plan: Plan, url: str) -> Difference:
     """Ask the agent at `url`. Raises ConfigError and SourceError, as `running.state_of` and reading references do."""
-    from agent.backtest_command import given
+    from agent.judge.given import given
     from agent.running import state_of
 
     state = state_of(url)

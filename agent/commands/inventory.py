@@ -15,7 +15,7 @@ _MOST_NAMES = 8
 
 def inventory(options: argparse.Namespace, config: Config) -> int:
     """From files, or from a running agent; returns the exit status."""
-    from agent.profile_command import adapted, write_json, write_lines
+    from agent.commands.profile import adapted, write_json, write_lines
 
     if bool(options.files) == bool(options.url):
         raise ConfigError("inventory needs files, or --url of a running agent; give one of them")

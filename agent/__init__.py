@@ -25,6 +25,7 @@ The flow, and the folder or module that owns each step. A stage imports the shar
     emit/      OTLP metrics, traces and log events, Prometheus, console
     respond/   Verdict -> webhook, Kafka topic, Alertmanager; `telling` asks the fold for what is untold
     web/       /livez /readyz /metrics /v1/state
+    commands/  what `inferometer` does besides running: check, plan, profile, backtest, inventory
 
 A chunk counts when the consumer group's committed offsets cover it. `delivery/` has the modes: in memory
 mode the fold comes first, and the commit follows the collector's acceptance of an export that holds the

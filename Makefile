@@ -17,7 +17,7 @@ CHECK_PYTHON = if [ -z "$(PYTHON)" ]; then \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test chaos lint fmt docs bench soak audit sbom lock clean
+.PHONY: help venv demo test warm chaos lint fmt docs bench soak audit sbom lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,12 @@ demo: $(DEMO_STAMP) ## A whole pipeline on this machine, with a live view (ARGS=
 # Each worker has a broker of its own: as many as there are cores, and not many.
 SHARED := -n auto --maxprocesses 4 --dist worksteal
 
-test: lint ## Lint, types and all tests (ARGS="tests/unit -k config")
+test: lint warm ## Lint, types and all tests (ARGS="tests/unit -k config")
 	@$(BIN)/python -m pytest $(SHARED) $(ARGS)
+
+# Both ways to have kernels, once for all workers: no test's time limit pays for a compiler.
+warm: $(STAMP)
+	@INFEROMETER_KERNELS=numba $(BIN)/inferometer warmup & other=$$!; $(BIN)/inferometer warmup && wait $$other
 
 chaos: $(STAMP) ## Random faults on a running pipeline, all rows held to account (ARGS="--rounds 200 --seed 1")
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -20,13 +20,17 @@ CASES = 6000
 
 
 @pytest.mark.parametrize("name", list(ALL))
-@pytest.mark.parametrize("seed", [1, None])
-def test_mutated_records_mean_what_orjson_says(name: str, seed: int | None) -> None:
-    seed = random.SystemRandom().randrange(10**9) if seed is None else seed
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_mutated_records_mean_what_orjson_says(name: str, is_drawn: bool) -> None:
+    seed = random.SystemRandom().randrange(10**9) if is_drawn else 1
     report = fuzz("all", CASES, seed, names=(name,))
     assert not report.mismatches, f"seed {seed}:\n" + "\n".join(report.shown)
     assert report.cases == CASES
-    assert report.accepted["scan"] + report.accepted["template"] > CASES // 10
+    if (
+        not is_drawn
+    ):  # a drawn run may be of labels, or of one stream with too many columns, in whole
+        assert report.passed_over == 0
+        assert report.accepted["scan"] + report.accepted["template"] > CASES // 10
 
 
 @given(

@@ -1,9 +1,26 @@
 """Producing to a broker and reading what a group has committed."""
 
 from collections.abc import Iterable
+from typing import Any, Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
+
+from tests.support.wait import eventually_sync
+
+#: Answers of a broker that is about to coordinate the group, or was.
+_COORDINATOR_IS_COMING: Final = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
 
 
 def produce(
@@ -48,8 +65,19 @@ def committed(bootstrap: str, group: str, topic: str, partitions: int) -> list[i
     """Committed offset of each partition; -1001 (OFFSET_INVALID) for none."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     wanted = [TopicPartition(topic, number) for number in range(partitions)]
-    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)])
-    answer = asked[group].result(20)
+
+    def asked() -> Any:
+        try:
+            answers = admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, wanted)]
+            )
+            return answers[group].result(20)
+        except KafkaException as error:
+            if error.args[0].code() not in _COORDINATOR_IS_COMING:
+                raise
+            return None
+
+    answer = eventually_sync(asked)
     return [at.offset for at in sorted(answer.topic_partitions, key=lambda at: at.partition)]
 
 

@@ -36,7 +36,7 @@ from agent.judge.watching import watching
 from agent.respond.event import verdict_json
 from agent.respond.standing import Standing, by_state
 from agent.sketch.links import is_link
-from agent.state.chunk import open_frame, seal_frame
+from agent.state.frame import open_frame, seal_frame
 from agent.state.recovery import FoldCodec
 from agent.state.shards import shard_of
 from agent.telemetry import Telemetry

@@ -13,8 +13,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Literal
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
 
 from agent.emit.backoff import Backoff
 from agent.emit.complaints import Complaints
@@ -27,7 +28,7 @@ Outcome = Literal["accepted", "rejected", "dropped"]
 
 
 class RequestSender:
-    """One request at a time: its owner sees to that with `turn`. On one loop.
+    """One request at a time: `drain` and `flush` take turns. On one loop.
 
     signal             logs or traces, as telemetry names it; `what`: the plural of one thing, for people
     repeats_uncertain  whether a request that may have arrived is sent again: at least once, or at most once
@@ -46,7 +47,7 @@ class RequestSender:
         repeats_uncertain: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.turn = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self.complaints = Complaints(log, clock=clock)
         self._client = client
         self._telemetry = telemetry
@@ -58,13 +59,25 @@ class RequestSender:
         self._backoff = Backoff(settings.retry_initial_s, settings.retry_max_s)
         self._hurried = asyncio.Event()
 
-    @contextlib.asynccontextmanager
-    async def hurried(self, timeout_s: float) -> AsyncIterator[None]:
-        """The turn, within `timeout_s`, while nothing pauses and each request is tried once. Raises TimeoutError."""
+    async def drain(self, queue: deque[Any], send_batch: Callable[[], Awaitable[None]]) -> None:
+        """Send batches until nothing waits in `queue`, from which `send_batch` takes what it sends."""
+        async with self._turn:
+            while queue:
+                await send_batch()
+
+    async def flush(
+        self, queue: deque[Any], send_batch: Callable[[], Awaitable[None]], timeout_s: float
+    ) -> None:
+        """As `drain`, each request tried once, within `timeout_s`; the rest is dropped and counted."""
         self._hurried.set()
         try:
-            async with asyncio.timeout(timeout_s), self.turn:
-                yield
+            async with asyncio.timeout(timeout_s):
+                await self.drain(queue, send_batch)
+        except TimeoutError:
+            n = len(queue)
+            self.complaints.say("flush", f"{n} {self._what} were not sent in time")
+            self.count("dropped", n)
+            queue.clear()
         finally:
             self._hurried.clear()
 

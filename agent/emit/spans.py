@@ -107,21 +107,11 @@ class SpanExporter:
                 async with asyncio.timeout(BATCH_WAIT_S):
                     await self._filled.wait()
             self._filled.clear()
-            async with self._sender.turn:
-                while self._queue:
-                    await self._send_batch()
+            await self._sender.drain(self._queue, self._send_batch)
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Send what is queued now, each request once, within `timeout_s`; the rest is dropped and counted."""
-        try:
-            async with self._sender.hurried(timeout_s):
-                while self._queue:
-                    await self._send_batch()
-        except TimeoutError:
-            n = len(self._queue)
-            self._sender.complaints.say("flush", f"{n} spans were not sent before the stop")
-            self._sender.count("dropped", n)
-            self._queue.clear()
+        await self._sender.flush(self._queue, self._send_batch, timeout_s)
 
     async def close(self) -> None:
         """Close connections."""

@@ -1,6 +1,6 @@
 """The whole fold as bytes, and back: what a snapshot holds.
 
-Bytes: the frame of `state.chunk` (magic "IFBS", version, lengths, crc32). Header: msgpack of what belongs to
+Bytes: the frame of `state.frame` (magic "IFBS", version, lengths, crc32). Header: msgpack of what belongs to
 no stream. Body: the streams one behind the other, as `persist_streams` writes them.
 
 What follows from other parts or from the configuration is not written, but made again: names and
@@ -19,7 +19,6 @@ scrapes, which are no inputs: their times rise anew from the last export's.)
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -34,32 +33,18 @@ from agent.fold.persist_records import Body, Parts, decoded, joined
 from agent.fold.persist_streams import read_stream, write_stream
 from agent.fold.series import Ended, SeriesState
 from agent.fold.watermarks import MarksState
-from agent.state.chunk import merge_digest, open_frame
-from agent.types import Attributes, Partition, StreamKey, Tally
+from agent.state.chunk import merge_digest
+from agent.state.frame import CRC, FRAME, open_frame
+from agent.state.tally import WrittenTally
+from agent.types import Attributes, Partition, StreamKey
 
 MAGIC = b"IFBS"
 VERSION = 1
 _WHAT = "state of the fold"
-_FRAME = struct.Struct(
-    "<4sHHIQ"
-)  # as in `state.chunk`; written here so that nothing large is copied
-_CRC = struct.Struct("<I")
 
 
 class ForeignStateError(ConfigError):
     """The state is sound, but was counted under options that cannot be continued with the present ones."""
-
-
-class _Tally(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    records: int
-    events: int
-    rows: int
-    labels: int
-    size_bytes: int
-    rows_by_tier: dict[str, int]
-    dropped: dict[str, int]
-    irregular: dict[str, int]
-    labels_by_model: dict[str, int]
 
 
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -74,7 +59,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     n_foreign: int
     n_unsketched_values: int
     newest_event_ms: int
-    tally: _Tally
+    tally: WrittenTally
     covers: list[tuple[Partition, int]]
     slow_above_s: list[tuple[StreamKey, float]]
     marks: MarksState
@@ -97,15 +82,14 @@ def dump(fold: Fold) -> bytes:
         write_stream(parts, stream, fold._store)
     pieces = parts.taken()
     body_length = sum(map(len, pieces)) - len(header)
-    pieces.insert(0, _FRAME.pack(MAGIC, VERSION, 0, len(header), body_length))
+    pieces.insert(0, FRAME.pack(MAGIC, VERSION, 0, len(header), body_length))
     checksum = 0
     for piece in pieces:
         checksum = zlib.crc32(piece, checksum)
-    return joined([*pieces, _CRC.pack(checksum)])
+    return joined([*pieces, CRC.pack(checksum)])
 
 
 def _header_of(fold: Fold) -> _Header:
-    t = fold.tally
     return _Header(
         digest=fold._digest,
         start_ns=fold._start_ns,
@@ -118,17 +102,7 @@ def _header_of(fold: Fold) -> _Header:
         n_foreign=fold.n_foreign,
         n_unsketched_values=fold.n_unsketched_values,
         newest_event_ms=fold.newest_event_ms,
-        tally=_Tally(
-            t.records,
-            t.events,
-            t.rows,
-            t.labels,
-            t.size_bytes,
-            dict(t.rows_by_tier),
-            dict(t.dropped),
-            dict(t.irregular),
-            dict(t.labels_by_model),
-        ),
+        tally=WrittenTally.of(fold.tally),
         covers=list(fold.covers.items()),
         slow_above_s=list(fold.slow_above_s.items()),
         marks=fold._marks.state(),
@@ -161,13 +135,13 @@ def load(config: Config, data: bytes, make: Callable[..., Fold] = Fold) -> Fold:
 
 def _check_version(data: bytes) -> None:
     """A version is believed only where the checksum holds: else the bytes are damaged, not new."""
-    if len(data) < _FRAME.size + _CRC.size:
+    if len(data) < FRAME.size + CRC.size:
         return
-    magic, version, *_ = _FRAME.unpack_from(data)
+    magic, version, *_ = FRAME.unpack_from(data)
     if magic != MAGIC or version == VERSION:
         return
-    (checksum,) = _CRC.unpack_from(data, len(data) - _CRC.size)
-    if zlib.crc32(memoryview(data)[: -_CRC.size]) != checksum:
+    (checksum,) = CRC.unpack_from(data, len(data) - CRC.size)
+    if zlib.crc32(memoryview(data)[: -CRC.size]) != checksum:
         raise DecodeError(f"{_WHAT}: checksum does not match: the bytes were changed")
     raise DecodeError(
         f"{_WHAT}: version {version}; this program reads version {VERSION}: "
@@ -201,18 +175,7 @@ def _restore_counts(fold: Fold, header: _Header) -> None:
     fold.newest_event_ms = header.newest_event_ms
     fold.covers = dict(header.covers)
     fold.slow_above_s = dict(header.slow_above_s)
-    t = header.tally
-    fold.tally = Tally(
-        records=t.records,
-        events=t.events,
-        rows=t.rows,
-        labels=t.labels,
-        size_bytes=t.size_bytes,
-        rows_by_tier=Counter(t.rows_by_tier),
-        dropped=Counter(t.dropped),
-        irregular=Counter(t.irregular),
-        labels_by_model=Counter(t.labels_by_model),
-    )
+    fold.tally = header.tally.tally()
 
 
 def _restore_streams(fold: Fold, header: _Header, body: Body) -> None:

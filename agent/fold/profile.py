@@ -1,6 +1,6 @@
 """Profile: the mergeable sketches of one stream over one sealed window.
 
-Bytes: the frame of `state.chunk` (magic "IFPR", version, lengths, crc32) around a msgpack header and the
+Bytes: the frame of `state.frame` (magic "IFPR", version, lengths, crc32) around a msgpack header and the
 compact cells. `merge(a, b)` equals one profile of both inputs' rows, within the sketches' own bounds.
 """
 
@@ -30,7 +30,7 @@ from agent.sketch.pair_sums import PairSums, united_pairs
 from agent.sketch.vector_sums import from_bytes as vectors_from_bytes
 from agent.sketch.vector_sums import united_vectors
 from agent.sketch.views import NumericView, StringView, numeric_view, string_view
-from agent.state.chunk import open_frame, seal_frame
+from agent.state.frame import open_frame, seal_frame
 from agent.types import Column, JsonType, Kind, StreamKey
 
 MAGIC = b"IFPR"

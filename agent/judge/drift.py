@@ -171,7 +171,7 @@ def psi(baseline: NDArray[Any], window: NDArray[Any]) -> Psi:
     m, n = float(baseline.sum()), float(window.sum())
     if not m or not n:
         return NO_DATA
-    groups = _pool(baseline / m * min(m, n))
+    groups = pooled(baseline / m * min(m, n))
     p, q = (np.add.reduceat(np.asarray(c, np.float64), groups) for c in (baseline, window))
     n_cells = len(groups)
     p = (p + 0.5) / (m + n_cells / 2)
@@ -181,25 +181,26 @@ def psi(baseline: NDArray[Any], window: NDArray[Any]) -> Psi:
     return Psi(raw, max(0.0, raw - (n_cells - 1) / effective), n_cells, effective)
 
 
-def _pool(expected: NDArray[np.float64]) -> list[int]:
-    """First cell of each group with at least MIN_EXPECTED rows, thin cells going outward."""
-    starts_left, held = [0], 0.0
-    middle = int(np.searchsorted(np.cumsum(expected), expected.sum() / 2)) + 1
-    for i, value in enumerate(expected[:middle]):
-        held += float(value)
+def pooled(expected: NDArray[np.float64]) -> list[int]:
+    """First cell of each group of at least MIN_EXPECTED rows, thin cells going outward from the median."""
+    left, held = [0], 0.0
+    values = expected
+    middle = int(np.searchsorted(np.cumsum(values), values.sum() / 2)) + 1
+    for i, value in enumerate(values[:middle].tolist()):
+        held += value
         if held >= MIN_EXPECTED and i + 1 < middle:
-            starts_left.append(i + 1)
+            left.append(i + 1)
             held = 0.0
-    if held < MIN_EXPECTED and len(starts_left) > 1:
-        starts_left.pop()
-    starts_right: list[int] = []
+    if held < MIN_EXPECTED and len(left) > 1:
+        left.pop()
+    right: list[int] = []
     held = 0.0
-    for i in range(len(expected) - 1, middle - 1, -1):
-        held += float(expected[i])
+    for i in range(len(values) - 1, middle - 1, -1):
+        held += float(values[i])
         if held >= MIN_EXPECTED:
-            starts_right.append(i)
+            right.append(i)
             held = 0.0
-    return starts_left + starts_right[::-1]
+    return left + right[::-1]
 
 
 def outside(baseline: Histogram, window: Histogram) -> float:

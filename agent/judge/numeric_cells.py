@@ -8,20 +8,17 @@ derived from the baseline at a scale is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.judge.drift import CUTS
+from agent.judge.drift import CUTS, pooled
 from agent.judge.sketch_counts import Counts, Numbers, lowered
 from agent.sketch.histogram import ZERO_THRESHOLD, representatives
 
 Indices = NDArray[np.int64]
-#: Cells with fewer expected rows are pooled with their outer neighbours.
-MIN_EXPECTED: Final = 5.0
 #: Shares that add up to this are all of them, but for rounding.
 _ALL: Final = 1.0 - 1e-12
 
@@ -235,25 +232,3 @@ def _place(out: Counts, counts: Counts, at: int) -> None:
         out[0] = counts[:low].sum()
     if high < len(counts):
         out[-1] = counts[high:].sum()
-
-
-def pooled(expected: Sequence[float] | Counts) -> list[int]:
-    """First cell of each group of at least MIN_EXPECTED rows, thin cells going outward from the median."""
-    left, held = [0], 0.0
-    values = np.asarray(expected, np.float64)
-    middle = int(np.searchsorted(np.cumsum(values), values.sum() / 2)) + 1
-    for i, value in enumerate(values[:middle].tolist()):
-        held += value
-        if held >= MIN_EXPECTED and i + 1 < middle:
-            left.append(i + 1)
-            held = 0.0
-    if held < MIN_EXPECTED and len(left) > 1:
-        left.pop()
-    right: list[int] = []
-    held = 0.0
-    for i in range(len(values) - 1, middle - 1, -1):
-        held += float(values[i])
-        if held >= MIN_EXPECTED:
-            right.append(i)
-            held = 0.0
-    return left + right[::-1]

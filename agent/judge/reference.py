@@ -3,7 +3,7 @@
 For each model and version the union of all its rows, that of each segment, and what was seen of single
 windows: rows, missing rates, hours of the day, and the calibration of the change detector.
 
-Bytes: the frame of `state.chunk` (magic "IFRF", version, lengths, crc32), a msgpack header, and the
+Bytes: the frame of `state.frame` (magic "IFRF", version, lengths, crc32), a msgpack header, and the
 profiles one behind the other. `id` is a digest of body and facts as they were first written: two builds
 from the same rows have the same id. Reading is exact or a DecodeError.
 """
@@ -22,7 +22,7 @@ from agent.errors import ConfigError, DecodeError, InferometerError
 from agent.fold.profile import Profile
 from agent.judge.pairs_noise import PairBaseline
 from agent.sketch.cells import SKETCH_PARAMETERS
-from agent.state.chunk import open_frame, seal_frame
+from agent.state.frame import open_frame, seal_frame
 from agent.types import Column, StreamKey
 
 MAGIC: Final = b"IFRF"

@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from agent.judge.numeric_cells import MIN_EXPECTED, Indices
+from agent.judge.drift import MIN_EXPECTED
+from agent.judge.numeric_cells import Indices
 from agent.judge.sketch_counts import Counts, Texts, bucket_of, set_of
 
 #: Texts that are named as new.

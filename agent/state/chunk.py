@@ -1,22 +1,13 @@
 """Chunks: made of what the kernel threads froze, and written as bytes that can be trusted.
 
-Bytes (little-endian)
+Bytes: a frame (`state.frame`, magic "IFCH").
 
-    0   magic "IFCH"    4   version uint16    6   0 uint16
-    8   header length uint32    12   body length uint64
-    20  header: msgpack of everything but the cells; each cell as its length in the body
-    ..  body: the compact cells, numeric first, one behind the other (`sketch.codec`)
-    -4  crc32 of all before it
-
-A reader takes versions up to its own. Anything else that is wrong is a DecodeError: bytes are never
-half believed.
+    header  msgpack of everything but the cells; each cell as its length in the body
+    body    the compact cells, numeric first, one behind the other (`sketch.codec`)
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections import Counter
 from collections.abc import Callable
 from typing import Annotated
 
@@ -35,6 +26,8 @@ from agent.sketch.codec import (
 from agent.sketch.packed import PackedCells, from_payloads
 from agent.sketch.pair_sums import PairSums, ScoredGroup, pairs_of, vectors_of, with_sums
 from agent.sketch.vector_sums import from_bytes as vectors_from_bytes
+from agent.state.frame import open_frame, seal_frame
+from agent.state.tally import WrittenTally
 from agent.types import (
     CellRef,
     Chunk,
@@ -42,15 +35,12 @@ from agent.types import (
     JsonType,
     PartitionRange,
     RequestSpan,
-    Tally,
 )
 
 MAGIC = b"IFCH"
 VERSION = 1
 #: As many as `overload.max_halvings` may be: a row stands for 65,536 at most.
 ShedBits = Annotated[int, msgspec.Meta(ge=0, le=16)]
-_FRAME = struct.Struct("<4sHHIQ")
-_CRC = struct.Struct("<I")
 
 
 def merge_digest(config: Config) -> str:
@@ -61,18 +51,6 @@ def merge_digest(config: Config) -> str:
 # ---------------------------------------------------------------- bytes
 
 
-class _Tally(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    records: int
-    events: int
-    rows: int
-    labels: int
-    size_bytes: int
-    rows_by_tier: dict[str, int]
-    dropped: dict[str, int]
-    irregular: dict[str, int]
-    labels_by_model: dict[str, int]
-
-
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     run_id: str
     number: int
@@ -80,7 +58,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     digest: str
     ranges: list[PartitionRange]
     groups: list[ScoredGroup]  # only those that have pair sums are written with them
-    tally: _Tally
+    tally: WrittenTally
     spans: list[RequestSpan]
     exemplars: list[Exemplar]
     numeric_lengths: list[int]
@@ -92,7 +70,6 @@ def to_bytes(chunk: Chunk) -> bytes:
     """The chunk as bytes; `from_bytes` gives an equal one."""
     numeric = [frame_numeric(chunk.numeric.payload(i)) for i in range(len(chunk.numeric))]
     strings = [frame_string(chunk.strings.payload(i)) for i in range(len(chunk.strings))]
-    t = chunk.tally
     header = msgspec.msgpack.encode(
         _Header(
             chunk.run_id,
@@ -101,17 +78,7 @@ def to_bytes(chunk: Chunk) -> bytes:
             chunk.digest,
             chunk.ranges,
             chunk.groups,  # type: ignore[arg-type]  # a Group is a ScoredGroup that lacks an optional key
-            _Tally(
-                t.records,
-                t.events,
-                t.rows,
-                t.labels,
-                t.size_bytes,
-                dict(t.rows_by_tier),
-                dict(t.dropped),
-                dict(t.irregular),
-                dict(t.labels_by_model),
-            ),
+            WrittenTally.of(chunk.tally),
             chunk.spans,
             chunk.exemplars,
             [len(b) for b in numeric],
@@ -141,7 +108,6 @@ def from_bytes(data: bytes) -> Chunk:
         if group.pairs:
             PairSums.from_bytes(group.pairs)
         vectors_from_bytes(group.vectors)
-    t = header.tally
     return Chunk(
         run_id=header.run_id,
         number=header.number,
@@ -151,17 +117,7 @@ def from_bytes(data: bytes) -> Chunk:
         groups=[with_sums(g, pairs_of(g), vectors_of(g)) for g in header.groups],
         numeric=numeric,
         strings=strings,
-        tally=Tally(
-            records=t.records,
-            events=t.events,
-            rows=t.rows,
-            labels=t.labels,
-            size_bytes=t.size_bytes,
-            rows_by_tier=Counter(t.rows_by_tier),
-            dropped=Counter(t.dropped),
-            irregular=Counter(t.irregular),
-            labels_by_model=Counter(t.labels_by_model),
-        ),
+        tally=header.tally.tally(),
         spans=header.spans,
         exemplars=header.exemplars,
         shed_bits=header.shed_bits,
@@ -191,38 +147,3 @@ def _check_cell(ref: CellRef, n_numeric: int, n_strings: int) -> None:
     limit = n_strings if ref.type is JsonType.STRING else n_numeric
     if not 0 <= ref.cell < limit:
         raise DecodeError(f"chunk: column {ref.column.name!r} names cell {ref.cell} of {limit}")
-
-
-# ---------------------------------------------------------------- the frame, shared with profiles
-
-
-def seal_frame(magic: bytes, version: int, header: bytes, body: bytes) -> bytes:
-    """Magic, version, lengths, header, body, checksum."""
-    data = _FRAME.pack(magic, version, 0, len(header), len(body)) + header + body
-    return data + _CRC.pack(zlib.crc32(data))
-
-
-def open_frame(magic: bytes, version: int, data: bytes, what: str) -> tuple[memoryview, memoryview]:
-    """Header and body of a frame. Raises DecodeError when it is cut short, changed, or newer than `version`."""
-    if len(data) < _FRAME.size + _CRC.size:
-        raise DecodeError(
-            f"{what}: {len(data)} bytes; a frame has at least {_FRAME.size + _CRC.size}"
-        )
-    found, written, reserved, header_length, body_length = _FRAME.unpack_from(data)
-    if found != magic:
-        raise DecodeError(f"{what}: starts with {found!r}, not {magic!r}")
-    if written > version:
-        raise DecodeError(
-            f"{what}: version {written}; this program reads up to {version}: upgrade it"
-        )
-    if written < 1 or reserved:
-        raise DecodeError(f"{what}: version {written}, reserved field {reserved}")
-    expected = _FRAME.size + header_length + body_length + _CRC.size
-    if len(data) != expected:
-        raise DecodeError(f"{what}: {len(data)} bytes; its lengths say {expected}")
-    (checksum,) = _CRC.unpack_from(data, len(data) - _CRC.size)
-    if zlib.crc32(memoryview(data)[: -_CRC.size]) != checksum:
-        raise DecodeError(f"{what}: checksum does not match: the bytes were changed")
-    view = memoryview(data)
-    split = _FRAME.size + header_length
-    return view[_FRAME.size : split], view[split : -_CRC.size]

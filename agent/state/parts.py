@@ -24,7 +24,8 @@ import msgspec
 
 from agent.errors import DecodeError, StateError
 from agent.sketch.packed import no_cells
-from agent.state.chunk import from_bytes, open_frame, seal_frame, to_bytes
+from agent.state.chunk import from_bytes, to_bytes
+from agent.state.frame import open_frame, seal_frame
 from agent.state.heads import chunk_id, is_chunk_id, is_id
 from agent.types import Chunk, PartitionRange, Tally
 

@@ -1,12 +1,11 @@
 """Snapshots: the fold at one entry of the journal, in one file, so that what came before may go.
 
-Bytes: the frame of `state.chunk` with magic "IFSN"; its header is `Heading` as msgpack, its body the
+Bytes: a frame (`state.frame`) with magic "IFSN"; its header is `Heading` as msgpack, its body the
 fold as `fold.persist` writes it. Written whole or not at all (`files.write_whole`).
 """
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from agent.errors import DecodeError
-from agent.state.chunk import open_frame
 from agent.state.files import Files, write_whole
+from agent.state.frame import CRC, FRAME, open_frame
 from agent.state.heads import Head
 from agent.state.journal import NewerVersionError, Origin
 from agent.types import Partition
@@ -24,8 +23,6 @@ MAGIC = b"IFSN"
 VERSION = 1
 SUFFIX = ".ifs"
 _PREFIX = "snapshot-"
-_FRAME = struct.Struct("<4sHHIQ")  # as in `state.chunk`
-_CRC = struct.Struct("<I")
 
 
 class Heading(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
@@ -58,11 +55,11 @@ def last_of(name: str) -> int | None:
 def write_snapshot(files: Files, directory: Path, heading: Heading, body: bytes) -> int:
     """Returns the file's size in bytes. Raises OSError."""
     header = msgspec.msgpack.encode(heading)
-    head = _FRAME.pack(MAGIC, VERSION, 0, len(header), len(body)) + header
+    head = FRAME.pack(MAGIC, VERSION, 0, len(header), len(body)) + header
     checksum = zlib.crc32(body, zlib.crc32(head))
     path = snapshot_path(directory, heading.origin.entry)
-    write_whole(files, path, [head, body, _CRC.pack(checksum)])
-    return len(head) + len(body) + _CRC.size
+    write_whole(files, path, [head, body, CRC.pack(checksum)])
+    return len(head) + len(body) + CRC.size
 
 
 def read_snapshot(data: bytes, name: str) -> SnapshotFile:
@@ -70,7 +67,7 @@ def read_snapshot(data: bytes, name: str) -> SnapshotFile:
     a newer program wrote them."""
     if is_newer(data):
         raise NewerVersionError(
-            f"{name} has version {_FRAME.unpack_from(data)[1]}; this program reads up to {VERSION}"
+            f"{name} has version {FRAME.unpack_from(data)[1]}; this program reads up to {VERSION}"
         )
     header, body = open_frame(MAGIC, VERSION, data, name)
     try:
@@ -84,11 +81,11 @@ def read_snapshot(data: bytes, name: str) -> SnapshotFile:
 
 def is_newer(data: bytes) -> bool:
     """A whole frame of ours with a version above ours; damage to the version is not that."""
-    if len(data) < _FRAME.size + _CRC.size:
+    if len(data) < FRAME.size + CRC.size:
         return False
-    magic, version, *_ = _FRAME.unpack_from(data)
+    magic, version, *_ = FRAME.unpack_from(data)
     if magic != MAGIC or version <= VERSION:
         return False
-    return _CRC.unpack_from(data, len(data) - _CRC.size) == (
-        zlib.crc32(memoryview(data)[: -_CRC.size]),
+    return CRC.unpack_from(data, len(data) - CRC.size) == (
+        zlib.crc32(memoryview(data)[: -CRC.size]),
     )

@@ -11,7 +11,8 @@ import pytest
 from agent.config import Config, Windows
 from agent.errors import DecodeError
 from agent.sketch.cells import SKETCH_PARAMETERS
-from agent.state.chunk import MAGIC, VERSION, from_bytes, merge_digest, seal_frame, to_bytes
+from agent.state.chunk import MAGIC, VERSION, from_bytes, merge_digest, to_bytes
+from agent.state.frame import seal_frame
 from agent.types import StreamKey
 from tests.support.blocks import Row, chunk_of, feature, range_of
 

@@ -20,7 +20,8 @@ from agent.errors import ConfigError, DecodeError
 from agent.fold.base import Fold
 from agent.fold.persist import MAGIC, VERSION, ForeignStateError, dump, load
 from agent.fold.profile import MAGIC as PROFILE_MAGIC
-from agent.state.chunk import merge_digest, seal_frame
+from agent.state.chunk import merge_digest
+from agent.state.frame import seal_frame
 from agent.types import (
     Column,
     Exemplar,

@@ -196,6 +196,11 @@ def off_template(rng: random.Random, event: Json) -> bytes:
     return orjson.dumps({f"extra_{rng.randrange(10_000)}": rng.random(), **event})
 
 
+def escaped_id(rng: random.Random, event: Json) -> bytes:
+    """The event with an escape in its id: well formed, and what no template takes."""
+    return orjson.dumps({**event, "id": 'q"' + event["id"]})
+
+
 def broken(rng: random.Random, event: Json) -> bytes:
     """Half off the template as above, half no event at all: cut short, not UTF-8, or without a model."""
     kind = rng.randrange(6)
@@ -217,6 +222,14 @@ _SHAPES = (
     Shape("nested", "nested objects, null, optional, short numbers", nested),
     Shape("strings", "10 texts, some not ASCII or escaped", strings),
     Shape("kserve_v2", "tensors, read through decode.fields", kserve, fields=KSERVE_FIELDS),
+    Shape(
+        "kserve_v2_off_5",
+        "tensors, 5 % with an escape in the id",
+        kserve,
+        fields=KSERVE_FIELDS,
+        odd=escaped_id,
+        odd_share=0.05,
+    ),
     Shape("models_50", "50 models with the same columns", reference, models=50),
     Shape(
         "columns_50",

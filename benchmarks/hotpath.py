@@ -12,6 +12,7 @@ in turn, in one process, with the collector frozen.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import threading
 import time
@@ -26,7 +27,7 @@ from agent.config import Delivery
 from benchmarks import baseline
 from benchmarks.events import SHAPES, Shape, reference
 from benchmarks.frame import Curve, Result, Timing, frozen, progress, run, timed
-from benchmarks.path import TIERS, Feed, Path, config_of, make_feed
+from benchmarks.path import TIERS, Feed, Path, config_of, make_feed, ns_with_cuts
 from benchmarks.stages import Stages
 
 STREAMS = (1, 16, 50, 500)
@@ -76,6 +77,7 @@ def measure(options: argparse.Namespace, result: Result) -> None:
     ns = {name: timings[name].cpu_s / case.feed.n * 1e9 for name, case in cases.items()}
     base = {name: timings[name].cpu_s / len(some) * 1e9 for name in ("loads", "rows", "known")}
     _report_rates(result, cases, timings, ns, base)
+    _report_cuts(result, cases, streams, tiers)
     _report_bars(result, ns, base, turns)
     _report_turns(result, turns)
     _report_linear(result, {n: ns[f"{n} features"] for n in features})
@@ -97,10 +99,6 @@ def _cases(
         for n in streams
     }
     feed = cases["16 models"].feed
-    cut = Delivery().cut_max_bytes
-    cases[f"{streams[-1]} models, deltas cut at {cut >> 20} MiB"] = Case(
-        Path(config, tiers, cut_bytes=cut), cases[f"{streams[-1]} models"].feed
-    )
     cases["16 models, lz4"] = Case(Path(config, tiers), make_feed(shape, rows, seed, codec="lz4"))
     cases["16 models, lz4, batches of 38"] = Case(
         Path(config, tiers), make_feed(shape, rows, seed, codec="lz4", per_batch=38)
@@ -229,6 +227,28 @@ def _report_rates(
     result.figures |= {"ns_per_row": ns, "baseline_ns": base}
 
 
+def _report_cuts(
+    result: Result, cases: dict[str, Case], streams: tuple[int, ...], tiers: str
+) -> None:
+    """The same with what the bars leave out: a delta that is full is frozen into a chunk."""
+    limit = Delivery().cut_max_bytes
+    table = result.table(
+        f"With cuts: a delta that has {limit >> 20} MiB is frozen",
+        *("case", "ns/row", "M rows/s", "rows between two cuts"),
+        note="Processor time of all rows up to the last of six cuts, or of 80 passes. "
+        "The agent also cuts every `delivery.cut_interval_s`.",
+    )
+    for n in streams:
+        name = f"{n} models"
+        feed = cases[name].feed
+        path = Path(config_of(SHAPES["reference"]), tiers, cut_bytes=limit)
+        progress(f"{name}, with cuts")
+        with frozen():
+            ns, rows = ns_with_cuts(path, [feed], feed.n)
+        table.add(name, ns, 1e3 / ns, round(rows) if math.isfinite(rows) else None)
+        result.figures.setdefault("ns_with_cuts", {})[name] = ns
+
+
 def _report_bars(
     result: Result, ns: dict[str, float], base: dict[str, float], turns: Turns
 ) -> None:
@@ -298,17 +318,21 @@ def _report_linear(result: Result, ns: dict[int, float]) -> None:
 
 
 def _report_stages(result: Result, name: str, case: Case, passes: int) -> None:
-    stages = Stages()
-    with frozen(), stages.watching():
-        for _ in range(passes):
+    found = []
+    for _ in range(passes):
+        stages = Stages()
+        with frozen(), stages.watching():
             case()
-    ns = stages.per_row_ns(case.feed.n * passes)
+        found.append(stages)
+    # The median pass, whole: its steps add up, and what disturbed another pass is not in it.
+    stages = sorted(found, key=lambda one: one.total_s)[len(found) // 2]
+    ns = stages.per_row_ns(case.feed.n)
     total = sum(ns.values())
     table = result.table(
         f"Where the time goes, {name}", "step", "ns/row", "%", "ns/call", "rows/call"
     )
     for step, value in ns.items():
-        calls = stages.calls.get(step, 0) / passes
+        calls = stages.calls.get(step, 0)
         table.add(
             step,
             value,

@@ -22,6 +22,8 @@ NAMES = {
     "template.decode_templates": "template tier",
     "scan.scan": "scan tier",
     "finish.finish_rows": "finish: stream, status, trace",
+    "finish.sum_sizes": "bytes of records",
+    "finish.close_rows": "finish: windows, what is late, row ends",
     "finish.settle_rows": "finish: rows of new streams",
     "finish.mark_windows": "windows",
     "route.add_rows": "sketch: route and numbers",

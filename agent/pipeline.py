@@ -443,10 +443,12 @@ class Agent:
         return outcome.accepted
 
     async def _snapshot(self) -> Snapshot:
+        """For a scrape: what an export might hold as well, and always the agent's own series."""
         now_ns = time.time_ns()
-        if not self._is_open:  # zeros would read as a reset of what a crash left
-            return Snapshot(now_ns, self.telemetry.metrics(now_ns), {})
-        snapshot = await self._fold.call(lambda fold: fold.snapshot(now_ns))
+        # Before it is open, zeros would read as a reset of what a crash left.
+        snapshot = await self._mode.scrape(now_ns) if self._is_open else None
+        if snapshot is None:
+            snapshot = Snapshot(now_ns, [], {})
         snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
         return snapshot
 

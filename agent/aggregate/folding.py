@@ -4,7 +4,7 @@ Invariants
  1. Behind the journal's fsync a chunk is folded for good; before it, nothing shows that it was read. So a
     crash at any moment repeats and loses nothing: the journal says where to read on.
  2. One batch is one job of the fold thread, with one fsync at its end: whoever reads the fold there sees
-    nothing that a crash could take back.
+    whole batches. Where that fsync fails nothing leaves until another succeeds (`delivery.kept`).
  3. The group confirms that the shard is ours before each batch (`guard.py`), and is told what the journal
     holds. A volume that holds less than that is not the one that was told of (`resume.py`).
 """

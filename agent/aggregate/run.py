@@ -276,9 +276,11 @@ class Aggregator:
 
     async def _scrape(self, openmetrics: bool) -> list[bytes]:
         now_ns = time.time_ns()
-        snapshot = self._own_metrics()
+        snapshot = None
         if self._fold.is_open and self._guard.may_speak:
-            snapshot = await self._fold.thread.call(lambda fold: fold.snapshot(now_ns))
+            snapshot = await self._fold.kept.scrape(now_ns)
+        if snapshot is None:
+            snapshot = self._own_metrics()
         snapshot.metrics.extend(self.telemetry.metrics(snapshot.time_ns))
 
         def page(_: Fold) -> list[bytes]:

@@ -115,8 +115,15 @@ class Kept:
 
     async def export(self, now_ns: int, *, zeros: bool) -> Snapshot | None:
         """None while the volume cannot be written: a crash would take back what left."""
+        return await self._durable(lambda volume: volume.export(now_ns, zeros=zeros))
+
+    async def scrape(self, now_ns: int) -> Snapshot | None:
+        """Every series' value now; None as for an export."""
+        return await self._durable(lambda volume: volume.scrape(now_ns))
+
+    async def _durable(self, make: Callable[[Volume], Snapshot]) -> Snapshot | None:
         try:
-            return await self.call(lambda volume: volume.export(now_ns, zeros=zeros))
+            return await self.call(make)
         except StateError as error:
             self.not_written(str(error))
             return None

@@ -54,6 +54,9 @@ class MemoryMode:
     async def export(self, now_ns: int, *, zeros: bool) -> Snapshot | None:
         return await self._fold.call(lambda fold: fold.export(now_ns, zeros=zeros))
 
+    async def scrape(self, now_ns: int) -> Snapshot | None:
+        return await self._fold.call(lambda fold: fold.snapshot(now_ns))
+
     def accepted(self, snapshot: Snapshot) -> None:
         self._fold.call(lambda fold: fold.accepted(snapshot))
 

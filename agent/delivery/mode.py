@@ -42,6 +42,9 @@ class Mode(Protocol):
     async def export(self, now_ns: int, *, zeros: bool) -> Snapshot | None:
         """What may leave; None when nothing may."""
 
+    async def scrape(self, now_ns: int) -> Snapshot | None:
+        """What a scrape may show; None when nothing of the fold may be seen."""
+
     def accepted(self, snapshot: Snapshot) -> None:
         """A receiver took this export."""
 

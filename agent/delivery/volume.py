@@ -214,6 +214,9 @@ class VolumeMode(Chained):
     async def export(self, now_ns: int, *, zeros: bool) -> Snapshot | None:
         return await self._kept.export(now_ns, zeros=zeros)
 
+    async def scrape(self, now_ns: int) -> Snapshot | None:
+        return await self._kept.scrape(now_ns)
+
     def accepted(self, snapshot: Snapshot) -> None:
         self._kept.accepted(snapshot)
 

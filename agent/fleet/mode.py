@@ -150,6 +150,10 @@ class FleetMode(Chained):
         self._exported_ns = max(self._exported_ns + 1, now_ns)  # a clock may go back
         return Snapshot(self._exported_ns, [], {})
 
+    async def scrape(self, now_ns: int) -> Snapshot | None:
+        """See `export`."""
+        return None
+
     def accepted(self, snapshot: Snapshot) -> None:
         """Nothing rests on it."""
 

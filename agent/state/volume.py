@@ -174,6 +174,11 @@ class Volume:
         self.sync()
         return snapshot
 
+    def scrape(self, now_ns: int) -> Snapshot:
+        """Every series' value now, all of it durable. Raises StateError: nothing may be seen."""
+        self.sync()
+        return self.fold.snapshot(now_ns)
+
     def _drop_pending_chunk(self) -> None:
         """A chunk that no disk has seen is forgotten: on a full disk they would pile up."""
         mark = entry_to_bytes(ChunkWritten(b""))[:2]

@@ -41,6 +41,9 @@ class Inputs:
         self.seen.append(["export", now_ns, zeros])
         return Snapshot(now_ns, [], {})
 
+    def snapshot(self, now_ns: int) -> Snapshot:
+        return Snapshot(now_ns, [], {})
+
     def accepted(self, snapshot: Snapshot) -> None:
         self.seen.append(["accepted", snapshot.time_ns])
 

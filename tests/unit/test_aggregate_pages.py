@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,8 @@ import pytest
 from agent.aggregate.run import Aggregator
 from agent.aggregate.shard import Standing
 from tests.support.fleet_inside import config_of
+from tests.support.shard_life import Group, life
+from tests.support.wait import eventually
 
 
 @pytest.fixture
@@ -33,6 +38,36 @@ async def test_it_is_ready_while_its_shard_is_read(aggregator: Any) -> None:
     ready = await aggregator._ready()
     assert not ready.ready
     assert ready.reasons == ["chunks/0 cannot be read: away"]
+
+
+async def test_scrapes_show_nothing_that_the_disk_has_not_taken(
+    aggregator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.aggregate.folding.RETRY_S", 0.01)
+
+    async def rows() -> list[str]:
+        page = b"".join(await aggregator._scrape(False)).decode()
+        assert "inferometer_info" in page
+        return re.findall(r"^inference_rows_total\S* (\d+)", page, re.MULTILINE)
+
+    def full(fd: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with life(tmp_path / "v", Group()) as one:
+        with monkeypatch.context() as own:
+            own.setattr(aggregator, "_fold", one.fold)
+            own.setattr(aggregator, "_guard", SimpleNamespace(may_speak=True))
+            await one.open()
+            await one.take(1)
+            assert await rows() == ["5"]
+            with monkeypatch.context() as disk:
+                disk.setattr(one.fold.volume._files, "write", full)
+                work = asyncio.ensure_future(one.take(2))
+                await eventually(lambda: one.fold.kept.trouble)
+                assert await one.fold.thread.call(lambda fold: fold.tally.rows) == 10
+                assert await rows() == []  # a crash would take them back, under the same start time
+            await work
+            assert await rows() == ["10"]
 
 
 async def test_gauges_and_the_state_page_say_how_far_it_is(aggregator: Any) -> None:

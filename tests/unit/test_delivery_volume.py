@@ -298,7 +298,7 @@ async def test_a_crash_behind_the_commit_folds_the_chunk_at_the_start(
     await second.die()
 
 
-async def test_a_full_disk_holds_up_commits_and_exports_until_there_is_room(
+async def test_a_full_disk_holds_up_commits_exports_and_scrapes_until_there_is_room(
     agent: Process, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.delivery.chained.RETRY_S", 0.01)
@@ -309,12 +309,14 @@ async def test_a_full_disk_holds_up_commits_and_exports_until_there_is_room(
     await eventually(lambda: agent.mode.reasons())
     assert "No space left on device" in agent.mode.reasons()[0]
     assert await agent.mode.export(10**18, zeros=True) is None
+    assert await agent.mode.scrape(10**18) is None
     assert group.n == n and not work.done()
     agent.disk.full = False
     assert await work
     assert agent.mode.reasons() == []
     assert await agent.rows() == [[0, 10], [10, 15]]
     assert (await agent.mode.export(10**18 + 1, zeros=True)) is not None
+    assert (await agent.mode.scrape(10**18 + 2)) is not None
     assert agent.telemetry.value("inferometer.journal.errors") >= 2
 
 

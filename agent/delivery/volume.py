@@ -4,7 +4,10 @@ Invariants
  1. A chunk is committed only when it is durable, and folded only when its commit was accepted.
  2. Whatever the commit of the one unanswered chunk came to, the group's offsets have the last word, at the
     next assignment (`assign.py`).
- 3. A volume that cannot be written holds up commits, never the process: the delta grows up to its limit,
+ 3. Nothing of the fold leaves before the first assignment has compared the journal with the group's
+    offsets: a volume that was set back is found out there, and holds less than what left under its start
+    times.
+ 4. A volume that cannot be written holds up commits, never the process: the delta grows up to its limit,
     then partitions pause.
 """
 
@@ -14,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from agent.config import Config
 from agent.delivery.assign import (
@@ -43,6 +46,10 @@ from agent.telemetry import Telemetry
 from agent.types import Chunk, Json, Partition, Snapshot
 
 log = logging.getLogger(__name__)
+
+_UNSETTLED: Final = (
+    "inference.* is withheld until the volume has been compared with the group's offsets"
+)
 
 
 def open_volume(config: Config, codec: FoldCodec, telemetry: Telemetry) -> Volume:
@@ -79,6 +86,7 @@ class VolumeMode(Chained):
             interval_s=config.delivery.snapshot_interval_s,
         )
         self._plan = Plan()
+        self._is_settled = False  # by an assignment of this process
 
     # -- life
 
@@ -107,6 +115,7 @@ class VolumeMode(Chained):
         offsets = {partition: OffsetAndMetadata(*at) for partition, at in committed.items()}
         known, made = await self._kept.call(lambda volume: self._settle(volume, wanted, offsets))
         self._plan = made
+        self._is_settled = True
         announce(made, self._telemetry, is_new=not known)
         places = {
             partition: Place(head.offset, partition in made.committed)
@@ -212,16 +221,20 @@ class VolumeMode(Chained):
     # -- what leaves, and what others see
 
     async def export(self, now_ns: int, *, zeros: bool) -> Snapshot | None:
+        if not self._is_settled:
+            return Snapshot(now_ns, [], {})
         return await self._kept.export(now_ns, zeros=zeros)
 
     async def scrape(self, now_ns: int) -> Snapshot | None:
-        return await self._kept.scrape(now_ns)
+        return await self._kept.scrape(now_ns) if self._is_settled else None
 
     def accepted(self, snapshot: Snapshot) -> None:
-        self._kept.accepted(snapshot)
+        if self._is_settled:
+            self._kept.accepted(snapshot)
 
     def reasons(self) -> list[str]:
-        return [trouble for trouble in (self._kept.trouble, self._trouble) if trouble]
+        waits = "" if self._is_settled else _UNSETTLED
+        return [trouble for trouble in (waits, self._kept.trouble, self._trouble) if trouble]
 
     def describe(self) -> Json:
         return {"volume": self._kept.describe()}

@@ -14,10 +14,11 @@ import pytest
 from agent.config import Config, Delivery
 from agent.delivery.chained import GONE_ANSWERS
 from agent.delivery.volume import VolumeMode
-from agent.errors import FencedError, SourceError, UnsentError
+from agent.errors import FencedError, SourceError, StateError, UnsentError
 from agent.ingest.fence import Committed
 from agent.ingest.lineages import Place
 from agent.owner_thread import OwnerThread
+from agent.state.entries import Tick
 from agent.state.files import Files
 from agent.state.heads import head_of
 from agent.state.recovery import Owner
@@ -385,6 +386,43 @@ async def test_an_epoch_that_ends_while_the_disk_is_full_forgets_its_chunk(
     await agent.assign()
     assert await agent.deliver(5)
     assert await agent.rows() == [[0, 5]]
+
+
+async def test_nothing_of_the_fold_leaves_before_the_groups_offsets_were_compared_with_the_journal(
+    tmp_path: Path, group: Group
+) -> None:
+    first = await Process(tmp_path, group).start()
+    assert await first.deliver(10)
+    await first.die()
+    again = Process(tmp_path, group)
+    await again.mode.open()
+    assert await again.rows() == [[0, 10]]
+
+    async def leaves() -> bool:
+        before = await again.seen("export"), await again.seen("accepted")
+        snapshot = await again.mode.export(10**18, zeros=True)
+        assert snapshot is not None  # the agent's own series go into it
+        again.mode.accepted(snapshot)
+        behind = await again.seen("export"), await again.seen("accepted")
+        scraped = await again.mode.scrape(10**18) is not None
+        assert scraped == (behind == (before[0] + 1, before[1] + 1))
+        assert scraped or behind == before
+        return scraped
+
+    assert not await leaves()
+    assert again.mode.reasons() == [
+        "inference.* is withheld until the volume has been compared with the group's offsets"
+    ]
+    again.disk.full = True
+    again.volume.take(Tick(1))
+    with pytest.raises(StateError):  # what comparing them came to is not durable
+        await again.mode.settle([P0], group.offsets)
+    assert not await leaves()
+    again.disk.full = False
+    await again.assign()
+    assert await leaves()
+    assert again.mode.reasons() == []
+    await again.die()
 
 
 async def test_empty_cuts_are_not_committed_each_time(agent: Process, group: Group) -> None:

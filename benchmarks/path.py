@@ -160,10 +160,12 @@ def ns_with_cuts(
     """ns of processor time a row, and rows between two cuts, of as many passes as have so many cuts.
 
     The mean, not the median: most passes have no cut, and those that have one pay for the others. The first pass,
-    which learns, is not counted, and the counted ones end with a cut, so that each has its whole price in it.
+    which learns and ends with a cut, is not counted; the counted ones end with one, so that each has its whole price.
     """
     for feed in feeds:
         path.run(feed)
+    path.delta.freeze()
+    path.decoder.on_cut()
     began, before, n = time.thread_time(), path.n_cuts, 0
     spent, at_cut, counted = 0.0, path.n_cuts, 0
     while path.n_cuts - before < cuts and n < most_passes:

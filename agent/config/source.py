@@ -26,12 +26,12 @@ import msgspec
 import yaml
 
 from agent.config import Config, Options, Secret, schema
+from agent.config.masking import shown_address
 from agent.config.yaml import Place, dotted, one_line, yaml_tree
 from agent.errors import ConfigError
 
 _SUBSTITUTION = re.compile(r"\$\$\{|\$\{([^}]*)\}")
 _VARIABLE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)(:-(.*))?", re.DOTALL)
-_USER_INFO = re.compile(r"(://)[^/@\s]+@")
 
 
 def environment() -> dict[str, str]:
@@ -91,10 +91,10 @@ def require_topics(config: Config, source: Path | None = None) -> None:
 
 
 def masked(config: Config) -> dict[str, Any]:
-    """The effective configuration as plain data, without secrets."""
+    """The effective configuration as plain data, without secrets, and of addresses no part that may be one."""
     plain = msgspec.to_builtins(config, enc_hook=lambda _: "***")
     assert isinstance(plain, dict)
-    cleaned = _without_user_info(plain)
+    cleaned = _masked(plain, "")
     assert isinstance(cleaned, dict)
     return cleaned
 
@@ -391,8 +391,10 @@ def _shown(value: Any, hint: Any) -> str:
         return str(value).lower()
     if isinstance(value, (dict, list)):
         return _kind(value)
-    text = f'"{value}"' if isinstance(value, str) else str(value)
-    text = _USER_INFO.sub(r"\1***@", text.replace("\n", " "))
+    text = str(value).replace("\n", " ")
+    if isinstance(value, str):
+        is_address = "://" in text or "@" in text
+        text = f'"{shown_address(text) if is_address else text}"'
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -430,9 +432,12 @@ def _named_files(group: Options, path: str) -> list[tuple[str, str]]:
     return found
 
 
-def _without_user_info(value: Any) -> Any:
+def _masked(value: Any, option: str) -> Any:
+    """`value` of `option`, addresses masked. Paths of `url`, a webhook's, are its secret more often than not."""
     if isinstance(value, dict):
-        return {k: _without_user_info(v) for k, v in value.items()}
+        return {k: _masked(v, k) for k, v in value.items()}
     if isinstance(value, list):
-        return [_without_user_info(v) for v in value]
-    return _USER_INFO.sub(r"\1***@", value) if isinstance(value, str) else value
+        return [_masked(v, option) for v in value]
+    if isinstance(value, str) and (option in ("url", "urls") or option.endswith("endpoint")):
+        return shown_address(value, path=option != "url")
+    return shown_address(value) if isinstance(value, str) and "://" in value else value

@@ -9,6 +9,8 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
+from agent.config.masking import shown_address
+
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _MAX_HOST = 253
@@ -62,7 +64,7 @@ def require_topics_once(option: str, names: Sequence[str]) -> None:
 
 def require_address(option: str, address: str) -> None:
     """ValueError unless `address` is `host:port` of a broker, port 1 to 65535, `[...]` around IPv6."""
-    shown = f'{option} is "{address[:80]}"'
+    shown = f'{option} is "{shown_address(address)[:80]}"'
     if "://" in address:
         raise ValueError(f"{shown}; write host:port without a scheme")
     if "," in address:

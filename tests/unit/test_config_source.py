@@ -433,6 +433,52 @@ def test_a_secret_is_in_no_message_and_no_dump(write) -> None:
     assert masked(config)["export"]["otlp"]["endpoint"] == "https://***@host:4318"
 
 
+def test_no_part_of_an_address_that_may_be_secret_is_in_a_dump(write) -> None:
+    """A gRPC endpoint with a user is refused by `check`; it is masked all the same."""
+    text = """
+export:
+  otlp:
+    endpoint: user:hunter2@host:4317
+    metrics_endpoint: http://host:4318/v1?api-key=hunter2
+    logs_endpoint: http://user:hun@ter2/hunter2@host:4318/v1#hunter2
+respond:
+  actions:
+    - {name: a, webhook: {url: 'https://hooks.example/services/T0/hunter2?token=hunter2'}}
+    - {name: b, alertmanager: {urls: ['https://am.example/team?token=hunter2', 'http://am:9093']}}
+"""
+    config = load_config(write(text), {})
+    assert "hunter2" not in masked_yaml(config)
+    shown = masked(config)
+    otlp, (webhook, alertmanager) = shown["export"]["otlp"], shown["respond"]["actions"]
+    assert otlp["endpoint"] == "***@host:4317"
+    assert otlp["metrics_endpoint"] == "http://host:4318/v1?***"
+    assert otlp["logs_endpoint"] == "http://***@host:4318/v1?***"
+    assert webhook["webhook"]["url"] == "https://hooks.example/***?***"
+    assert alertmanager["alertmanager"]["urls"] == [
+        "https://am.example/team?***",
+        "http://am:9093",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("kafka: {bootstrap_servers: ['user:hunter2@h:1']}", '"***@h:1"'),
+        ("kafka: {bootstrap_servers: ['kafka://user:hunter2@h:1']}", '"kafka://***@h:1"'),
+        ("kafka: {bootstrap_servers: ['kafka://h:1/?password=hunter2']}", '"kafka://h:1/?***"'),
+        ("kafka: {bootstrap_servers: 'user:hunter2@h:1'}", '"***@h:1"'),
+        ("web: {port: 'http://h:1/?token=hunter2'}", '"http://h:1/?***"'),
+    ],
+)
+def test_a_message_shows_an_address_without_what_may_be_secret(
+    write, text: str, shown: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config(write(text), {})
+    assert "hunter2" not in str(raised.value)
+    assert shown in str(raised.value)
+
+
 def test_the_masked_dump_is_a_configuration_again(write) -> None:
     config = load_config(write("features: {x: {kind: text}}\nmodels: [{name: m}]\n"), {})
     assert load_config(write(masked_yaml(config)), {}) == config

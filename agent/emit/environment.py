@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from agent.config import Export, Otlp, Secret, Tls
+from agent.config.masking import shown_address
 from agent.errors import ConfigError
 
 Signal = Literal["metrics", "traces", "logs"]
@@ -118,7 +119,7 @@ def resolve_signal(otlp: Otlp, env: Mapping[str, str], signal: Signal) -> Signal
         target, secure = _grpc_target(
             own_endpoint or base_endpoint or f"http://localhost:{GRPC_PORT}", insecure, origin
         )
-        endpoint = place = target
+        endpoint, place = target, shown_address(target)
     else:
         endpoint = own_endpoint or _signal_url(
             base_endpoint or f"http://localhost:{HTTP_PORT}", signal
@@ -267,9 +268,13 @@ def _grpc_target(endpoint: str, insecure: bool, origin: str) -> tuple[str, bool]
     """gRPC target and whether TLS is used: by the scheme http or https, else by `insecure`."""
     scheme, separator, _ = endpoint.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
+        if "@" in endpoint and not endpoint.lower().startswith("unix:"):
+            raise ConfigError(
+                f"{origin} holds `@`; a gRPC target has no user and password: write host:port, and put them into headers_file"
+            )
         return endpoint, not insecure
     try:
-        parts = urlsplit(endpoint)
+        parts = _parts(endpoint, origin)
         port = parts.port or GRPC_PORT
     except ValueError:
         raise ConfigError(
@@ -287,10 +292,20 @@ def _signal_url(base: str, signal: Signal) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}").geturl()
 
 
+def _parts(endpoint: str, origin: str) -> SplitResult:
+    """Of a URL. ConfigError where a password may have been taken for host or path. Raises ValueError."""
+    parts = urlsplit(endpoint)
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigError(
+            f"{origin} holds `@` behind its host; write %40, and in a password also %23 for # and %2F for /"
+        )
+    return parts
+
+
 def _http_place(endpoint: str, origin: str) -> tuple[bool, str]:
     """Whether TLS is used, and the URL without user, password and query."""
     try:
-        parts = urlsplit(endpoint)
+        parts = _parts(endpoint, origin)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         raise ConfigError(

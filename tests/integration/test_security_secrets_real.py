@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(480)]
 SECRETS = {
     "kafka.sasl.password": PASSWORD,
     "kafka.tls.key_password": "secret-of-the-kafka-key",
+    "export.otlp.endpoint": "secret-of-the-otlp-address",
     "export.otlp.headers": "secret-of-the-otlp-headers",
     "export.otlp.headers_file": "secret-of-the-headers-file",
     "export.otlp.tls.key_password": "secret-of-the-otlp-key",
@@ -113,7 +114,7 @@ def setting(real_kafka: RealKafka, tmp_path: Path) -> Iterator[Setting]:
                 "console": True,
                 "top_categories": 5,
                 "otlp": {
-                    "endpoint": receiver.http_endpoint,
+                    "endpoint": f"{receiver.http_endpoint}?key={SECRETS['export.otlp.endpoint']}",
                     "protocol": "http/protobuf",
                     "headers": {"x-inline": SECRETS["export.otlp.headers"]},
                     "headers_file": file(
@@ -148,12 +149,12 @@ def require_none(outputs: dict[str, bytes]) -> None:
 
 
 def test_every_secret_option_is_in_this_test() -> None:
-    """Inline secrets are of a type of their own; files are those whose content is secret."""
+    """Inline secrets are of a type of their own; files are those whose content is secret; of an address the query."""
     described = {o.path for g in config_schema.groups() for o in g.options}
     secret_files = {"password_file", "token_file", "headers_file"}
     wanted = {p for p in described if p.endswith("password") or p == "export.otlp.headers"}
     wanted |= {p for p in described if p.rpartition(".")[2] in secret_files}
-    wanted |= {"privacy.key_file"}
+    wanted |= {"privacy.key_file", "export.otlp.endpoint"}
     elsewhere = {"kafka.sasl.password_file", "kafka.sasl.token_file"}  # in the tests below
     elsewhere |= {p for p in wanted if p.startswith("respond.")}  # in test_respond_secrets
     assert wanted - elsewhere == SECRETS.keys()

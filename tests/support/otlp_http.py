@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         headers = {key.lower(): value for key, value in self.headers.items()}
         body = self._body(headers)
-        signal = _BY_PATH.get(self.path)
+        signal = _BY_PATH.get(self.path.partition("?")[0])
         if signal is None:
             self._answer(404, b"", {})
             return

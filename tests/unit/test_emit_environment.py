@@ -196,6 +196,13 @@ def test_interval_and_temporality_apply_where_config_is_silent() -> None:
         ({"ENDPOINT": "http://a:port"}, [f"{PREFIX}ENDPOINT", "port"]),
         ({"ENDPOINT": "http://:4317"}, [f"{PREFIX}ENDPOINT", "host"]),
         ({"PROTOCOL": "http/protobuf", "ENDPOINT": "a:4318"}, [f"{PREFIX}ENDPOINT", "http://"]),
+        ({"ENDPOINT": "user:topsecret@a:4317"}, [f"{PREFIX}ENDPOINT", "headers_file"]),
+        ({"ENDPOINT": "dns:///topsecret@a:4317"}, [f"{PREFIX}ENDPOINT", "headers_file"]),
+        ({"ENDPOINT": "http://user:a@topsecret#b@a:4317"}, [f"{PREFIX}ENDPOINT", "%40"]),
+        (
+            {"PROTOCOL": "http/protobuf", "ENDPOINT": "http://topsecret:1/2@a:4318"},
+            [f"{PREFIX}ENDPOINT", "%40"],
+        ),
     ],
 )
 def test_mistakes_name_the_variable_and_never_a_secret(
@@ -236,3 +243,7 @@ def test_settings_show_no_secret() -> None:
     assert "topsecret" in found.endpoint
     assert "topsecret" not in repr(found) + str(found) + found.place
     assert found.place == "https://a:1/x/v1/metrics"
+
+
+def test_a_unix_socket_may_have_an_at_sign_in_its_name() -> None:
+    assert settings(otlp=Otlp(endpoint="unix:///run/a@b.sock")).endpoint == "unix:///run/a@b.sock"

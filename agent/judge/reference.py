@@ -22,6 +22,7 @@ from agent.errors import ConfigError, DecodeError, InferometerError
 from agent.fold.profile import Profile
 from agent.judge.pairs_noise import PairBaseline
 from agent.sketch.cells import SKETCH_PARAMETERS
+from agent.state.files import Files, write_whole
 from agent.state.frame import open_frame, seal_frame
 from agent.types import Column, StreamKey
 
@@ -200,12 +201,13 @@ def read_reference(path: Path) -> Reference:
 
 
 def write_reference(reference: Reference, path: Path) -> int:
-    """Write the file whole or not at all; returns its bytes. Raises InferometerError."""
+    """Write the file whole or not at all, for this user alone: it holds values of features by name.
+
+    Returns its bytes. Raises InferometerError.
+    """
     data = reference.to_bytes()
-    beside = path.with_name(path.name + ".part")
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
+        write_whole(Files(), path, [data])
     except OSError as error:
         raise InferometerError(
             f"{path}: cannot be written ({(error.strerror or str(error)).lower()}); give another -o FILE"

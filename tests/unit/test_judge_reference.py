@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +17,16 @@ import pytest
 
 from agent.cli import main
 from agent.config import Config, Windows
-from agent.errors import ConfigError, DecodeError
+from agent.errors import ConfigError, DecodeError, InferometerError
 from agent.judge.calibration import Calibration
 from agent.judge.cells import CellKey, Statistic
 from agent.judge.counted import counted
 from agent.judge.hour_share import explained
 from agent.judge.panes import Panes
-from agent.judge.reference import ModelKey, Reference, read_reference
+from agent.judge.reference import ModelKey, Reference, read_reference, write_reference
 from agent.judge.reference_build import build
 from agent.judge.union import united
+from agent.state.files import Files
 from agent.types import Column, Role, StreamKey
 from tests.support.profiles import normal_windows, profiles, write_events
 
@@ -60,6 +64,39 @@ def test_the_same_rows_have_the_same_id(tmp_path: Path, reference: Reference) ->
     assert build([path], Config(), created_ms=9).reference.id == reference.id
     other = write_events(tmp_path / "other.jsonl", normal_windows(2, 20, 500))
     assert build([other], Config(), created_ms=9).reference.id != reference.id
+
+
+def test_a_profile_is_this_users_alone_whatever_was_there(
+    tmp_path: Path, reference: Reference
+) -> None:
+    """It holds values of features by name."""
+    path = tmp_path / "ref.profile"
+    path.write_bytes(b"an older one")
+    path.chmod(0o644)
+    before = os.umask(0o000)
+    try:
+        size = write_reference(reference, path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_size == size
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_profile_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "ref.profile"
+    write_reference(reference, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(Files, "sync", full)
+    with pytest.raises(InferometerError, match="no space left on device.*give another -o FILE"):
+        write_reference(reference, path)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_damaged_bytes_are_an_error_and_nothing_else(reference: Reference) -> None:

@@ -93,7 +93,7 @@ def test_a_profile_that_cannot_be_written_leaves_the_one_before(
     write_reference(reference, path)
     before = path.read_bytes()
     monkeypatch.setattr(Files, "sync", full)
-    with pytest.raises(InferometerError, match="no space left on device.*give another -o FILE"):
+    with pytest.raises(InferometerError, match=r"no space left on device.*give another -o FILE"):
         write_reference(reference, path)
     assert path.read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))

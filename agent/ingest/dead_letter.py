@@ -6,7 +6,8 @@ Added headers (UTF-8 text): `inferometer.reason`, `inferometer.topic`, `inferome
 Invariants
 1. `put` never blocks and never raises: past the limit in bytes a record is dropped and counted.
 2. Every record put ends in exactly one outcome: sent (acknowledged), failed, or dropped.
-3. Nothing here delays the consume path or a commit: dead letters are at most once after a crash.
+3. Nothing here delays the consume path or a commit: those that wait at a crash are gone, and a record that
+   is read again is sent again.
 """
 
 from __future__ import annotations

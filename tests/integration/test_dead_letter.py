@@ -109,6 +109,23 @@ async def test_broker_that_is_away_delays_nothing_and_stop_is_bounded() -> None:
     assert outcomes(telemetry) == {"sent": 0, "failed": 1, "dropped": 0}
 
 
+async def test_a_letter_that_waits_is_gone_with_a_kill(embedded_kafka: EmbeddedBroker) -> None:
+    """Nothing but memory holds it, and no commit waits for it: the next life knows nothing of it."""
+    killed = DeadLetters(config_for("127.0.0.1:1", "dead"), Telemetry())
+    assert killed.put(FROM, RECORDS[0], Drop.EMPTY)
+    assert killed.held_bytes > 0
+    telemetry = Telemetry()
+    letters = DeadLetters(config_for(embedded_kafka.bootstrap, "dead"), telemetry)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(letters.run())
+        assert letters.put(FROM, RECORDS[1], Drop.EMPTY)
+        assert await letters.flush(20.0)
+        await letters.stop(1.0)
+    assert outcomes(telemetry) == {"sent": 1, "failed": 0, "dropped": 0}
+    (only,) = await read_all(embedded_kafka.bootstrap, "dead", 1)
+    assert only.value == RECORDS[1].value
+
+
 async def test_topic_that_does_not_exist_fails_the_record_and_not_the_agent(
     real_kafka: RealKafka, caplog: pytest.LogCaptureFixture
 ) -> None:

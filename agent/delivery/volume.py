@@ -154,7 +154,7 @@ class VolumeMode(Chained):
             volume.take(Forget(gone))
         if old := oldest_of_gone(known, state.runs, wanted, offsets):
             volume.take(Forget(old, heads=True))
-        if made.missing and known:
+        if made.missing:  # also where no partition is known: the fold may be an older life's
             volume.take(Renewed(time.time_ns(), "the group's offsets are beyond the journal"))
         volume.sync()
         return known, made

@@ -3,7 +3,8 @@
 Invariants
  1. Only bytes whose checksum is right are used. Bytes that are right and yet cannot be used (newer,
     another group's, another configuration's) stop the start: nothing is thrown away for them.
- 2. `exact`: every entry that was ever relied upon is in what was recovered. A torn end was not.
+ 2. `exact`: every entry that was ever relied upon is in what was recovered. A torn end was not. (An end of
+    synced entries that somebody cut off looks the same; only the group's offsets know of it.)
  3. Not exact: what was recovered is what held at some earlier entry. Values that left since may have been
     larger, so series need new start times.
 """

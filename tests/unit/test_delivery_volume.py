@@ -512,6 +512,59 @@ async def test_an_offset_set_by_a_tool_begins_a_lineage_and_keeps_what_was_count
     await third.die()
 
 
+def journal_of(folder: Path) -> Path:
+    (journal,) = folder.glob("journal-*")
+    return journal
+
+
+def cut_off(folder: Path, length: int) -> None:
+    journal = journal_of(folder)
+    journal.write_bytes(journal.read_bytes()[:length])
+
+
+@pytest.mark.parametrize(
+    ("behind", "folded", "n_renewed"),
+    [
+        ("the start", [], 1),
+        ("the assignment", [], 1),
+        ("the first chunk", [[0, 10]], 1),
+        ("the second chunk, unanswered", [[0, 10], [10, 17]], 0),
+        ("the second chunk", [[0, 10], [10, 17]], 0),
+    ],
+)
+async def test_a_journal_that_was_cut_off_within_what_was_synced_renews_every_series(
+    tmp_path: Path, behind: str, folded: list[list[int]], n_renewed: int
+) -> None:
+    """It passes for torn. The group knows of more, and is asked before anything leaves."""
+    lengths: dict[str, int] = {}
+
+    def note(what: str) -> None:
+        lengths[what] = journal_of(tmp_path).stat().st_size
+
+    class Watching(Group):
+        async def commit(self, *arguments: Any) -> dict[Partition, str]:
+            note("the second chunk, unanswered")
+            return await super().commit(*arguments)
+
+    first = Process(tmp_path, Watching())
+    await first.mode.open()
+    note("the start")
+    await first.assign()
+    note("the assignment")
+    assert await first.deliver(10)
+    note("the first chunk")
+    assert await first.deliver(7)
+    note("the second chunk")
+    assert await first.mode.export(10**18, zeros=True) is not None
+    await first.die()
+    cut_off(tmp_path, lengths[behind] + 10)
+    second = await Process(tmp_path, first.group).start()
+    assert second.at == 17
+    assert await second.rows() == folded
+    assert await second.seen("renew") == n_renewed
+    await second.die()
+
+
 async def test_snapshots_are_taken_on_the_timer_and_at_the_end(
     tmp_path: Path, group: Group
 ) -> None:

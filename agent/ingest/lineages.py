@@ -84,6 +84,8 @@ class LineageStarts(StartFinder):
         everywhere |= committed
         places = await self._chain.settle(wanted, everywhere)
         is_new_group = all(self._chain.is_genesis(at.metadata) for at in everywhere.values())
+        # Whatever became of the group's offsets: a place that is the journal's has a group behind it.
+        is_new_group &= all(place.is_committed for place in places.values())
         starts: dict[Partition, Start] = {}
         for partition in sorted(wanted):
             place = places.get(partition)

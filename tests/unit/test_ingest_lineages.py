@@ -1,17 +1,97 @@
-"""A member that must have the whole topic: what it says, when it asks again, when it gives up."""
+"""Where a member with a chain begins; one that must have the whole topic: what it says, when it gives up."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent.config import Kafka
 from agent.errors import SourceError
 from agent.ingest import lineages
-from agent.ingest.lineages import Wholeness
+from agent.ingest.announcer import Announcer
+from agent.ingest.fence import Committed, Fence
+from agent.ingest.lineages import LineageStarts, Place, Wholeness
+from agent.ingest.starts import End, Start, Why
+from agent.types import Partition
 from tests.support.wait import eventually
+
+P0, P1 = Partition("t", 0), Partition("t", 1)
+GENESIS = Committed(500, "genesis")
+ENDS = {End.EARLIEST: 0, End.LATEST: 777}
+
+
+class Chain:
+    """Says these places, and journals whatever it is told."""
+
+    def __init__(self, places: Mapping[Partition, Place]) -> None:
+        self.places = places
+
+    async def settle(
+        self, wanted: Collection[Partition], committed: Mapping[Partition, Committed]
+    ) -> Mapping[Partition, Place]:
+        return self.places
+
+    async def place(self, epoch: int, offsets: Mapping[Partition, int]) -> Mapping[Partition, str]:
+        return dict.fromkeys(offsets, "m")
+
+    def is_genesis(self, metadata: str) -> bool:
+        return metadata == GENESIS.metadata
+
+
+class Starts(LineageStarts):
+    """With a group that has these offsets, and logs with one pair of ends."""
+
+    def __init__(
+        self, offsets: dict[Partition, Committed], places: Mapping[Partition, Place]
+    ) -> None:
+        super().__init__(
+            Kafka(topics=["t"], auto_offset_reset="latest"),
+            None,
+            Fence("g", 1, "m"),
+            asyncio.Event(),
+            announcer=Announcer(1.0),
+            retry_s=0.1,
+            chain=Chain(places),
+            epoch=1,
+        )
+        self.offsets = offsets
+
+    async def _committed(
+        self, partitions: Collection[Partition] | None
+    ) -> dict[Partition, Committed]:
+        return self.offsets
+
+    def known_partitions(self) -> set[Partition]:
+        return {P0, P1}
+
+    async def _ends(self, partitions: Collection[Partition], end: End) -> dict[Partition, int]:
+        return dict.fromkeys(partitions, ENDS[end])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "places", "why", "end"),
+    [
+        ({}, {}, Why.NEW_GROUP, End.LATEST),
+        ({P0: GENESIS}, {P0: Place(500, True)}, Why.NEW_GROUP, End.LATEST),
+        (
+            {P0: Committed(510, "a chunk")},
+            {P0: Place(510, True)},
+            Why.NEW_PARTITION,
+            End.EARLIEST,
+        ),
+        # The group's offsets are gone: the journal alone knows that it is not new.
+        ({}, {P0: Place(510, False)}, Why.NEW_PARTITION, End.EARLIEST),
+    ],
+)
+async def test_a_new_partition_of_a_group_that_is_not_new_is_read_from_its_beginning(
+    offsets: dict[Partition, Committed], places: dict[Partition, Place], why: Why, end: End
+) -> None:
+    found = await Starts(offsets, places).find({P0, P1}, {})
+    assert found[P1] == Start(why, ENDS[end], end, "m")
 
 
 class Link:

@@ -269,7 +269,13 @@ class Guard:
         self._is_known = self._fence is fence
 
     async def _read(self, ended: asyncio.Event) -> Committed | None:
-        return await self._ask(CoordinatorLink(self._consumer._coordinator), ended)
+        return await self._ask(self._link(), ended)
+
+    def _link(self) -> CoordinatorLink:
+        """Raises FencedError when the consumer is gone; it took the fence with it."""
+        if self._consumer is None:
+            raise FencedError("the assignment has ended")
+        return CoordinatorLink(self._consumer._coordinator)
 
     async def _ask(self, link: GroupLink, ended: asyncio.Event) -> Committed | None:
         found = await fetch_offsets(
@@ -278,7 +284,7 @@ class Guard:
         return found.get(self._partition)
 
     async def _commit(self, fence: Fence, ended: asyncio.Event, position: int, number: int) -> None:
-        link = CoordinatorLink(self._consumer._coordinator)
+        link = self._link()
         metadata = Head(self.run_id, position, self.run_id, number).metadata
         wanted = {self._partition: Committed(position, metadata)}
         while await commit_offsets(link, fence, wanted, ended=ended, group_option=_GROUP_OPTION):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.errors import FencedError, SourceError
 from agent.ingest.fence import Committed, Fence
 from agent.state.heads import Head, head_of
 from tests.support.fleet_inside import config_of
+from tests.support.wait import eventually
 from tests.unit.test_ingest_fence import FakeLink, fetched, taken
 
 DOCUMENT = {
@@ -66,6 +68,34 @@ async def test_looking_ends_when_it_stops(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(FencedError):
         await guard.look()
     assert client.n_closed == 1
+
+
+async def test_a_consumer_that_goes_while_the_group_is_read_ends_the_assignment_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guard = Guard(config_of(DOCUMENT))
+    guard._consumer = SimpleNamespace(_coordinator=None)
+    guard._fence = Fence("mine-0", 1, "m")
+    guard._had_it = True
+
+    class Closing(FakeLink):
+        async def send(self, request: Any) -> Any:
+            answer = await super().send(request)
+            guard._consumer = None  # `run` ends it, and with it the fence
+            guard._lose()
+            return answer
+
+    ours = fetched(0, (0, 7, Head("a" * 16, 7, guard.run_id, 3).metadata, 0))
+    links = [Closing(ours), FakeLink(ours, taken(0))]
+    monkeypatch.setattr(module, "CoordinatorLink", lambda coordinator: links[0])
+    confirmed = asyncio.ensure_future(guard.confirm(7, 3))
+    await eventually(lambda: guard._consumer is None)
+    links.pop(0)
+    guard._consumer = SimpleNamespace(_coordinator=None)  # the next one
+    guard._fence = Fence("mine-0", 2, "m")
+    guard._changed.set()
+    await confirmed
+    assert guard.reason == ""
 
 
 async def test_a_group_that_may_not_be_used_names_the_option_of_the_shards_group(

@@ -19,8 +19,8 @@ Apply = Callable[[Life, random.Random], str]
 class Fault:
     """`apply` returns what was drawn, for the line of the round.
 
-    repeats   how often memory mode may repeat a row: once for each crash, and for each hand-over that
-              finds no collector or no coordinator in time
+    unclean   memory mode: how many assignments of a partition may end without a clean hand-over, beside crashes:
+              no coordinator answers in time, or the agent is not there to hand over
     late      the collector may hear things out of order
     brokers   at least so many
     """
@@ -28,7 +28,7 @@ class Fault:
     name: str
     apply: Apply
     modes: tuple[str, ...] = ("volume", "memory", "fleet")
-    repeats: int = 2
+    unclean: int = 0
     late: bool = False
     weight: int = 2
     brokers: int = 1

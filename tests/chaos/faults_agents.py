@@ -6,6 +6,7 @@ import errno
 import random
 import signal
 import time
+from collections.abc import Mapping
 
 from tests.chaos.fault import pause, some
 from tests.chaos.life import SESSION_S, Agent, Life
@@ -17,20 +18,18 @@ from tests.support.group_member import GroupMember
 def kill(life: Life, rnd: random.Random) -> str:
     """And wait until it counts again: how long that takes is part of the result."""
     agent = some(life, rnd)
-    agent.kill(rnd)
+    life.crash(agent)
     life.recoveries.append(agent.recover())
     return agent.folder.name
 
 
 def kill_all_twice(life: Life, rnd: random.Random) -> str:
     """The second time while it begins, or shortly after."""
-    for agent in life.agents:
-        agent.kill(rnd)
+    life.crash(*life.agents)
     for agent in life.agents:
         agent.start()
     pause(rnd, 0.0, 2.0)
-    for agent in life.agents:
-        agent.kill(rnd)
+    life.crash(*life.agents)
     return ""
 
 
@@ -39,23 +38,28 @@ def kill_at_an_arrow(life: Life, rnd: random.Random) -> str:
     running, starting = ARROWS[agent.role]
     point, passes = rnd.choice([*running, *starting]), rnd.randint(1, 4)
     if point in starting:
-        agent.kill(rnd)
+        life.crash(agent)
         agent.controls.arm(point, 1)
         agent.start()
     else:
         agent.controls.arm(point, passes)
-    died = _await_death(agent, rnd)
+    died = _await_death(life, agent)
     return f"{agent.folder.name}: {point} {passes}{'' if died else ', never passed'}"
 
 
-def _await_death(agent: Agent, rnd: random.Random) -> bool:
+def _await_death(life: Life, agent: Agent) -> bool:
     """At the point that is armed; killed when it does not come there soon."""
     deadline = time.monotonic() + 8
-    while agent.running and time.monotonic() < deadline:
+    since: Mapping[int, int] = {}
+    while time.monotonic() < deadline:
+        committed = {} if life.is_exact else life.committed()
+        if not agent.running:
+            break
+        since = committed  # it has lived on since
         time.sleep(0.02)
     died = not agent.running
     agent.controls.disarm()
-    agent.kill(rnd)
+    life.crash(agent, since=since)
     return died
 
 
@@ -63,7 +67,7 @@ def kill_after_an_export(life: Life, rnd: random.Random) -> str:
     """The collector has taken an export; the next life exports before it can ask the group anything."""
     agent = some(life, rnd)
     agent.controls.arm("export-answered", rnd.randint(1, 3))
-    died = _await_death(agent, rnd)
+    died = _await_death(life, agent)
     life.kafka.pause()
     try:
         agent.start()
@@ -102,7 +106,7 @@ def churn(life: Life, rnd: random.Random) -> str:
         if rnd.random() < 0.5:
             newcomer.stop()
         else:
-            newcomer.kill(rnd)
+            life.crash(newcomer)
         life.agents.remove(newcomer)
         life.gone.append(newcomer)
     return f"{n} came and went"
@@ -125,7 +129,7 @@ def _disk_fails(life: Life, rnd: random.Random, number: int) -> str:
     pause(rnd, 0.5, 1.8)
     with_kill = rnd.random() < 0.4
     if with_kill:
-        agent.kill(rnd)
+        life.crash(agent)
     agent.controls.fail_disk(0)
     return "and a kill" if with_kill else ""
 
@@ -152,6 +156,6 @@ def clock_jumps(life: Life, rnd: random.Random) -> str:
     agent = some(life, rnd)
     agent.controls.jump(by_s)
     if rnd.random() < 0.3:
-        agent.kill(rnd)
+        life.crash(agent)
         agent.start()
     return f"{by_s:+.0f} s"

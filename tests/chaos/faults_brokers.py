@@ -41,9 +41,10 @@ def crash(life: Life, rnd: random.Random) -> str:
 def crash_and_kill(life: Life, rnd: random.Random) -> str:
     """And an agent dies while it is away."""
     broker, which = _broker(life, rnd)
+    since = life.committed()
     broker.kill()
     agent = some(life, rnd)
-    agent.kill(rnd)
+    life.crash(agent, since=since)
     if len(life.kafka.nodes) > 1:
         agent.start()
         pause(rnd, 0.0, 2.0)

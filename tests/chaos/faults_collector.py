@@ -13,11 +13,12 @@ from tests.support.otlp_receiver import Received
 
 
 def _for_a_while(life: Life, rnd: random.Random) -> None:
-    """And at times an agent dies meanwhile."""
+    """And at times an agent dies meanwhile. When it comes back others hand over to it, without a collector."""
     pause(rnd, 0.8, 2.0)
     if rnd.random() < 0.4:
         agent = some(life, rnd)
-        agent.kill(rnd)
+        life.crash(agent)
+        life.may_repeat(life.committed())
         agent.start()
         pause(rnd, 0.2, 1.0)
 

@@ -118,5 +118,6 @@ def topic_made_anew(life: Life, rnd: random.Random) -> str:
     pause(rnd, 0.0, 4.0)
     life.kafka.create_topic(life.topic, life.ledger.partitions)
     life.topic_is_new()
+    life.may_repeat({})
     life.ledger.go()
     return "all of it was read" if is_quiet else ""

@@ -135,6 +135,10 @@ class Ledger:
         with self._lock:
             return {n: len(self.rows.get(n, ())) for n in range(self.partitions)}
 
+    def sent(self) -> dict[int, int]:
+        """Behind the last row of each partition that may have been read, acknowledged or not."""
+        return {n: self._sent[n] for n in range(self.partitions)}
+
     def add_rows(self, n: int) -> None:
         """Some more, now, from the calling thread; `go` must not have been called, or `hold` since."""
         for _ in range(n):
@@ -168,13 +172,14 @@ class Ledger:
                     self.account.add(rows[offset], times)
 
     def between(self, start: Mapping[int, int], ends: Mapping[int, int]) -> Account:
-        """The account of the rows from `start` to `ends`."""
+        """The account of the rows from `start` to `ends`, of those that were acknowledged."""
         out = Account()
         with self._lock:
             for partition, end in ends.items():
                 rows = self.rows.get(partition, {})
                 for offset in range(start.get(partition, 0), end):
-                    out.add(rows[offset])
+                    if offset in rows:
+                        out.add(rows[offset])
         return out
 
     def copy_account(self) -> Account:

@@ -3,8 +3,8 @@
 Volume mode: one agent; every acknowledged row is in the totals exactly once, whatever happened.
 Fleet mode: two or three agents and an aggregator for each of one or two shards; the same of the shards'
 totals together.
-Memory mode: two agents; nothing is lost, and what is repeated lies between the offsets committed before
-a crash and the end of the log, at most once for each crash or lost assignment.
+Memory mode: two agents; nothing is lost, and what is repeated lies between the offsets committed just before
+a crash and the end of the log by then, at most once for each crash or lost assignment (`repeats`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple, Self
 from tests.chaos.group import Group
 from tests.chaos.heard import Heard
 from tests.chaos.ledger import Account, Ledger
+from tests.chaos.repeats import Repeats
 from tests.chaos.seams import Controls, cut_power
 from tests.chaos.verdict import Verdict, judge
 from tests.chaos.waiting import Stuck, within
@@ -139,8 +140,7 @@ class Life:
         self.ledger = Ledger(
             kafka.bootstrap, self.topic, PARTITIONS, seed=rnd.getrandbits(32), rate=RATE
         )
-        self.since: Mapping[int, int] = {}  # what was committed when the round began
-        self.allowed = Account()  # repeats that memory mode may make in this round
+        self.repeats = Repeats(self.ledger)  # that memory mode may make in this round
         self.losable = Account()  # rows that went with their topic, unread, in this round
         self.recoveries: list[Recovery] = []
         self._to_be_told: dict[str, float] = {}  # by metric: what its counters must come to
@@ -247,13 +247,25 @@ class Life:
         """Committed offset of each partition that has one."""
         return self.group.committed(self.ledger.partitions)
 
+    def crash(self, *agents: Agent, since: Mapping[int, int] | None = None) -> None:
+        """SIGKILL of all of them, and a power cut. Memory mode repeats at most what had been read behind `since`: what
+        is committed now, unless one has asked before."""
+        if self.is_exact:
+            since = {}
+        elif since is None:
+            since = self.committed()
+        for agent in agents:
+            agent.kill(self.rnd)
+        self.may_repeat(since, self.ledger.sent())
+
     # -- the oracle
 
-    def allow_repeats(self, times: int) -> None:
-        """Memory mode: rows from what `since` says to the end of the log, by now, may be repeated."""
-        account = self.ledger.between(self.since, self.ledger.ends())
-        for key, n in account.of.items():
-            self.allowed.of[key] += times * n
+    def may_repeat(
+        self, since: Mapping[int, int], until: Mapping[int, int] | None = None, times: int = 1
+    ) -> None:
+        """Memory mode: see `Repeats.allow`."""
+        if not self.is_exact:
+            self.repeats.allow(since, until, times)
 
     def may_lose(self, committed: Mapping[int, int]) -> None:
         """The topic goes: rows that are not committed may go with it."""
@@ -261,11 +273,9 @@ class Life:
         self.losable = self.ledger.between(committed, ends)
 
     def topic_is_new(self) -> None:
-        """It is there again, and empty; `since` knew another one."""
-        if not self.is_exact:
-            self.allow_repeats(1)
+        """It is there again, and empty; offsets were of another one."""
+        self.repeats.settle()
         self.ledger.begin_topic()
-        self.since = {}
 
     def must_tell(self, metric: str, n: int) -> None:
         """Agents must count so many, at least, from now on: what is lost or repeated is said."""
@@ -329,11 +339,11 @@ class Life:
         account, counted = self.ledger.copy_account(), self.heard.account()
         wanted = account.minus(self._expected)
         found = counted.minus(self._counted)
-        verdict = judge(wanted, found, self.allowed, self.losable)
+        verdict = judge(wanted, found, self.repeats.take(), self.losable)
         verdict.troubles += self.ledger.troubles + self.heard.broken + self._untold()
         self._to_be_told.clear()
         self.ledger.troubles.clear()
         self.heard.broken.clear()
         self._expected, self._counted = account, counted
-        self.allowed, self.losable = Account(), Account()
+        self.losable = Account()
         return verdict

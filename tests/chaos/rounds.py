@@ -150,9 +150,11 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
     began = time.monotonic()
     detail, verdict, calm_at = "", Verdict(), began
     try:
-        life.since, life.recoveries = life.committed(), []
+        life.recoveries = []
         life.ledger.go()
         pause(rnd, 0.2, 0.9)
+        if fault.unclean:
+            life.may_repeat(life.committed(), times=fault.unclean)
         detail = fault.apply(life, rnd)
         pause(rnd, 0.1, 0.4)
         life.ledger.hold()
@@ -166,8 +168,6 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
             for agent in life.agents:
                 agent.stop()
             life.heard.take(out_of_order=fault.late)
-        if not life.is_exact:
-            life.allow_repeats(fault.repeats)
         verdict = life.check()
         if stuck:
             verdict.troubles.insert(0, stuck)

@@ -37,11 +37,9 @@ def judge(
             out.gone += max(0, min(-n, may_miss[key]))
             out.double += max(0, n - allowed.of[key])
             out.repeated += max(0, min(n, allowed.of[key]))
-        if not what.endswith(" sum"):
-            is_wrong = n < -may_miss[key] or n > allowed.of[key]
-        else:  # quarters of either sign: exact when nothing may be repeated, or missing
-            is_wrong = n != 0 and not allowed.rows and not may_miss
-        if is_wrong:
+        # Sums of a column have one sign: what is repeated moves them its way, what is missing the other.
+        ends = (allowed.of[key], -may_miss[key])
+        if not min(0, *ends) <= n <= max(0, *ends):
             out.troubles.append(
                 f"{model} {version} {what}: {found.of[key]}, not {wanted.of[key]}"
                 + (f" (at most {allowed.of[key]} more)" if allowed.of[key] else "")

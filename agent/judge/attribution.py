@@ -3,6 +3,11 @@
 The detector's list holds cells; a feature stands for its best one. A broken feed moves many features, so a
 source is named, once, where it holds most of the list. A segment's share of a change is what goes
 away when its rows are replaced by as many from its own baseline.
+
+An output follows the input, so it never outranks a feature that moved; broken pairs stand where the column
+stands that they blame. The list may hold a cell that chance put there, and such a feature would be named
+before the output that broke. So a cell is left out that holds less than a hundredth of what the strongest
+holds: of the strongest and not of all evidence, since each of the features of a broad break has little of it.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from typing import Final
 
 from agent.judge.cells import CellKey, Prepared, Statistic, measure
 from agent.judge.counted import Counted, merged, scaled
-from agent.judge.detector import CellId, Evidence, Segment
+from agent.judge.detector import Evidence, Segment
 from agent.judge.explanation import explain
 from agent.judge.pairs_cells import PairsFound
 from agent.types import Column, Role
@@ -35,6 +40,10 @@ _RANK: Final = {
 }
 #: Missing rows explain a column when they are so many.
 _MUCH_MISSING: Final = 0.5
+#: Cells with a smaller part of what the strongest cell holds explain nothing.
+_LEAST_PART: Final = 0.01
+#: Pairs that are this near to their baseline are back: which of them is worst is chance.
+_CALM: Final = 2.0
 _MOST_CAUSES: Final = 20
 
 
@@ -54,7 +63,7 @@ def causes(
 
     Empty for an empty list. A source that is named comes first, its features behind it.
     """
-    best = _by_column(evidence)
+    best = _by_column(_that_count(evidence), pairs)
     if not best:
         return []
     named = sources or {}
@@ -66,20 +75,26 @@ def causes(
             source=named.get(column) if column is not None else None,
             segment=e.id.segment,
             share=e.share,
-            detail=_detail(e.id, baseline, window, pairs),
+            detail=_detail(e, baseline, window, pairs),
         )
         for e in best
-        for column in (_column(e.id.key, pairs),)
+        for column in (_column(e, pairs),)
     ]
     return [*_sources(best, named), *features][:_MOST_CAUSES]
 
 
-def _by_column(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """Each column's best cell: all traffic before segments, then by score."""
+def _that_count(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """Without cells that hold next to nothing of the evidence; the strongest always stays."""
+    least = _LEAST_PART * max((e.share for e in evidence), default=0.0)
+    return [e for e in evidence if e.share >= least]
+
+
+def _by_column(evidence: Sequence[Evidence], pairs: PairsFound | None) -> list[Evidence]:
+    """Each column's best cell: features before outputs, all traffic before segments, then by score."""
     best: dict[Column | None, Evidence] = {}
     for e in sorted(evidence, key=_order):
         best.setdefault(e.id.key.column, e)
-    return sorted(best.values(), key=lambda e: (_is_score(e.id.key.column), *_order(e)))
+    return sorted(best.values(), key=lambda e: (_is_late(e, pairs), *_order(e)))
 
 
 def _order(e: Evidence) -> tuple[int, bool, float, str]:
@@ -89,6 +104,13 @@ def _order(e: Evidence) -> tuple[int, bool, float, str]:
         rank = 2
     name = "" if e.id.key.column is None else f"{e.id.key.column.role}.{e.id.key.column.name}"
     return rank, e.id.segment is not None, -e.score, name
+
+
+def _is_late(e: Evidence, pairs: PairsFound | None) -> bool:
+    """Whether features come first: before outputs, and before pairs that blame an output or nobody."""
+    column = _column(e, pairs)
+    is_unknown = column is None and e.id.key.statistic is Statistic.PAIRS
+    return is_unknown or _is_score(column)
 
 
 def _is_score(column: Column | None) -> bool:
@@ -127,21 +149,23 @@ def _sources(best: Sequence[Evidence], sources: Mapping[Column, str]) -> list[Ca
     return found
 
 
-def _column(key: CellKey, pairs: PairsFound | None) -> Column | None:
-    """The column of a cell; of pairs the one that most broken pairs have in common."""
-    return pairs.culprit if key.statistic is Statistic.PAIRS and pairs is not None else key.column
+def _column(e: Evidence, pairs: PairsFound | None) -> Column | None:
+    """The column of a cell; of pairs the one that most broken pairs have in common, None once they are back."""
+    if e.id.key.statistic is not Statistic.PAIRS:
+        return e.id.key.column
+    return pairs.culprit if pairs is not None and e.z >= _CALM else None
 
 
 def _detail(
-    id: CellId, baseline: Prepared | None, window: Counted | None, pairs: PairsFound | None
+    e: Evidence, baseline: Prepared | None, window: Counted | None, pairs: PairsFound | None
 ) -> str:
-    if id.segment is not None:
+    if e.id.segment is not None:
         return ""
-    if id.key.statistic is Statistic.PAIRS:
-        return pairs.detail if pairs is not None else ""
-    if baseline is None or window is None or id.key.column is None:
+    if e.id.key.statistic is Statistic.PAIRS:
+        return pairs.detail if pairs is not None and e.z >= _CALM else ""
+    if baseline is None or window is None or e.id.key.column is None:
         return ""
-    return explain(id.key, baseline, window)
+    return explain(e.id.key, baseline, window)
 
 
 def segment_causes(

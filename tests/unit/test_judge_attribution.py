@@ -6,22 +6,32 @@ import numpy as np
 import pytest
 
 from agent.judge.attribution import causes, segment_causes
-from agent.judge.cells import CellKey, Prepared, Statistic
+from agent.judge.cells import CellKey, CellValue, Prepared, Statistic
 from agent.judge.counted import merged
 from agent.judge.detector import CellId, Evidence
 from agent.judge.explanation import explain, quantiles
+from agent.judge.pairs_cells import BrokenPair, PairsFound
 from agent.types import Column, Role
 from benchmarks.verdicts.windows import column, counted_of, numbers_of
 
 
 def evidence(
-    name: str, statistic: Statistic, score: float, *, role=Role.FEATURE, segment=None, effect=0.2
+    name: str | None,
+    statistic: Statistic,
+    score: float,
+    *,
+    role=Role.FEATURE,
+    segment=None,
+    effect=0.2,
+    share=0.1,
+    z=5.0,
 ) -> Evidence:
+    owner = None if name is None else Column(role, name)
     return Evidence(
-        id=CellId(segment, CellKey(Column(role, name), statistic)),
+        id=CellId(segment, CellKey(owner, statistic)),
         score=score,
-        share=0.1,
-        z=5.0,
+        share=share,
+        z=z,
         effect=effect,
         minimum=0.01,
         rows=1000.0,
@@ -29,6 +39,13 @@ def evidence(
 
 
 LOC, SHAPE, MISSING = Statistic.LOC, Statistic.SHAPE, Statistic.MISSING
+PAIRS = Statistic.PAIRS
+SCORE, LABEL = Column(Role.PREDICTION, "score"), Column(Role.PREDICTION, "label")
+
+
+def pair_of(a: Column, b: Column) -> PairsFound:
+    value = CellValue(CellKey(None, PAIRS), 9.0, 1000.0, 9000.0, 0.2, 30.0, "upper")
+    return PairsFound(value, (BrokenPair((a, b), (False, False), -0.7, -0.5, 9.0),))
 
 
 def test_a_feature_stands_for_its_best_cell() -> None:
@@ -42,6 +59,49 @@ def test_a_feature_stands_for_its_best_cell() -> None:
 def test_a_prediction_never_outranks_a_feature() -> None:
     found = causes([evidence("score", LOC, 300.0, role=Role.PREDICTION), evidence("a", SHAPE, 8.0)])
     assert [c.feature for c in found] == ["a", "prediction.score"]
+
+
+def test_a_feature_that_chance_listed_is_not_named_beside_an_output_that_broke() -> None:
+    output = evidence("score", LOC, 67.8, role=Role.PREDICTION, share=0.5)
+    found = causes([output, evidence("amount", SHAPE, 2.4, share=4e-10)])
+    assert [c.feature for c in found] == ["prediction.score"]
+
+
+def test_features_of_a_broad_break_share_the_evidence_and_are_all_named() -> None:
+    features = [evidence(f"f{i}", LOC, 20.0, share=1 / 200) for i in range(15)]
+    score = evidence("score", LOC, 300.0, role=Role.PREDICTION, share=1 / 200)
+    found = causes([score, *features])
+    assert len(found) == 16
+    assert found[-1].feature == "prediction.score"
+
+
+def test_a_pair_of_outputs_comes_behind_the_output_that_moved() -> None:
+    listed = [
+        evidence(None, PAIRS, 90.0, share=0.5),
+        evidence("score", LOC, 30.0, role=Role.PREDICTION, share=0.5),
+    ]
+    found = causes(listed, pairs=pair_of(LABEL, SCORE))
+    assert [(c.feature, c.statistic) for c in found] == [
+        ("prediction.score", "loc"),
+        ("prediction.label", "pairs"),
+    ]
+
+
+def test_a_pair_of_features_comes_before_an_output_and_behind_a_feature_that_moved() -> None:
+    listed = [
+        evidence("score", LOC, 99.0, role=Role.PREDICTION),
+        evidence(None, PAIRS, 90.0),
+        evidence("c", LOC, 9.0),
+    ]
+    found = causes(listed, pairs=pair_of(column("a"), column("b")))
+    assert [c.feature for c in found] == ["c", "a", "prediction.score"]
+
+
+def test_pairs_that_are_back_blame_no_column() -> None:
+    back = evidence(None, PAIRS, 160.0, share=0.9, z=0.3)
+    score = evidence("score", LOC, 200.0, role=Role.PREDICTION, share=0.1)
+    found = causes([back, score], pairs=pair_of(column("a"), column("b")))
+    assert [(c.feature, c.detail) for c in found] == [("prediction.score", ""), (None, "")]
 
 
 def test_a_feature_that_is_gone_outranks_one_that_moved() -> None:

@@ -118,6 +118,10 @@ def _plan(options: argparse.Namespace) -> int:
     from agent.commands import plan
 
     config = _config(options)
+    if config.monitors:
+        from agent.commands.check_monitors import require_bounds
+
+        require_bounds(config.monitors, options.config)
     result = plan.predict(config, sample=options.sample)
     document, table = plan.as_json(result), plan.as_table(result)
     if options.url:

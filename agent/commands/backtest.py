@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+import msgspec
+
 from agent.commands.profile import adapted, named, require_folder, write_json, write_lines
 from agent.config import Config
 from agent.errors import ConfigError
@@ -27,6 +29,8 @@ def backtest(options: argparse.Namespace, config: Config) -> int:
         png.require()
     config = named(adapted(config, options.window, options.model))
     references, contracts = given(config, options.baseline, options.contract)
+    if config.monitors:
+        _check_monitors(config, options)
     with progress_bar(quiet=options.quiet or not sys.stderr.isatty()) as show:
         timeline = run.run(
             options.files,
@@ -65,3 +69,13 @@ def backtest(options: argparse.Namespace, config: Config) -> int:
             file=sys.stderr,
         )
     return 1 if broken else 0
+
+
+def _check_monitors(config: Config, options: argparse.Namespace) -> None:
+    """Refuse what `check` refuses of the configuration with the baseline of the command line."""
+    from agent.commands.check_monitors import check_monitors
+
+    if options.baseline is not None:
+        judge = msgspec.structs.replace(config.judge, baseline_file=str(options.baseline))
+        config = msgspec.structs.replace(config, judge=judge)
+    check_monitors(config, options.config, knows_all=False)

@@ -27,15 +27,23 @@ _OF_TEXTS: Final = frozenset(("chi2", "unseen"))
 _MOST_NAMED: Final = 8
 
 
-def check_monitors(config: Config, source: Path | None = None) -> list[str]:
+def require_bounds(monitors: Sequence[Monitor], source: Path | None = None) -> None:
+    """ConfigError for two monitors whose bounds leave no value between them. `source` as in `check_monitors`."""
+    problem = next(_contradictions(monitors), None)
+    if problem is not None:
+        raise ConfigError(_at(source) + problem)
+
+
+def check_monitors(
+    config: Config, source: Path | None = None, *, knows_all: bool = True
+) -> list[str]:
     """Warnings, a line each. Raises ConfigError for the first mistake.
 
-    `source`: the configuration's file, for messages. References were read before, so they can be.
+    source     the configuration's file, for messages. References were read before, so they can be
+    knows_all  whether a model that the reference does not have is a mistake: files of a backtest are often of one
+               model of several, and it says itself which monitors select nothing
     """
-    at = "" if source is None else f"{source}: "
-    problem = next(_contradictions(config.monitors), None)
-    if problem is not None:
-        raise ConfigError(at + problem)
+    require_bounds(config.monitors, source)
     if not config.judge.enabled:
         return []
     default = config.judge.baseline_file
@@ -45,14 +53,27 @@ def check_monitors(config: Config, source: Path | None = None) -> list[str]:
         file = spec.file if spec is not None and spec.file is not None else default
         if file is None:
             continue
-        problem = _lost(config, monitor, read_reference(Path(file)), file)
+        reference = read_reference(Path(file))
+        if not knows_all and not _models(monitor, reference):
+            continue
+        problem = _lost(config, monitor, reference, file)
         if problem is None:
             continue
         line = f'monitors[{index}] ("{monitor.name}").{problem}'
         if _needs_baseline(monitor):
-            raise ConfigError(at + line)
+            raise ConfigError(_at(source) + line)
         found.append(line)
     return found
+
+
+def _at(source: Path | None) -> str:
+    return "" if source is None else f"{source}: "
+
+
+def _models(monitor: Monitor, reference: Reference) -> list[str]:
+    """Models of the reference that a monitor selects."""
+    known = sorted({key.model for key in reference.models})
+    return [name for name in known if matches(monitor.select.model, name)]
 
 
 def _needs_baseline(monitor: Monitor) -> bool:
@@ -83,9 +104,9 @@ def _contradictions(monitors: Sequence[Monitor]) -> Iterator[str]:
 def _lost(config: Config, monitor: Monitor, reference: Reference, file: str) -> str | None:
     """Why a monitor finds nothing in its reference, and what to do."""
     select = monitor.select
-    known = sorted({key.model for key in reference.models})
-    models = [name for name in known if matches(select.model, name)]
+    models = _models(monitor, reference)
     if not models:
+        known = sorted({key.model for key in reference.models})
         if any(matches(select.model, model.name) for model in config.models):
             return None  # learns a baseline of its own
         return (

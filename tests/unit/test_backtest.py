@@ -252,6 +252,44 @@ def test_a_monitor_that_its_baseline_does_not_know_is_a_mistake(
     assert "select.feature is z" in capsys.readouterr().err
 
 
+CONTRADICTION = """\
+monitors:
+  - {name: a, metric: missing_rate, select: {feature: x}, when: {above: 0.2}}
+  - {name: b, metric: missing_rate, select: {feature: x}, when: {below: 0.3}}
+"""
+
+
+@pytest.mark.parametrize("command", ["backtest", "plan"])
+def test_bounds_that_contradict_each_other_are_refused_wherever_they_are_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(CONTRADICTION)
+    files = ["-q", str(folder / "calm.jsonl")] if command == "backtest" else []
+    assert main([command, "-c", str(path), *files]) == 2
+    captured = capsys.readouterr()
+    assert f'{path}: monitors[1] ("b").when leaves no value of missing_rate' in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_backtest_refuses_what_check_refuses_of_the_baseline_that_it_is_given(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.yaml"
+    monitor = "metric: ks, select: {{model: {}, feature: c}}, when: {{above: 0.1}}"
+    path.write_text(f"monitors:\n  - {{name: a, {monitor.format('m')}}}\n")
+    base = ("-c", path, "--baseline", folder / "ref.profile", folder / "calm.jsonl")
+    status, _, err = run(capsys, *base)
+    assert status == 2
+    assert f'{path}: monitors[0] ("a").select.feature is c, of kind categorical in' in err
+    # Files are often of one model of several: monitors of the others are no mistake.
+    path.write_text(f"monitors:\n  - {{name: a, {monitor.format('other')}}}\n")
+    status, _, err = run(capsys, *base)
+    assert status == 0
+    assert '"a" selects nothing' in err
+
+
 def test_monitors_that_see_nothing_are_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,13 +114,16 @@ class PreparedColumn:
 
 
 class Prepared:
-    """A baseline, with all that windows are compared with worked out once."""
+    """A baseline, with all that windows are compared with worked out once. A column without a value in it is none
+    of its own: what turns up there is new, not changed."""
 
     def __init__(self, baseline: Profile | Counted) -> None:
         read = baseline if isinstance(baseline, Counted) else counted(baseline)
         self.rows = read.rows
         self.columns: dict[Column, PreparedColumn] = {}
         for column, held in read.columns.items():
+            if held.is_absent(read.rows):
+                continue
             own = self.columns[column] = PreparedColumn(held.kind, held.missing)
             if held.numbers is not None and held.numbers.count:
                 own.numbers = held.numbers

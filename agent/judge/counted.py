@@ -42,6 +42,10 @@ class CountedColumn:
     distinct: float = 0.0
     vectors: Vectors | None = None
 
+    def is_absent(self, rows: float) -> bool:
+        """Whether none of so many rows has a usable value; counts that were scaled are rounded."""
+        return self.missing >= rows * (1.0 - 1e-9)
+
 
 @dataclass(slots=True, eq=False)
 class Counted:

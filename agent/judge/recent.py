@@ -27,7 +27,7 @@ import msgspec
 
 from agent.judge.calibration import Calibration, CellNoise
 from agent.judge.cells import CellKey, CellValue, Prepared, Statistic, measure
-from agent.judge.counted import Counted, merged, scaled
+from agent.judge.counted import Counted, CountedColumn, merged, scaled
 from agent.judge.counted_bytes import from_bytes, to_bytes
 from agent.judge.sketch_counts import Texts, set_of
 from agent.judge.special import trigamma
@@ -159,6 +159,7 @@ class Recent:
             self._base = window
         else:
             older = scaled(self._base, self._base.rows * (1.0 - 1.0 / self._memory))
+            _foresee(older, window)
             self._base = merged(older, window)
             for held in self._base.columns.values():
                 if held.texts is not None and len(held.texts.named) > _MOST_NAMES:
@@ -186,6 +187,16 @@ def _kept_of(window: Counted) -> Counted:
     """What the baseline adds up: vectors are compared by their norm."""
     columns = {name: replace(held, vectors=None) for name, held in window.columns.items()}
     return Counted(window.rows, columns)
+
+
+def _foresee(older: Counted, window: Counted) -> None:
+    """Columns that are new in a window miss as many rows of those before it, in place: else each would come back from
+    all missing for as long as those are remembered."""
+    for column, held in window.columns.items():
+        known = older.columns.get(column)
+        if known is None or known.is_absent(older.rows):
+            missing = older.rows * held.missing / window.rows
+            older.columns[column] = CountedColumn(held.kind, missing)
 
 
 def _fewer(texts: Texts) -> Texts:

@@ -100,8 +100,9 @@ class Standing:
 
     @property
     def columns(self) -> list[Column]:
-        """Columns of the baseline."""
-        return list(self.whole.reference.profile.columns)
+        """Columns of the baseline that have a value in it."""
+        columns = self.whole.reference.profile.columns
+        return [column for column, held in columns.items() if any(held.present)]
 
 
 class Known:

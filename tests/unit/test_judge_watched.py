@@ -214,3 +214,29 @@ def test_ranges_of_less_than_a_day_are_tickets_and_given_ones_page(tmp_path: Pat
     # What no hour explains pages from the first.
     gone = by_window(profiles(tmp_path, quiet + without_x(normal_windows(25, 2, 200))))
     assert {v.severity for v in firing(fed(Judge(config), gone))} == {Severity.PAGE}
+
+
+@pytest.mark.parametrize("before", [{}, {"extra": None}])
+def test_a_new_feature_is_a_ticket_without_a_baseline_file(tmp_path: Path, before: Row) -> None:
+    rows = [[row | before for row in window] for window in normal_windows(26, 20, 100)]
+    rows += [[row | {"extra": row["y"]} for row in w] for w in normal_windows(27, 20, 100)]
+    judge = Judge(Config())
+    judged = fed(judge, by_window(profiles(tmp_path, rows)))
+    found = firing(judged)
+    assert {(v.severity, v.feature, v.metric) for v in found} == {(Severity.TICKET, "extra", "new")}
+    assert window_of(found[0]) == 20
+    # A baseline that is learned goes on, and knows it by then.
+    assert [v.state for v in judged.verdicts if v.alarm][-1] is State.RESOLVED
+
+
+def test_what_was_new_is_missed_when_it_goes_again(tmp_path: Path) -> None:
+    quiet = normal_windows(28, 20, 200)
+    rows = [*quiet, *[[r | {"extra": r["y"]} for r in w] for w in normal_windows(29, 14, 200)]]
+    half = normal_windows(30, 3, 200)
+    rows += [[r | {"extra": r["y"] if r["x"] > 0 else None} for r in w] for w in half]
+    pages = [
+        v
+        for v in firing(fed(Judge(Config()), by_window(profiles(tmp_path, rows))))
+        if v.severity is Severity.PAGE
+    ]
+    assert (window_of(pages[0]), pages[0].feature) in [(34, "extra"), (35, "extra")]

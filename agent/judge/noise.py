@@ -117,6 +117,14 @@ class Noise:
         noise = self._of(cell.key)
         return noise.phi_at(cell.n) / cell.n + self._of_baseline(noise, cell.m)
 
+    def wander(self, shape: CellValue, loc: CellValue) -> float:
+        """Standard deviation of a column's location beyond that of independent rows, in its own deviations; 0 where
+        the noise of the column's shape has it already."""
+        if not self._of(shape.key).repeats:
+            return 0.0
+        independent = 1.0 / loc.n + 1.0 / loc.m
+        return math.sqrt(max(0.0, self.variance(loc) - independent))
+
     def _of_baseline(self, noise: CellNoise, m: float) -> float:
         """phi(m)/m; of a baseline of separate stretches each is as noisy as a window of its size."""
         return noise.phi_at(min(m, self.calibration.together or m)) / m

@@ -83,3 +83,33 @@ def test_a_restart_continues_where_it_was() -> None:
     assert other.dump() == judge.dump()
     with pytest.raises(DecodeError, match="state test"):
         other.load(b"\xc1")
+
+
+def located(at_sd: float, rest: float, n: float = 1_000.0, m: float = 5e5) -> list[CellValue]:
+    """A location off by so many deviations, and its column's shape: what that takes of PSI, and `rest` more."""
+    rows, df = n * m / (n + m), 22.0
+    psi = at_sd**2 + rest + df / rows
+    return [
+        CellValue(CellKey(column("x"), Statistic.LOC), 0.0, n, m, at_sd, 0.0, "two", 1.0),
+        CellValue(KEY, math.log(psi * rows / df), n, m, psi - df / rows, df, "upper"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("at_sd", "rest", "fires"),
+    [(0.4, 0.0, False), (0.7, 0.0, False), (2.0, 0.0, True), (0.0, 0.5, True), (0.4, 0.5, True)],
+)
+def test_what_a_location_does_by_itself_is_not_held_against_it(
+    at_sd: float, rest: float, fires: bool
+) -> None:
+    """Location wanders by .14 of its deviations: five of them are within reach, fourteen are not."""
+    phi = 1.0 + 0.02 * 1_000.0
+    wanders = CellNoise(
+        CellKey(column("x"), Statistic.LOC), [1_000.0, 5e5], [phi, phi], [0.0, 0.0], 0.0
+    )
+    still = CellNoise(KEY, [1_000.0, 5e5], [1.0, 1.0], [0.0, 0.0], 0.0, [1.0, 1.0])
+    judge = StateTest(Calibration(500, 5e5, [wanders, still]), 8640.0)
+    states = {judge.step(i, located(at_sd, rest)).state for i in range(3)}
+    assert (State.FIRING in states) is fires
+    alone = StateTest(Calibration(500, 5e5, [still]), 8640.0)
+    assert State.FIRING in {alone.step(i, located(0.7, 0.0)[1:]).state for i in range(3)}

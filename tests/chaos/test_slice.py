@@ -48,7 +48,7 @@ def test_rounds_of_random_faults_lose_nothing_and_repeat_nothing_unsaid(
 ) -> None:
     outcome = run(
         real_kafka,
-        n_rounds=3 if mode == "fleet" else 4,  # four processes
+        n_rounds=2 if mode == "fleet" else 3,  # four processes
         seed=1,
         modes=[mode],
         faults=[BY_NAME[name] for name in QUICK],
@@ -60,6 +60,18 @@ def test_rounds_of_random_faults_lose_nothing_and_repeat_nothing_unsaid(
     assert (found["lost"], found["double"]) == (0, 0)
     assert found["produced"] > 0
     assert found["points"] > 0
+
+
+@pytest.mark.timeout(700)
+@pytest.mark.usefixtures("warm_kernels")
+@pytest.mark.parametrize("mode", ["volume", "memory", "fleet"])
+def test_a_broker_that_crashes_loses_nothing_and_repeats_nothing_unsaid(
+    real_kafka: RealKafka, mode: str
+) -> None:
+    outcome = run(real_kafka, n_rounds=1, seed=3, modes=[mode], faults=[BY_NAME["broker crash"]])
+    found = outcome.document()
+    assert (found["rounds"], found["failed"]) == (1, [])
+    assert (found["lost"], found["double"]) == (0, 0)
 
 
 @pytest.mark.timeout(700)

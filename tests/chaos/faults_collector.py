@@ -13,12 +13,13 @@ from tests.support.otlp_receiver import Received
 
 
 def _for_a_while(life: Life, rnd: random.Random) -> None:
-    """And at times an agent dies meanwhile. When it comes back others hand over to it, without a collector."""
+    """And at times an agent dies meanwhile. Others hand over twice without a collector: when it is missed, and
+    when it is back."""
     pause(rnd, 0.8, 2.0)
     if rnd.random() < 0.4:
         agent = some(life, rnd)
-        life.crash(agent)
-        life.may_repeat(life.committed())
+        life.may_repeat(life.committed(), times=2)  # its own: as it dies, and when it is back
+        agent.kill(rnd)
         agent.start()
         pause(rnd, 0.2, 1.0)
 

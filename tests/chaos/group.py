@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     KafkaException,
     TopicPartition,
@@ -66,6 +67,17 @@ class Group:
             return described is not None and not described.members
 
         within(is_empty, 30, "the group is empty")
+
+    def wait_joined(self, n_members: int) -> None:
+        """Until so many are in the group, nobody more, and all have their partitions."""
+
+        def is_joined() -> bool:
+            found = self._describe()
+            if found is None or found.state != ConsumerGroupState.STABLE:
+                return False
+            return len(found.members) == n_members
+
+        within(is_joined, 30, f"{n_members} are in the group")
 
     def _describe(self) -> ConsumerGroupDescription | None:
         """None when there is no answer: a request to a broker that went is not repeated by itself."""

@@ -39,6 +39,7 @@ class Round:
     gone: int  # with a topic that was deleted, unread
     troubles: list[str]
     recoveries: list[Recovery]
+    judged: bool  # the totals were held against the account
 
     @property
     def good(self) -> bool:
@@ -148,9 +149,11 @@ def _drawn(rnd: random.Random, mode: str, faults: Sequence[Fault], brokers: int)
 
 def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: bool) -> Round:
     began = time.monotonic()
-    detail, verdict, calm_at = "", Verdict(), began
+    detail, verdict, calm_at, judged = "", Verdict(), began, False
     try:
         life.recoveries = []
+        if not life.is_exact:  # a hand-over that goes on belongs to no fault of this round
+            life.group.wait_joined(len(life.members))
         life.ledger.go()
         pause(rnd, 0.2, 0.9)
         if fault.unclean:
@@ -168,7 +171,7 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
             for agent in life.agents:
                 agent.stop()
             life.heard.take(out_of_order=fault.late)
-        verdict = life.check()
+        verdict, judged = life.check(), True
         if stuck:
             verdict.troubles.insert(0, stuck)
     except Exception as error:
@@ -191,4 +194,5 @@ def _one(life: Life, fault: Fault, rnd: random.Random, number: int, *, is_last: 
         verdict.gone,
         verdict.troubles,
         life.recoveries,
+        judged,
     )

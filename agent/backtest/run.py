@@ -13,15 +13,18 @@ from typing import Final
 
 import msgspec
 
-from agent.backtest.learn import Learning
-from agent.config import Config
+from agent.backtest.learn import Learning, Values
+from agent.backtest.unread import Reads, unread
+from agent.config import Config, Monitor
 from agent.config.contract import ModelContract
+from agent.config.monitors import JUDGED
 from agent.errors import ConfigError
 from agent.fold.base import Fold
 from agent.fold.effects import Effects
 from agent.fold.shown import Shown
 from agent.ingest.files import STDIN
 from agent.judge.engine import Judge
+from agent.judge.explanation import listed
 from agent.judge.few import too_few
 from agent.judge.learner import cut
 from agent.judge.read import read_json, read_notes
@@ -29,7 +32,7 @@ from agent.judge.reference import Reference
 from agent.judge.score_tables import tables_of
 from agent.judge.sources import matches
 from agent.replay import Progress, sketch_files
-from agent.types import Exemplar, Irregular, Json, Tally
+from agent.types import Exemplar, Irregular, Json, StreamKey, Tally
 from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
 
 #: Rows of a window where rows carry no time: a twentieth of them, within these.
@@ -54,6 +57,7 @@ class Timeline:
     notes: list[str] = field(default_factory=list)
     inventory: Json = field(default_factory=dict)
     learning: Learning = field(default_factory=Learning)
+    unread: list[Verdict] = field(default_factory=list)  # of monitors that read no value
 
     @property
     def rows(self) -> int:
@@ -95,32 +99,37 @@ def run(
     """
     config = _with_model(config, references)
 
-    def judged(rows_per_window: int | None) -> tuple[Timeline, Fold]:
-        learning = Learning()
+    def judged(rows_per_window: int | None) -> tuple[Timeline, Fold, Reads]:
+        learning, reads = Learning(), Reads()
+
+        def see(monitor: Monitor, stream: StreamKey, values: Values) -> None:
+            learning.see(monitor, stream, values)
+            reads.see(monitor, stream, values)
+
         judge = Judge(
             config,
             references,
             contracts,
             by_rows=rows_per_window is not None,
             named=named,
-            on_values=learning.see,
+            on_values=see,
             with_drift=True,
         )
         timeline, fold = _run(files, config, judge, references, rows_per_window, on_progress)
         timeline.notes = judge.notes if rows_per_window is None else []
         timeline.learning = learning
-        return timeline, fold
+        return timeline, fold, reads
 
     if rows_per_window is None:
-        timeline, fold = judged(None)
+        timeline, fold, reads = judged(None)
         problem = _why_not_by_time(fold, timeline)
         if problem and STDIN not in files:
             rows_per_window = min(MOST_ROWS, max(LEAST_ROWS, fold.tally.rows // 20))
             notes = [f"{problem}: windows of {rows_per_window:,} rows in the order of the files"]
-            timeline, fold = judged(rows_per_window)
+            timeline, fold, reads = judged(rows_per_window)
             timeline.notes = notes
     else:
-        timeline, fold = judged(rows_per_window)
+        timeline, fold, reads = judged(rows_per_window)
     if not fold.tally.rows:
         dropped = ", ".join(f"{why} {n:,}" for why, n in sorted(fold.tally.dropped.items()) if n)
         raise ConfigError(
@@ -134,7 +143,7 @@ def run(
     if late and rows_per_window is None:
         timeline.notes.append(f"{late:,} of {fold.tally.rows:,} rows were late: in no window")
     _note_models(timeline, fold, references)
-    _note_monitors(timeline, fold, config)
+    _note_monitors(timeline, fold, config, reads)
     if rows_per_window is None:
         timeline.notes += _too_few_rows(timeline)
     return timeline
@@ -245,7 +254,8 @@ def _too_few_rows(timeline: Timeline) -> list[str]:
     return too_few(models, timeline.width_ms / 1000)
 
 
-def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:
+def _note_monitors(timeline: Timeline, fold: Fold, config: Config, reads: Reads) -> None:
+    seen = listed(sorted({f"{key.model} {key.version}".strip() for key in fold.streams}))
     for monitor in config.monitors:
         if not any(
             matches(monitor.select.model, key.model)
@@ -254,7 +264,7 @@ def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:
         ):
             timeline.notes.append(
                 f'monitor "{monitor.name}" selects nothing: no stream is model {monitor.select.model}, '
-                f"version {monitor.select.version}"
+                f"version {monitor.select.version}; the events have {seen}"
             )
             continue
         own = [v for v in timeline.verdicts if v.monitor == monitor.name]
@@ -265,6 +275,14 @@ def _note_monitors(timeline: Timeline, fold: Fold, config: Config) -> None:
                 f'monitor "{monitor.name}" judged nothing in {len(windows):,} of '
                 f"{len(timeline.windows):,} windows; the last: {own[-1].why}"
             )
+    if config.judge.enabled:
+        # What is judged says in every window how it is, whatever it reads.
+        judged = {monitor.name for monitor in config.monitors if monitor.metric in JUDGED}
+        told = {v.monitor for v in timeline.verdicts if v.alarm or v.monitor not in judged}
+        notes, timeline.unread = unread(
+            config.monitors, reads, timeline.inventory, timeline.width_ms, told
+        )
+        timeline.notes += notes
 
 
 # ---------------------------------------------------------------- document
@@ -274,13 +292,16 @@ def document(timeline: Timeline) -> Json:
     """The document of `backtest --json`. Times are epoch milliseconds.
 
     rows, dropped, irregular  what was read, and what could not be, by reason
-    verdicts  every window that is not ok, and every transition
+    verdicts  every window that is not ok, and every transition; last those of monitors that read no value
     bound     largest distance of the true value from `value`; null where no bound exists
     """
     return {
         "windows": len(timeline.windows),
         **read_json(timeline.read),
-        "verdicts": [verdict_json(v) for v in timeline.verdicts if is_told(v)],
+        "verdicts": [
+            *(verdict_json(v) for v in timeline.verdicts if is_told(v)),
+            *(verdict_json(v) for v in timeline.unread),
+        ],
         "drift": [_drift_json(d) for d in timeline.drift],
         "pages": len(timeline.pages),
     }

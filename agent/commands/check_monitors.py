@@ -7,24 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from agent.config import Config, Monitor
 from agent.config.monitors import DISTANCES, JUDGED, STREAM
 from agent.errors import ConfigError
-from agent.fold.kinds import is_string_kind
 from agent.fold.profile import ProfileColumn
+from agent.judge.explanation import listed
 from agent.judge.reference import Reference, read_reference
 from agent.judge.sources import matches
-from agent.types import Kind
+from agent.judge.values import has, owners_of
 from agent.verdict import shown_name
-
-#: Metrics that only numbers have, or only texts; all else is of any kind.
-_OF_NUMBERS: Final = frozenset(
-    ("mean", "stddev", "min", "max", "p01", "p05", "p25", "p50", "p75", "p95", "p99")
-) | {"ks", "wasserstein", "auc"}
-_OF_TEXTS: Final = frozenset(("chi2", "unseen"))
-_MOST_NAMED: Final = 8
 
 
 def require_bounds(monitors: Sequence[Monitor], source: Path | None = None) -> None:
@@ -110,7 +102,7 @@ def _lost(config: Config, monitor: Monitor, reference: Reference, file: str) -> 
         if any(matches(select.model, model.name) for model in config.models):
             return None  # learns a baseline of its own
         return (
-            f"select.model is {select.model}; {file} has {_named(known)}: correct the pattern, "
+            f"select.model is {select.model}; {file} has {listed(known)}: correct the pattern, "
             "or declare the model under `models` to let it learn a baseline"
         )
     columns: dict[str, ProfileColumn] = {}
@@ -123,27 +115,13 @@ def _lost(config: Config, monitor: Monitor, reference: Reference, file: str) -> 
     own = {name: held for name, held in columns.items() if matches(select.feature, name)}
     if not own:
         return (
-            f"select.feature is {select.feature}; {file} has {_named(sorted(columns))}: "
+            f"select.feature is {select.feature}; {file} has {listed(sorted(columns))}: "
             "correct the pattern, or build the reference anew"
         )
-    if not any(_has(monitor.metric, held.kind) for held in own.values()):
+    if not any(has(monitor.metric, held.kind) for held in own.values()):
         kinds = sorted({str(held.kind.name).lower() for held in own.values() if held.kind})
         return (
-            f"select.feature is {select.feature}, of kind {_named(kinds)} in {file}; metric {monitor.metric} "
-            f"is of {'numbers' if monitor.metric in _OF_NUMBERS else 'texts'}: correct one of the two"
+            f"select.feature is {select.feature}, of kind {listed(kinds)} in {file}; metric {monitor.metric} "
+            f"is of {owners_of(monitor.metric)}: correct one of the two"
         )
     return None
-
-
-def _has(metric: str, kind: Kind | None) -> bool:
-    """Whether values of this kind have the metric."""
-    if kind is None:
-        return True
-    if metric in _OF_NUMBERS:
-        return not is_string_kind(kind)
-    return metric not in _OF_TEXTS or is_string_kind(kind)
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    return (", ".join(names[:_MOST_NAMED]) + more) or "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -21,11 +22,18 @@ _PROBES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 _SAME_FACTOR: Final = 1.05
 #: Factors nearer to 1 are a drift, not a unit.
 _LEAST_FACTOR: Final = 1.1
+_MOST_NAMED: Final = 8
 
 
 def how_many(n: int, what: str) -> str:
     """`1 window`, `1,200 windows`."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b, c`, the first of many; `none`."""
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return (", ".join(names[:_MOST_NAMED]) + more) or "none"
 
 
 def explain(key: CellKey, baseline: Prepared, window: Counted) -> str:

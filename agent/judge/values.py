@@ -21,7 +21,32 @@ _QUANTILES: Final = {
     "p95": 0.95,
     "p99": 0.99,
 }
+#: Metrics that only values of one kind have, by its name; all else is of any kind.
+_OF_NUMBERS: Final = frozenset((*_QUANTILES, "mean", "stddev", "min", "max")) | {
+    "ks",
+    "wasserstein",
+    "auc",
+}
+_OF_TEXTS: Final = frozenset(("chi2", "unseen"))
 _LATENCY: Final = Column(Role.LATENCY, "latency")
+
+
+def owners_of(metric: str) -> str:
+    """Of what kind of values a metric is, in words."""
+    if metric == "true_rate":
+        return "booleans"
+    return "numbers" if metric in _OF_NUMBERS else "texts" if metric in _OF_TEXTS else "any kind"
+
+
+def has(metric: str, kind: Kind | None) -> bool:
+    """Whether values of this kind have the metric; of a kind that is not known yet they may."""
+    if kind is None:
+        return True
+    if metric == "true_rate":
+        return kind is Kind.BOOLEAN
+    if metric in _OF_NUMBERS:
+        return not is_string_kind(kind)
+    return metric not in _OF_TEXTS or is_string_kind(kind)
 
 
 def of_stream(metric: str, profile: Profile) -> float:

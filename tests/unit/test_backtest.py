@@ -306,6 +306,54 @@ def test_monitors_that_see_nothing_are_said(
     assert '"lost"' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("monitor", "says"),
+    [
+        ("metric: missing_rate, select: {feature: flga}, when: {above: 0.5}", "is it flag?"),
+        ("metric: mean, select: {feature: score}, when: {above: 9}", "is it prediction.score?"),
+        ("metric: mean, select: {feature: q*}, when: {above: 9}", "the events have "),
+        ("metric: mean, select: {feature: c}, when: {above: 9}", "c is categorical; mean is of n"),
+        ("metric: true_rate, select: {feature: x}, when: {above: 0.9}", "true_rate is of booleans"),
+        ("metric: mean, select: {segment: {region: eu}}, when: {above: 9}", "is region=eu; "),
+        ("metric: latency_p99, when: {above: 9}", "no event has a latency"),
+        ("metric: drift, select: {feature: flga}", "is it flag?"),
+    ],
+)
+def test_a_monitor_that_reads_no_value_is_said_and_blind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monitor: str, says: str
+) -> None:
+    windows = normal_windows(5, 3, 60)
+    for row in (row for rows in windows for row in rows):
+        row |= {"flag": row["x"] > 0, "prediction": {"score": row["y"]}}
+    write_events(tmp_path / "e.jsonl", windows)
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        f"judge: {{defaults: false}}\nmonitors:\n  - {{name: dead, {monitor}}}\n"
+        "  - {name: alive, metric: mean, select: {feature: x}, when: {above: 99}}\n"
+    )
+    status, out, err = run(capsys, "-c", path, tmp_path / "e.jsonl", "--json")
+    assert status == 0
+    assert 'monitor "dead" reads nothing: ' in err
+    assert says in err
+    assert '"alive"' not in err
+    blind = json.loads(out)["verdicts"][-1]
+    assert (blind["monitor"], blind["state"]) == ("dead", "blind")
+    assert blind["stream"] == {"model": "m", "version": "1", "segment": {}}
+    assert says in blind["why"]
+    assert blind["window_end"] == 1_767_225_600_000 + 3 * 60_000
+
+
+def test_a_monitor_of_a_model_that_is_not_there_hears_which_are(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "monitors:\n  - {name: lost, metric: mean, select: {model: q}, when: {above: 1}}\n"
+    )
+    _, _, err = run(capsys, "-c", path, folder / "moved.jsonl")
+    assert "no stream is model q, version *; the events have m 1" in err
+
+
 def test_the_schema_for_editors_takes_what_check_takes() -> None:
     schema = json.loads((DOCS / "inferometer.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
@@ -24,6 +24,8 @@ _TOP: Final = 10
 _ORDER: Final = list(Role)
 #: The distances that a row of the drift table shows, where the column has them.
 _METRICS: Final = ("psi", "js", "ks", "wasserstein", "auc", "true_rate", "unseen", "missing")
+#: Of a column that cannot be compared, and how it is said.
+_CHANGES: Final = {"new": "new", "vanished": "vanished", "retyped": "of another kind"}
 
 Rows = list[list[str]]
 
@@ -64,7 +66,11 @@ def _stream_json(stream: ReferenceStream, shown: Shown) -> Json:
 
 
 def _ordered(profile: Profile) -> list[tuple[Column, ProfileColumn]]:
-    return sorted(profile.columns.items(), key=lambda item: (_ORDER.index(item[0].role), item[0]))
+    return sorted(profile.columns.items(), key=lambda item: _place_of(item[0]))
+
+
+def _place_of(column: Column) -> tuple[int, Column]:
+    return _ORDER.index(column.role), column
 
 
 def _described(column: Column, held: ProfileColumn, profile: Profile, shown: Shown) -> Json:
@@ -187,14 +193,24 @@ def table(rows: Rows, left: tuple[int, ...] = (0,)) -> Iterator[str]:
 # ---------------------------------------------------------------- two references
 
 
+class Change(NamedTuple):
+    """A column that only one of two references has (`new`, `vanished`), or each as another kind (`retyped`)."""
+
+    change: str
+    column: Column
+    before: Kind | None
+    now: Kind | None
+
+
 class Difference(NamedTuple):
-    """A stream of two references: rows of the second, distances of its columns, and which share of the first's
-    booleans is true."""
+    """A stream of two references: rows of the second, distances of its columns, which share of the first's
+    booleans is true, and columns that cannot be compared."""
 
     stream: StreamKey
     rows: int
     drift: list[Drift]
     true_rates: dict[Column, float]
+    changes: list[Change]
 
 
 def differences(before: Reference, after: Reference) -> list[Difference]:
@@ -211,9 +227,25 @@ def differences(before: Reference, after: Reference) -> list[Difference]:
                     stream.profile.rows,
                     drifts(known.profile, stream.profile),
                     _true_rates(known.profile),
+                    _changes(known.profile, stream.profile),
                 )
             )
     return found
+
+
+def _changes(before: Profile, after: Profile) -> list[Change]:
+    """In the order of _CHANGES, features first, by name."""
+    found = []
+    for column in sorted(before.columns.keys() | after.columns.keys(), key=_place_of):
+        old, new = before.columns.get(column), after.columns.get(column)
+        was, now = old.kind if old else None, new.kind if new else None
+        if old is None:
+            found.append(Change("new", column, None, now))
+        elif new is None:
+            found.append(Change("vanished", column, was, None))
+        elif was is not None and now is not None and was is not now:
+            found.append(Change("retyped", column, was, now))
+    return sorted(found, key=lambda change: list(_CHANGES).index(change.change))
 
 
 def _true_rates(profile: Profile) -> dict[Column, float]:
@@ -231,6 +263,7 @@ def _model(key: StreamKey) -> ModelKey:
 
 def difference_json(before: Reference, after: Reference) -> Json:
     """The document of `profile diff --json`."""
+    compared = differences(before, after)
     return {
         "baseline": before.id,
         "compared": after.id,
@@ -243,8 +276,19 @@ def difference_json(before: Reference, after: Reference) -> Json:
                 "bound": [_finite(drift.low), _finite(drift.high)],
                 "unit": drift.unit,
             }
-            for difference in differences(before, after)
+            for difference in compared
             for drift in difference.drift
+        ],
+        "columns": [
+            {
+                "stream": stream_json(difference.stream),
+                "feature": shown_name(change.column),
+                "change": change.change,
+                "before": change.before,
+                "now": change.now,
+            }
+            for difference in compared
+            for change in difference.changes
         ],
     }
 
@@ -254,14 +298,15 @@ def _finite(value: float) -> float | None:
 
 
 def difference_lines(before: Reference, after: Reference) -> Iterator[str]:
-    """What `profile diff` prints: a row a column, those that differ most first."""
+    """What `profile diff` prints: columns of one side only, and a row a column, those that differ most first."""
     yield f"{after.id} compared with {before.id}; with each distance the bounds of the true one"
     compared = differences(before, after)
     if not compared:
         yield "no model of the one is in the other"
-    for stream, rows, found, rates in compared:
+    for stream, rows, found, rates, changes in compared:
         yield ""
         yield f"{name_of(stream)}: {rows:,} rows"
+        yield from _change_lines(changes)
         columns: dict[Column, dict[str, Drift]] = {}
         for drift in found:
             columns.setdefault(drift.column, {})[drift.metric] = drift
@@ -276,6 +321,18 @@ def difference_lines(before: Reference, after: Reference) -> Iterator[str]:
                 cells[at] = f"{percent(rates[column])} -> {cells[at]}"
             lines.append([shown_name(column)[:_NAME_CHARS], *cells])
         yield from table(lines)
+
+
+def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
+    """A line for each kind of change."""
+    for change, says in _CHANGES.items():
+        names = [
+            f"{shown_name(c.column)} ({' -> '.join(k for k in (c.before, c.now) if k) or 'no values'})"
+            for c in changes
+            if c.change == change
+        ]
+        if names:
+            yield f"  {says}: {', '.join(names)}"
 
 
 def _rank(column: Column, metrics: dict[str, Drift], true_rates: dict[Column, float]) -> float:

@@ -455,6 +455,36 @@ def test_two_references_show_what_became_of_booleans(
     assert "50.0% -> 25.0%" in first
 
 
+def test_two_references_show_columns_that_are_new_gone_or_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(more: dict[str, Any]) -> dict[str, Any]:
+        return {"x": 1.5, **more}
+
+    for name, more in (("a", {"age": 7, "old": 1.0}), ("b", {"age": "seven", "fresh": True})):
+        write_events(tmp_path / f"{name}.jsonl", [[row(more)] * 50 for _ in range(4)])
+        made = str(tmp_path / f"{name}.profile")
+        built = ["profile", "build", "-q", str(tmp_path / f"{name}.jsonl"), "-o", made]
+        assert main(built) == 0
+    files = [str(tmp_path / f"{name}.profile") for name in "ab"]
+    capsys.readouterr()
+    assert main(["profile", "diff", *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  new: fresh (boolean)" in lines
+    assert "  vanished: old (numeric)" in lines
+    assert "  of another kind: age (numeric -> categorical)" in lines
+    assert main(["profile", "diff", "--json", *files]) == 0
+    stream = {"model": "m", "version": "1", "segment": {}}
+    assert json.loads(capsys.readouterr().out)["columns"] == [
+        {"stream": stream, "feature": f, "change": change, "before": before, "now": now}
+        for f, change, before, now in (
+            ("fresh", "new", None, "boolean"),
+            ("old", "vanished", "numeric", None),
+            ("age", "retyped", "numeric", "categorical"),
+        )
+    ]
+
+
 def test_windows_of_too_few_rows_are_said_with_what_would_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,11 +28,11 @@ from agent.judge.explanation import listed
 from agent.judge.few import too_few
 from agent.judge.learner import cut
 from agent.judge.read import read_json, read_notes
-from agent.judge.reference import Reference
+from agent.judge.reference import ModelKey, Reference
 from agent.judge.score_tables import tables_of
 from agent.judge.sources import matches
 from agent.replay import Progress, sketch_files
-from agent.types import Exemplar, Irregular, Json, StreamKey, Tally
+from agent.types import Exemplar, Irregular, Json, Role, StreamKey, Tally
 from agent.verdict import Cause, Drift, Judged, Severity, State, Verdict, shown_name, stream_json
 
 #: Rows of a window where rows carry no time: a twentieth of them, within these.
@@ -40,6 +40,7 @@ LEAST_ROWS: Final = 500
 MOST_ROWS: Final = 10_000
 #: Files with more late rows than this are not in the order of time.
 _MOST_LATE: Final = 0.05
+_MOST_NAMED: Final = 5
 #: Stated where no chance is left to speak of.
 MOST_SCORE: Final = 999.0
 
@@ -138,6 +139,7 @@ def run(
             "give events with a model, or name the model with --model"
         )
     timeline.read = fold.tally
+    timeline.notes[:0] = _other_features(timeline, references)
     timeline.notes += read_notes(fold.tally)
     late = fold.tally.irregular[Irregular.LATE] + fold.tally.irregular[Irregular.FUTURE]
     if late and rows_per_window is None:
@@ -237,6 +239,30 @@ def _note_models(timeline: Timeline, fold: Fold, references: Sequence[Reference]
             f"no baseline for {', '.join(strange[:5])}: learned from the first windows "
             f"(the reference has {', '.join(sorted(known)[:5])}; --model names events that name none)"
         )
+
+
+def _other_features(timeline: Timeline, references: Sequence[Reference]) -> list[str]:
+    """Models of which the events have fewer than half of the reference's features: it may be that of other data."""
+    found = []
+    for model in timeline.inventory["models"]:
+        for version in model["versions"]:
+            key = ModelKey(model["model"], version["version"])
+            whole = next((w for r in references if (w := r.whole(key)) is not None), None)
+            columns = whole.profile.columns if whole is not None else ()
+            expected = {shown_name(c) for c in columns if c.role is Role.FEATURE}
+            shared = expected & version["features"].keys()
+            if 2 * len(shared) < len(expected):
+                name = f"{key.model} {key.version}".strip()
+                share = f"{len(shared):,} of {len(expected):,}" if shared else "none"
+                found.append(
+                    f"{name}: the reference has {listed(sorted(expected))}; the events have "
+                    f"{listed(sorted(version['features']))}, and share {share}: another file?"
+                )
+    if len(found) > _MOST_NAMED:
+        found[_MOST_NAMED:] = [
+            f"... and {len(found) - _MOST_NAMED:,} more models of other features"
+        ]
+    return found
 
 
 def _too_few_rows(timeline: Timeline) -> list[str]:

@@ -485,6 +485,25 @@ def test_two_references_show_columns_that_are_new_gone_or_of_another_kind(
     ]
 
 
+def test_a_baseline_of_other_features_is_asked_about_first(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windows = [[{"foo": r["x"], "bar": r["c"]} for r in rows] for rows in normal_windows(6, 4, 60)]
+    other = write_events(tmp_path / "other.jsonl", windows)
+    _, _, err = run(capsys, "--baseline", folder / "ref.profile", other)
+    assert err.splitlines()[0] == (
+        "inferometer: note: m 1: the reference has c, x, y; the events have bar, foo, and share none: another file?"
+    )
+    some = [[{"foo": 1.0, **row} for row in rows] for rows in normal_windows(7, 4, 60)]
+    for rows in some:
+        for row in rows:
+            del row["x"], row["y"]
+    _, _, err = run(capsys, "--baseline", folder / "ref.profile", write_events(other, some))
+    assert "the events have c, foo, and share 1 of 3: another file?" in err
+    _, _, err = run(capsys, "--baseline", folder / "ref.profile", folder / "calm.jsonl")
+    assert "another file" not in err
+
+
 def test_windows_of_too_few_rows_are_said_with_what_would_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

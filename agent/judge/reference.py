@@ -23,7 +23,7 @@ from agent.fold.profile import Profile
 from agent.judge.pairs_noise import PairBaseline
 from agent.sketch.cells import SKETCH_PARAMETERS
 from agent.state.files import Files, write_whole
-from agent.state.frame import open_frame, seal_frame
+from agent.state.frame import NewerFrameError, open_frame, seal_frame
 from agent.types import Column, StreamKey
 
 MAGIC: Final = b"IFRF"
@@ -194,6 +194,11 @@ def read_reference(path: Path) -> Reference:
         )
     try:
         return Reference.from_bytes(data)
+    except NewerFrameError as error:
+        raise ConfigError(
+            f"{path}: {error} to read this file, or make the file again with this program: "
+            "inferometer profile build DATA -o FILE"
+        ) from None
     except DecodeError as error:
         raise ConfigError(
             f"{path}: {error}; make it again with: inferometer profile build DATA -o FILE"

@@ -24,6 +24,10 @@ FRAME: Final = struct.Struct("<4sHHIQ")
 CRC: Final = struct.Struct("<I")
 
 
+class NewerFrameError(DecodeError):
+    """Written by a newer version of this program."""
+
+
 def seal_frame(magic: bytes, version: int, header: bytes, body: bytes) -> bytes:
     """Magic, version, lengths, header, body, checksum."""
     data = FRAME.pack(magic, version, 0, len(header), len(body)) + header + body
@@ -40,8 +44,8 @@ def open_frame(magic: bytes, version: int, data: bytes, what: str) -> tuple[memo
     if found != magic:
         raise DecodeError(f"{what}: starts with {found!r}, not {magic!r}")
     if written > version:
-        raise DecodeError(
-            f"{what}: version {written}; this program reads up to {version}: upgrade it"
+        raise NewerFrameError(
+            f"{what}: version {written}; this program reads up to {version}: upgrade the program"
         )
     if written < 1 or reserved:
         raise DecodeError(f"{what}: version {written}, reserved field {reserved}")

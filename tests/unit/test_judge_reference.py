@@ -131,13 +131,19 @@ def test_a_file_that_is_no_reference_is_one_line_with_what_to_do(
     assert "\n" not in str(error.value)
 
 
-def test_a_newer_version_asks_for_an_upgrade(tmp_path: Path, reference: Reference) -> None:
+def test_a_newer_version_asks_for_an_upgrade_or_for_another_file(
+    tmp_path: Path, reference: Reference
+) -> None:
     path = tmp_path / "new.profile"
     data = bytearray(reference.to_bytes())
     data[4] = 99
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match=r"version 99.*upgrade"):
+    with pytest.raises(ConfigError) as raised:
         read_reference(path)
+    assert str(raised.value) == (
+        f"{path}: reference: version 99; this program reads up to 1: upgrade the program to read this file, "
+        "or make the file again with this program: inferometer profile build DATA -o FILE"
+    )
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:

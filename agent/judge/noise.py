@@ -23,6 +23,8 @@ from agent.judge.special import normal_quantile, spread_chi2_z
 Floats = NDArray[np.float64]
 #: Chance that chance in the baseline exceeds the margin of any cell.
 _MARGIN_RISK: Final = 0.05
+#: Blocks that say how a location wanders; fewer have seen too little of it to explain what is far.
+_LONG_HISTORY: Final = 256
 #: phi of cells that were never calibrated: half again what independent rows show.
 _UNKNOWN_PHI: Final = 1.5
 
@@ -118,12 +120,11 @@ class Noise:
         return noise.phi_at(cell.n) / cell.n + self._of_baseline(noise, cell.m)
 
     def wander(self, shape: CellValue, loc: CellValue) -> float:
-        """Standard deviation of a column's location beyond that of independent rows, in its own deviations; 0 where
-        the noise of the column's shape has it already."""
-        if not self._of(shape.key).repeats:
+        """Variance of a column's location in its own deviations, where the noise of the column's shape is without it;
+        0 where it is not, or where history is too short to say."""
+        if not self._of(shape.key).repeats or self.calibration.windows < _LONG_HISTORY:
             return 0.0
-        independent = 1.0 / loc.n + 1.0 / loc.m
-        return math.sqrt(max(0.0, self.variance(loc) - independent))
+        return self.variance(loc)
 
     def _of_baseline(self, noise: CellNoise, m: float) -> float:
         """phi(m)/m; of a baseline of separate stretches each is as noisy as a window of its size."""

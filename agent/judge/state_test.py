@@ -5,10 +5,9 @@ The null is an interval, PSI <= limit, so that it does not fire ever more as row
 
     p = P(chi'^2_{B-1}(N limit) >= N PSI),   1/N = phi(n)/n + phi(m)/m
 
-with phi from `calibration`. Where the column's location wanders, phi is of the shape without it: as much of the
-location's part of the PSI as its wander reaches with chance 1 / (2 A K) is taken off first, so that a stream's own days
-are not held against it. Fires when two windows of three have p <= 1 / (2 A K) in some of K cells; one is
-pending. Resolved when three in a row have none.
+with phi from `calibration`. Where phi is of the shape without the column's location, the location's part of the PSI, its
+square in deviations, counts with a phi of its own: so that a stream's own days are not held against it. Fires when two
+windows of three have p <= 1 / (A K) in some of K cells; one is pending. Resolved when three in a row have none.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from agent.judge.calibration import Calibration
 from agent.judge.cells import CellValue, Statistic
 from agent.judge.detector import CellId, Evidence, Segment, Step
 from agent.judge.noise import Noise
-from agent.judge.special import noncentral_chi2_log_tail, normal_quantile
+from agent.judge.special import noncentral_chi2_log_tail
 from agent.verdict import State
 
 #: Strict, usual, lenient.
@@ -69,13 +68,12 @@ class StateTest:
                 for cell in cells
                 if cell.key.statistic is Statistic.SHAPE
             ]
-        needed = math.log10(2.0 * self._target * max(1, len(found)))
-        reach = normal_quantile(-needed * _LOG10 - math.log(2.0))
+        needed = math.log10(self._target * max(1, len(found)))
         hits: list[Evidence] = []
         top = 0.0
         seen = set()
         for cell_id, cell, loc in found:
-            score, minimum = self._score(cell, loc, reach)
+            score, minimum = self._score(cell, loc)
             top = max(top, score)
             name = _name(cell_id)
             seen.add(name)
@@ -106,23 +104,19 @@ class StateTest:
             evidence=hits if self._state in (State.PENDING, State.FIRING) else [],
         )
 
-    def _score(self, cell: CellValue, loc: CellValue | None, reach: float) -> tuple[float, float]:
-        """-log10 p of one cell, and the PSI that two windows of its size would show.
-
-        loc    of the same column, where it has one
-        reach  deviations that a wander is believed to reach
-        """
+    def _score(self, cell: CellValue, loc: CellValue | None) -> tuple[float, float]:
+        """-log10 p of one cell, and the PSI that two windows of its size would show. `loc`: of the same column, where
+        it has one."""
         rows = 1.0 / self._noise.variance(cell)
         psi = math.exp(cell.x) * cell.df * (1.0 / cell.n + 1.0 / cell.m)
-        wander = 0.0 if loc is None else reach * self._noise.wander(cell, loc)
-        if wander and loc is not None:
-            along = abs(loc.effect / loc.spread)
-            psi = max(0.0, psi - along**2 + max(0.0, along - wander) ** 2)
-        log_p = noncentral_chi2_log_tail(rows * psi, cell.df, rows * self.limit)
+        found, wanders = rows * psi, 1.0
+        if loc is not None:
+            wanders = max(1.0, rows * self._noise.wander(cell, loc))
+            found -= rows * (loc.effect / loc.spread) ** 2 * (1.0 - 1.0 / wanders)
+        log_p = noncentral_chi2_log_tail(max(0.0, found), cell.df, rows * self.limit)
         # Six deviations of a noncentral chi-square above its mean.
         mean, spread = cell.df + rows * self.limit, 2.0 * (cell.df + 2.0 * rows * self.limit)
-        seen = (mean + 6.0 * math.sqrt(spread)) / rows
-        return min(_MOST_SCORE, -log_p / _LOG10), (math.sqrt(seen) + wander) ** 2
+        return min(_MOST_SCORE, -log_p / _LOG10), (mean + 6.0 * math.sqrt(spread)) / rows * wanders
 
     def _next(self, previous: State) -> State:
         if any(sum(kept) >= _NEEDED for kept in self._hits.values()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,7 +34,11 @@ _NO_LIMIT: Final = -1
 _COPIES: Final = 3
 #: Between attempts to ask brokers that are away.
 RETRY_S: Final = 1.0
+#: A topic is created by one broker, and heard of by the others a moment later.
+_HEARD_WITHIN_S: Final = 10.0
+_ASK_AGAIN_S: Final = 0.1
 
+_UNKNOWN_TOPIC = 3
 _TOPIC_ALREADY_EXISTS = 36
 _UNSUPPORTED_VERSION = 35
 _NOT_AUTHORISED = {29, 31}
@@ -98,11 +103,12 @@ async def ensure_chunk_topic(kafka: Kafka, topic: ChunkTopic) -> None:
     try:
         await admin.start()
         partitions = await _partitions(admin, topic.name)
+        is_new = partitions is None
         if partitions is None:
             await _create(admin, topic)
             partitions = topic.shards
         check_shards(topic, partitions)
-        settings = await _settings(admin, topic.name)
+        settings = await _settings(admin, topic.name, is_new=is_new)
         if settings is not None:
             check_settings(topic, settings)
     except (kafka_errors.KafkaError, OSError, TimeoutError) as error:
@@ -194,10 +200,17 @@ async def _create(admin: Any, topic: ChunkTopic) -> None:
     log.info("chunk topic %r created with %d partitions", topic.name, topic.shards)
 
 
-async def _settings(admin: Any, name: str) -> dict[str, str] | None:
-    """The topic's settings; None when this user may not ask, or the broker cannot answer."""
+async def _settings(admin: Any, name: str, *, is_new: bool) -> dict[str, str] | None:
+    """The topic's settings; None when this user may not ask, or the broker cannot answer.
+
+    is_new  it was just made: a broker that has not heard of it is asked again for a while
+    """
+    asked_until = time.monotonic() + (_HEARD_WITHIN_S if is_new else 0.0)
     try:
-        (response,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+        (response,) = await _described(admin, name)
+        while response.resources[0][0] == _UNKNOWN_TOPIC and time.monotonic() < asked_until:
+            await asyncio.sleep(_ASK_AGAIN_S)
+            (response,) = await _described(admin, name)
     except kafka_errors.IncompatibleBrokerVersion:
         return None
     for code, message, _type, _name, entries in response.resources:
@@ -213,6 +226,10 @@ async def _settings(admin: Any, name: str) -> dict[str, str] | None:
             raise _unanswered(name, code, message or kafka_errors.for_code(code).__name__)
         return {entry[0]: entry[1] for entry in entries}
     return None
+
+
+async def _described(admin: Any, name: str) -> Any:
+    return await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
 
 
 def _as_text(settings: Mapping[str, str]) -> str:

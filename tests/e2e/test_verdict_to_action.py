@@ -167,6 +167,7 @@ async def test_a_feed_that_turns_null_is_one_alarm_that_everybody_hears_of_once(
     assert str(secret.read_text()) not in agent.log
 
 
+@pytest.mark.timeout(240)  # two sessions of members that were killed run out meanwhile
 async def test_a_crash_before_the_webhook_took_it_tells_it_again_under_the_same_id_and_acts_once(
     embedded_kafka: EmbeddedBroker,
     otlp_receiver: OtlpReceiver,
@@ -199,7 +200,7 @@ async def test_a_crash_before_the_webhook_took_it_tells_it_again_under_the_same_
         n_tried = len(hook.heard)
         hook.then = Reply(200)
         with AgentProcess(tmp_path, settings) as agent:
-            await eventually(lambda: len(hook.heard) > n_tried, timeout_s=60)
+            await eventually(lambda: len(hook.heard) > n_tried, timeout_s=120)
             await asyncio.to_thread(agent.wait_ready)
             state = await asyncio.to_thread(agent.state)
             assert state["verdicts"][0]["state"] == "firing", "judged again from the journal"

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agent.backtest.run import Timeline
-from agent.judge.explanation import how_many
+from agent.judge.explanation import how_many, shift
 from agent.verdict import Cause, Severity, State, Verdict
 
 #: Alarms and causes that are shown; --json has all.
@@ -60,7 +60,7 @@ def _shown(timeline: Timeline, state: State) -> str:
     ]
     if state is not State.BLIND or not found:
         return ""
-    return f"; they show a shift of {statistics.median(found):.3f} (P(new > old) - 1/2)"
+    return f"; they show {shift(statistics.median(found))}"
 
 
 def _span(timeline: Timeline) -> str:

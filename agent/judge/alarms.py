@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from agent.judge.explanation import NORMAL_AGAIN
 from agent.types import StreamKey
 from agent.verdict import Cause, Severity, State, Verdict
 
@@ -48,6 +49,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     source: str | None = None
     why: str = ""
     is_soft: bool = False  # not enough was learned to wake somebody for it
+    is_back: bool = False  # it is over in this window, and not for long enough yet
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,12 +122,14 @@ class Alarms:
 
     def _judge(self, alarm: Alarm, findings: Sequence[Finding], seen: Seen) -> Verdict:
         previous = alarm.state
+        is_back = previous is not State.OK and all(f.is_back for f in findings)
         if findings:
             is_firing = any(f.state is State.FIRING for f in findings)
             if previous is not State.FIRING:
                 alarm.monitor = findings[0].monitor
             alarm.state = State.FIRING if is_firing or previous is State.FIRING else State.PENDING
-            alarm.finding = _together(findings)
+            if not is_back:  # else what was said of it while it lasted stands
+                alarm.finding = _together(findings)
         else:
             alarm.state = State.RESOLVED if previous is State.FIRING else State.OK
             self.open.remove(alarm)
@@ -146,7 +150,7 @@ class Alarms:
             feature=first.feature if first is not None else None,
             source=alarm.source,
             alarm=alarm.id,
-            why=finding.why if findings else "back to normal: " + finding.why,
+            why=_why(finding, is_over=not findings, is_back=is_back),
             rows=seen.rows,
             baseline=seen.baseline,
             minimum_effect=seen.minimum_effect,
@@ -154,9 +158,16 @@ class Alarms:
         )
 
 
-def _order(finding: Finding) -> tuple[bool, int]:
-    """Firing before pending, then by the rank of the best cause."""
-    return finding.state is not State.FIRING, rank_of(finding)
+def _why(finding: Finding, *, is_over: bool, is_back: bool) -> str:
+    """What an alarm says: of what is back, that it was."""
+    if is_over:
+        return f"back to normal: {finding.why}"
+    return f"{finding.why}; {NORMAL_AGAIN}" if is_back else finding.why
+
+
+def _order(finding: Finding) -> tuple[bool, bool, int]:
+    """What lasts before what is back, firing before pending, then by the rank of the best cause."""
+    return finding.is_back, finding.state is not State.FIRING, rank_of(finding)
 
 
 def rank_of(finding: Finding) -> int:

@@ -19,7 +19,7 @@ from typing import Final
 from agent.judge.cells import CellKey, Prepared, Statistic, measure
 from agent.judge.counted import Counted, merged, scaled
 from agent.judge.detector import Evidence, Segment
-from agent.judge.explanation import explain
+from agent.judge.explanation import NORMAL_AGAIN, explain
 from agent.judge.pairs_cells import PairsFound
 from agent.types import Column, Role
 from agent.verdict import Cause, shown_name
@@ -161,6 +161,8 @@ def _detail(
 ) -> str:
     if e.id.segment is not None:
         return ""
+    if e.is_back:
+        return NORMAL_AGAIN
     if e.id.key.statistic is Statistic.PAIRS:
         return pairs.detail if pairs is not None and e.z >= _CALM else ""
     if baseline is None or window is None or e.id.key.column is None:

@@ -61,6 +61,7 @@ class Broken:
         found = [b for b in breaches(contract, whole, read, known) if self._rule.takes(b.column)]
         self._new = [b for b in found if b.is_schema]
         found = [b for b in found if not b.is_schema]
+        is_back = not found
         if found:
             self._broken, self._calm = found, 0
         elif self._calm < CALM_WINDOWS:
@@ -68,14 +69,13 @@ class Broken:
             if self._calm < CALM_WINDOWS:
                 found = self._broken
         columns = {*whole.columns, *(known or ())}
-        if not is_early:
-            return self._by_source(found, columns)
-        soft = [b for b in found if b.statistic in _BY_THE_HOUR]
-        hard = [b for b in found if b.statistic not in _BY_THE_HOUR]
-        return [
+        soft = [b for b in found if is_early and b.statistic in _BY_THE_HOUR]
+        hard = [b for b in found if b not in soft]
+        findings = [
             *self._by_source(hard, columns),
             *(msgspec.structs.replace(f, is_soft=True) for f in self._by_source(soft, columns)),
         ]
+        return [msgspec.structs.replace(f, is_back=is_back) for f in findings]
 
     def schema(self, seen: Seen) -> list[Verdict]:
         """New features, as a ticket that stands until the baseline or the contract knows them."""

@@ -42,7 +42,7 @@ _MOST_EVIDENCE: Final = 1e12
 _WHOLE, _SEGMENTS, _LATER = 0.45, 0.45, 0.1
 #: Pending at A / 100, and cells whose own evidence is below 1 have no past.
 PENDING_SHARE: Final = 0.01
-#: Windows in a row in which all that moved is back.
+#: Windows in a row in which all that moved is back, and the evidence of the weakest bet falls over them.
 CALM_WINDOWS: Final = 3
 _CALM: Final = 2.0
 #: What every z is lowered by; less history than _MUCH widens it.
@@ -75,6 +75,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     share   of M that is this cell's
     z       deviations from the baseline in this window, signed; effect: in the statistic's own unit
     minimum  smallest effect that two windows of this size would show
+    is_back  nothing is to be seen of it in this window: it is listed for what came before
     """
 
     id: CellId
@@ -84,6 +85,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     effect: float
     minimum: float
     rows: float
+    is_back: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +119,23 @@ class _Cell(msgspec.Struct, array_like=True):
     score: float = 0.0
     calm: int = 0
     is_open: bool = False
+    gained: float = 0.0  # log evidence of the weakest bet over the calm windows
+
+    def follow(self, z: float, gain: float, *, is_alive: bool) -> None:
+        """A window: deviations beyond what is allowed, what the weakest bet won, whether there is evidence."""
+        self.score = self.score + _score(z) if is_alive else 0.0
+        if z < _CALM:
+            self.calm, self.gained = self.calm + 1, self.gained + gain
+        else:
+            self.recall()
+
+    def recall(self) -> None:
+        """The calm windows so far count no more."""
+        self.calm, self.gained = 0, 0.0
+
+    @property
+    def is_calm(self) -> bool:
+        return self.calm >= CALM_WINDOWS and self.gained < 0.0
 
 
 class _Kept(msgspec.Struct, array_like=True):
@@ -171,14 +190,17 @@ class ChangeDetector:
         past = found.past / np.array([stretch[v.n] for v in values])
         level = np.where(found.two, np.interp(past, _TWO_SIDED, _AS_ONE), past)
         bet = np.minimum(MOST_Z, level - self._kappa)[:, None]
-        grown = (1.0 + self._evidence[slots]) * np.exp(_SLOPES * bet - _SLOPES**2 / 2.0)
+        won = _SLOPES * bet - _SLOPES**2 / 2.0
+        grown = (1.0 + self._evidence[slots]) * np.exp(won)
         self._evidence[slots] = np.minimum(grown, _MOST_EVIDENCE)
         own = self._evidence.mean(axis=1)
         weights = np.array([cell.weight for cell in self._cells.values()])  # in order of slots
         m = float(weights @ own)
-        for cell, z, alive in zip(cells, level.tolist(), (own[slots] >= 1.0).tolist(), strict=True):
-            cell.score = cell.score + _score(z) if alive else 0.0
-            cell.calm = cell.calm + 1 if z < _CALM else 0
+        alive = (own[slots] >= 1.0).tolist()
+        for cell, z, gain, is_alive in zip(
+            cells, level.tolist(), won[:, 0].tolist(), alive, strict=True
+        ):
+            cell.follow(z, gain, is_alive=is_alive)
         minimum = _median(
             float(found.minimum[i])
             for i, v in enumerate(values)
@@ -200,6 +222,7 @@ class ChangeDetector:
                     effect=values[at[cell.id]].effect,
                     minimum=float(found.minimum[at[cell.id]]),
                     rows=values[at[cell.id]].n,
+                    is_back=cell.calm > 0,
                 )
                 for cell in listed
             ]
@@ -227,10 +250,12 @@ class ChangeDetector:
         )
 
     def _next(self, m: float, minimum: float | None) -> State:
-        if m >= self.threshold or (self._state is State.FIRING and not self._is_calm()):
+        if self._state is State.FIRING:  # what was found counts until it is back, and no longer
+            return State.RESOLVED if self._is_calm() else State.FIRING
+        if m >= self.threshold:
+            for cell in self._cells.values():
+                cell.recall()
             return State.FIRING
-        if self._state is State.FIRING:
-            return State.RESOLVED
         if m >= PENDING_SHARE * self.threshold:
             return State.PENDING
         for cell in self._cells.values():
@@ -238,7 +263,7 @@ class ChangeDetector:
         return State.BLIND if minimum is not None and minimum > self._ask else State.OK
 
     def _is_calm(self) -> bool:
-        return all(c.calm >= CALM_WINDOWS for c in self._cells.values() if c.is_open)
+        return all(cell.is_calm for cell in self._cells.values() if cell.is_open)
 
     def _forget(self) -> None:
         self._evidence[:] = 0.0

@@ -12,6 +12,7 @@ from agent.judge.cells import CellKey, Prepared, Statistic
 from agent.judge.counted import Counted, CountedColumn
 from agent.judge.numeric_cells import Sides
 from agent.judge.sketch_counts import Numbers
+from agent.judge.special import normal_quantile
 from agent.judge.text_cells import TextBaseline
 from agent.judge.vector_cells import described
 from agent.sketch.histogram import representatives
@@ -23,6 +24,8 @@ _SAME_FACTOR: Final = 1.05
 #: Factors nearer to 1 are a drift, not a unit.
 _LEAST_FACTOR: Final = 1.1
 _MOST_NAMED: Final = 8
+#: Said of what is listed for earlier windows.
+NORMAL_AGAIN: Final = "normal again in this window"
 
 
 def how_many(n: int, what: str) -> str:
@@ -34,6 +37,14 @@ def listed(names: Sequence[str]) -> str:
     """`a, b, c`, the first of many; `none`."""
     more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
     return (", ".join(names[:_MOST_NAMED]) + more) or "none"
+
+
+def shift(effect: float) -> str:
+    """A location's effect, AUC - 1/2, in words: with the deviations that a normal value would have to move."""
+    if effect >= 0.5:
+        return "no shift of any size"
+    deviations = math.sqrt(2.0) * normal_quantile(math.log(0.5 - effect))
+    return f"a shift of {effect:.3f} (P(new > old) - 1/2; {deviations:.2g} sd of a normal value)"
 
 
 def explain(key: CellKey, baseline: Prepared, window: Counted) -> str:

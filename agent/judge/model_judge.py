@@ -22,6 +22,7 @@ from agent.judge.contract import MIN_ROWS
 from agent.judge.counted import Counted, counted
 from agent.judge.detector import ChangeDetector, Evidence, Segment, Step
 from agent.judge.drift_shown import drifts
+from agent.judge.explanation import shift
 from agent.judge.learner import cut, whole_of
 from agent.judge.pairs_cells import PairsFound, measure_pairs
 from agent.judge.reference import ModelKey
@@ -234,13 +235,19 @@ class ModelJudge:
         findings = [self._by_segments(f, baseline, read_segments, standing) for f in findings]
         seen = self._seen(first.start_ms, first.end_ms, whole.rows, minimum)
         early: list[Finding] = []
-        if not self._pages(findings):
+        is_page = self._pages(findings)
+        if not is_page:
             early = [f for f in findings if f.is_soft]
             findings = [f for f in findings if not f.is_soft]
         verdicts = self._verdicts(seen, findings, quiet)
         if swung is not None and not self.alarms.is_open:
             verdicts = [self._swinging(v, swung) for v in verdicts]
-        verdicts += self._rules.schema(seen) + self.early.step(as_ticket(seen), early)
+        tickets = self.early.step(as_ticket(seen), early)
+        if is_page:  # what a ticket said is part of the alarm that pages
+            alarm = verdicts[0].alarm
+            why = f"{self._name}: told by alarm {alarm} from now on"
+            tickets = [msgspec.structs.replace(v, why=why) for v in tickets]
+        verdicts += self._rules.schema(seen) + tickets
         return Judged(verdicts, drifts(baseline, whole, read) if with_drift else [], 1)
 
     @property
@@ -336,7 +343,7 @@ class ModelJudge:
     def silence(self, start_ms: int, end_ms: int, silent_s: float, allowed_s: float) -> Judged:
         """No row for longer than allowed; the window has none."""
         name = self.rule.named("freshness")
-        detail = f"no row for {silent_s:,.0f} s; at most {allowed_s:,.0f} s may pass without"
+        detail = f"no row for {silent_s:,.0f} s; one is expected every {allowed_s:,.0f} s"
         cause = Cause(statistic="stall", score=CERTAIN, share=1.0, detail=detail)
         finding = Finding(
             monitor=name,
@@ -435,6 +442,7 @@ class ModelJudge:
             causes=tuple(found),
             source=source,
             why=f"{self._name}: {what} {changed} ({first.statistic}){detail}",
+            is_back=all(evidence.is_back for evidence in listed),
         )
 
     def _by_segments(
@@ -513,7 +521,7 @@ class ModelJudge:
         elif state is State.BLIND:
             why = f"{self._name}: {seen.rows:,} rows are too few for what is asked"
             if seen.minimum_effect is not None:
-                why += f": they show a shift of {seen.minimum_effect:.3f} (P(new > old) - 1/2)"
+                why += f": they show {shift(seen.minimum_effect)}"
         return Verdict(
             monitor=self.rule.named(channel),
             stream=seen.stream,

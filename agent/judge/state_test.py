@@ -78,7 +78,8 @@ class StateTest:
             name = _name(cell_id)
             seen.add(name)
             kept = self._hits.setdefault(name, [])
-            kept.append(score >= needed)
+            is_hit = score >= needed
+            kept.append(is_hit)
             del kept[:-_OF]
             if any(kept):
                 evidence = Evidence(
@@ -89,6 +90,7 @@ class StateTest:
                     effect=cell.effect,
                     minimum=minimum,
                     rows=cell.n,
+                    is_back=not is_hit,
                 )
                 hits.append(evidence)
         for name in [n for n, kept in self._hits.items() if n not in seen and not any(kept)]:

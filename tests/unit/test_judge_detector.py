@@ -128,6 +128,28 @@ def test_an_alarm_ends_after_three_windows_as_before() -> None:
     assert all(state is State.OK for state in states[end + 1 :])
 
 
+def test_a_long_strong_change_ends_as_soon_as_a_short_one() -> None:
+    """Evidence that grew for sixty windows takes as many to fall; that it is back is seen in three."""
+    judge = detector()
+    for i in range(60):
+        step = judge.step(i, [loc(name, 12.0 if name == "f2" else 0.0) for name in NAMES])
+    states = [judge.step(i, [loc(name, 0.0) for name in NAMES]) for i in range(60, 64)]
+    assert step.state is State.FIRING
+    assert [s.state for s in states] == [State.FIRING, State.FIRING, State.RESOLVED, State.OK]
+    assert states[0].m > states[0].threshold
+    assert [e.is_back for e in states[0].evidence] == [True]
+
+
+def test_a_small_change_that_lasts_is_not_taken_for_its_end() -> None:
+    """No window of it is two deviations beyond what is allowed, and evidence still grows."""
+    judge = detector()
+    moved = [loc(name, 2.4 if name == "f2" else 0.0, rows=100.0) for name in NAMES]
+    states = [judge.step(i, moved).state for i in range(80)]
+    fired = states.index(State.FIRING)
+    assert 5 < fired < 40
+    assert set(states[fired:]) == {State.FIRING}
+
+
 def test_an_alarm_stays_while_what_moved_is_absent() -> None:
     rng = np.random.default_rng(6)
     judge = detector()

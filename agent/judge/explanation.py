@@ -40,11 +40,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shift(effect: float) -> str:
-    """A location's effect, AUC - 1/2, in words: with the deviations that a normal value would have to move."""
+    """A location's effect, AUC - 1/2, in words: with what a normal value or a rate would have to move."""
     if effect >= 0.5:
         return "no shift of any size"
     deviations = math.sqrt(2.0) * normal_quantile(math.log(0.5 - effect))
-    return f"a shift of {effect:.3f} (P(new > old) - 1/2; {deviations:.2g} sd of a normal value)"
+    return (
+        f"a shift of {effect:.3f} (P(new > old) - 1/2; "
+        f"{deviations:.2g} sd of a normal value, {200.0 * effect:.2g} points of a rate)"
+    )
 
 
 def explain(key: CellKey, baseline: Prepared, window: Counted) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -9,7 +12,7 @@ from agent.judge.attribution import causes, segment_causes
 from agent.judge.cells import CellKey, CellValue, Prepared, Statistic
 from agent.judge.counted import merged
 from agent.judge.detector import CellId, Evidence
-from agent.judge.explanation import explain, quantiles
+from agent.judge.explanation import explain, quantiles, shift
 from agent.judge.pairs_cells import BrokenPair, PairsFound
 from agent.types import Column, Role
 from benchmarks.verdicts.windows import column, counted_of, numbers_of
@@ -195,6 +198,15 @@ def test_rates_and_texts_are_put_in_words() -> None:
     assert (
         says(np.arange(100) < 20, np.arange(100) < 50, LOC) == "true in 0.2 of rows before, 0.5 now"
     )
+
+
+def test_a_shift_is_told_in_deviations_and_points_too() -> None:
+    """Of two normal values d deviations apart P(new > old) is the normal distribution at d / sqrt(2)."""
+    effect = NormalDist().cdf(0.3 / math.sqrt(2)) - 0.5
+    assert shift(effect) == (
+        "a shift of 0.084 (P(new > old) - 1/2; 0.3 sd of a normal value, 17 points of a rate)"
+    )
+    assert shift(0.5) == shift(0.65) == "no shift of any size"
 
 
 def test_a_column_that_is_gone_is_in_no_row() -> None:

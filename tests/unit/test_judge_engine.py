@@ -289,6 +289,19 @@ def test_an_alarm_goes_from_pending_to_resolved_and_pending_may_pass() -> None:
     ]
 
 
+def test_what_is_normal_again_leaves_the_word_to_what_lasts() -> None:
+    alarms = Alarms("")
+    back = msgspec.structs.replace(finding("gone", statistic="vanished"), is_back=True)
+    lasts = msgspec.structs.replace(finding("moved"), why="moved still")
+    alarms.step(at(0), [finding("gone", statistic="vanished"), lasts])
+    (both,) = alarms.step(at(1), [back, lasts])
+    (neither,) = alarms.step(at(2), [back, msgspec.structs.replace(lasts, is_back=True)])
+    assert (both.feature, both.why) == ("moved", "moved still")
+    assert neither.feature == "moved"
+    assert neither.why == "moved still; normal again in this window"
+    assert alarms.step(at(3), [])[0].why == "back to normal: moved still"
+
+
 def test_what_is_gone_outranks_what_has_moved() -> None:
     alarms = Alarms("")
     (verdict,) = alarms.step(at(0), [finding("moved"), finding("gone", statistic="vanished")])

@@ -216,6 +216,29 @@ def test_ranges_of_less_than_a_day_are_tickets_and_given_ones_page(tmp_path: Pat
     assert {v.severity for v in firing(fed(Judge(config), gone))} == {Severity.PAGE}
 
 
+def test_a_ticket_that_becomes_a_page_says_which_alarm_tells_it_on(tmp_path: Path) -> None:
+    """Far away for half of the rows: the range is a ticket at once, the change pages with the second window."""
+    moved = [
+        [row | {"x": 1000.0} if i % 2 else row for i, row in enumerate(rows)]
+        for rows in normal_windows(32, 4, 200)
+    ]
+    rows = normal_windows(31, 30, 200) + moved + normal_windows(33, 4, 200)
+    judged = fed(Judge(Config()), by_window(profiles(tmp_path, rows)))
+    told = [v for v in judged.verdicts if v.alarm and v.severity is Severity.TICKET]
+    pages = [v for v in judged.verdicts if v.alarm and v.severity is Severity.PAGE]
+    assert [v.state for v in told] == [State.FIRING, State.RESOLVED]
+    assert [window_of(v) for v in told] == [30, 31]
+    fired = [v for v in pages if v.state is State.FIRING]
+    assert window_of(fired[0]) == 31
+    assert told[1].why == f"m 1: told by alarm {fired[0].alarm} from now on"
+    assert {v.alarm for v in fired} == {fired[0].alarm}
+    # Two windows as before, and the third ends it; what it was stays in every line.
+    *_, one, two, end = [v for v in pages if v.alarm == fired[0].alarm]
+    assert (window_of(one), window_of(two), window_of(end)) == (34, 35, 36)
+    assert one.why == two.why == f"{fired[-3].why}; normal again in this window"
+    assert (end.state, end.why) == (State.RESOLVED, f"back to normal: {fired[-3].why}")
+
+
 @pytest.mark.parametrize("before", [{}, {"extra": None}])
 def test_a_new_feature_is_a_ticket_without_a_baseline_file(tmp_path: Path, before: Row) -> None:
     rows = [[row | before for row in window] for window in normal_windows(26, 20, 100)]

@@ -38,7 +38,7 @@ from agent.decode.raw_batches import RawBatches
 
 #: Readable bytes before the first and behind the last record.
 PADDING = 64
-LOAD_BYTES = 1 << 20
+LOAD_BYTES = 2 << 20
 #: A load also ends at this many records and batches: small ones would need more index than text.
 LOAD_RECORDS = 1 << 15
 LOAD_BATCHES = 1 << 10
@@ -52,7 +52,7 @@ KEEP_LOADS = 64
 class RecordArena:
     """The arena of one kernel thread, and the index of what is in it.
 
-    Memory: `load_bytes` (1 MiB) and 88 bytes a record of a load; up to `max_batch_bytes` and what its
+    Memory: `load_bytes` (2 MiB) and 88 bytes a record of a load; up to `max_batch_bytes` and what its
     records need for as long as such large batches come. Belongs to one thread.
     """
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class FastDecoder:
     """Decodes the fetches of one kernel thread. Never raises on input.
 
-    Memory: the arena (1 MiB, more for larger batches), 3 MB for the rows of a block in two tiers, and the tables of
+    Memory: the arena (2 MiB, more for larger batches), 3 MB for the rows of a block in two tiers, and the tables of
     what has been learned.
     """
 

@@ -12,6 +12,7 @@ from agent.fold.profile import Profile, ProfileColumn
 from agent.fold.shown import Shown
 from agent.fold.summary import column as column_json
 from agent.judge.drift_shown import drifts
+from agent.judge.explanation import listed
 from agent.judge.reference import ModelKey, Reference, ReferenceStream
 from agent.judge.vector_cells import read_vectors, vectors_json
 from agent.replay_text import bars, bin_counts, number
@@ -233,6 +234,13 @@ def differences(before: Reference, after: Reference) -> list[Difference]:
     return found
 
 
+def models_of_one(before: Reference, after: Reference) -> list[tuple[str, str]]:
+    """Models of which only one of two references has a version: (`new` or `vanished`, name), in order."""
+    old, new = ({key.model for key in of.models} for of in (before, after))
+    alone = [("vanished", name) for name in sorted(old - new)]
+    return alone + [("new", name) for name in sorted(new - old)]
+
+
 def _changes(before: Profile, after: Profile) -> list[Change]:
     """In the order of _CHANGES, features first, by name."""
     found = []
@@ -267,6 +275,9 @@ def difference_json(before: Reference, after: Reference) -> Json:
     return {
         "baseline": before.id,
         "compared": after.id,
+        "models": [
+            {"model": name, "change": change} for change, name in models_of_one(before, after)
+        ],
         "drift": [
             {
                 "stream": stream_json(drift.stream),
@@ -303,6 +314,10 @@ def difference_lines(before: Reference, after: Reference) -> Iterator[str]:
     compared = differences(before, after)
     if not compared:
         yield "no model of the one is in the other"
+    alone = models_of_one(before, after)
+    for change, of in (("vanished", before), ("new", after)):
+        if names := [name for is_what, name in alone if is_what == change]:
+            yield f"only in {of.id}: {listed(names)}"
     for stream, rows, found, rates, changes in compared:
         yield ""
         yield f"{name_of(stream)}: {rows:,} rows"

@@ -18,7 +18,8 @@ import yaml
 from agent.backtest.learn import lasting, passed_once_in
 from agent.cli import main
 from agent.docs import DOCS
-from tests.support.profiles import normal_windows, write_events
+from agent.judge.reference import read_reference
+from tests.support.profiles import START_MS, WIDTH_MS, normal_windows, write_events
 
 MONITORS = """\
 monitors:
@@ -482,6 +483,34 @@ def test_two_references_show_columns_that_are_new_gone_or_of_another_kind(
             ("old", "vanished", "numeric", None),
             ("age", "retyped", "numeric", "categorical"),
         )
+    ]
+
+
+def test_two_references_show_models_that_only_one_of_them_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, models in (("a", ("both", "old")), ("b", ("both", "fresh", "young"))):
+        lines = [
+            json.dumps({"model": m, "ts": START_MS + w * WIDTH_MS + i, "features": {"x": i}})
+            for m in models
+            for w in range(4)
+            for i in range(30)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        made = str(tmp_path / f"{name}.profile")
+        built = ["profile", "build", "-q", str(tmp_path / f"{name}.jsonl"), "-o", made]
+        assert main(built) == 0
+    files = [str(tmp_path / f"{name}.profile") for name in "ab"]
+    ids = [read_reference(Path(file)).id for file in files]
+    capsys.readouterr()
+    assert main(["profile", "diff", *files]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [f"only in {ids[0]}: old", f"only in {ids[1]}: fresh, young"]
+    assert main(["profile", "diff", "--json", *files]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == [
+        {"model": "old", "change": "vanished"},
+        {"model": "fresh", "change": "new"},
+        {"model": "young", "change": "new"},
     ]
 
 

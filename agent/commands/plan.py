@@ -102,6 +102,7 @@ def predict(config: Config, sample: Path | None = None) -> Plan:
             "pairs of columns, where the baseline says how (judge.pairs_max_bytes)": _pairs_bytes(
                 config
             ),
+            "directions of vectors, as much again (judge.vectors)": _vectors_bytes(config),
         },
         sample=counted,
         monitors=forecast(
@@ -136,6 +137,12 @@ def _pairs_bytes(config: Config) -> int:
     judge = config.judge
     is_scored = judge.enabled and judge.pairs == "auto" and judge.baseline_file is not None
     return judge.pairs_max_bytes if is_scored else 0
+
+
+def _vectors_bytes(config: Config) -> int:
+    """In the base, of columns that hold arrays of numbers."""
+    judge = config.judge
+    return judge.pairs_max_bytes if judge.enabled and judge.vectors == "auto" else 0
 
 
 def _sample(config: Config, path: Path) -> Sample:

@@ -7,7 +7,7 @@ import pytest
 
 from agent.cli import main
 from agent.commands import plan
-from agent.config import Budget, Config, Export, Model
+from agent.config import Budget, Config, Export, Judge, Model
 from agent.errors import ConfigError
 from agent.replay import sketch_files
 
@@ -121,6 +121,23 @@ def test_the_prediction_is_an_upper_bound(every_kind: Path) -> None:
     assert sample.total.series <= budget["series"]["granted"]
     assert sample.total.memory_bytes == budget["memory_bytes"]["granted"]
     assert sample.total.memory_bytes >= budget["memory_bytes"]["used"]
+
+
+@pytest.mark.parametrize(
+    ("judge", "pairs", "vectors"),
+    [
+        (Judge(), 0, 32 << 20),
+        (Judge(baseline_file="ref.profile"), 32 << 20, 32 << 20),
+        (Judge(baseline_file="ref.profile", pairs="off", vectors="off"), 0, 0),
+        (Judge(enabled=False, baseline_file="ref.profile"), 0, 0),
+    ],
+)
+def test_sums_of_pairs_and_of_vectors_are_bounded_beside_the_base(
+    judge: Judge, pairs: int, vectors: int
+) -> None:
+    found = plan.predict(Config(judge=judge)).elsewhere_bytes
+    by_name = {name.split()[0]: size for name, size in found.items()}
+    assert (by_name["pairs"], by_name["directions"]) == (pairs, vectors)
 
 
 def test_models_add_up() -> None:

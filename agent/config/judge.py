@@ -102,7 +102,7 @@ class Judge(Options, frozen=True, kw_only=True):
     pairs: Annotated[
         Literal["auto", "off"],
         Meta(
-            description="auto: of models whose baseline file says how, compare also which columns move together (0.1 to 0.5 us a row); off: never."
+            description="auto: of models whose baseline file says how, compare also which columns move together, in a sample of the rows; off: never."
         ),
     ] = "auto"
     pairs_max_bytes: Annotated[

@@ -152,7 +152,8 @@ class BoundJudge:
         elif any(a.state is State.FIRING for a in self.alarms.open):
             self._calm += 1
             if self._calm < CALM_WINDOWS:
-                findings += [a.finding for a in self.alarms.open]
+                held = (alarm.finding for alarm in self.alarms.open)
+                findings += [msgspec.structs.replace(f, is_back=True) for f in held]
         return self.alarms.step(seen, findings)
 
     def _broken(self, value: float, before: float | None) -> float | None:

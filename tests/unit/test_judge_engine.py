@@ -121,6 +121,20 @@ def test_monitors_fire_by_their_own_rule(stream: list[list[Profile]]) -> None:
     assert {v.stream.model for v in by_name["inventory"]} == {"m", "other"}
 
 
+def test_a_bound_that_is_kept_again_is_resolved_in_the_third_window(tmp_path: Path) -> None:
+    rows = normal_windows(41, 3, 100) + normal_windows(42, 2, 100, SHIFTED)
+    rows += normal_windows(43, 4, 100)
+    high = Monitor(name="mean", metric="mean", select=Select(feature="x"), when=When(above=1.0))
+    judge = Judge(Config(judge=JudgeOptions(defaults=False), monitors=[high]))
+    told = [v for v in fed(judge, by_window(profiles(tmp_path, rows))).verdicts if v.alarm]
+    firing, resolved = State.FIRING, State.RESOLVED
+    assert [v.state for v in told] == [firing, firing, firing, firing, resolved]
+    last = told[1].why
+    assert "x: mean is 1.5" in last
+    assert [v.why for v in told[2:4]] == [f"{last}; normal again in this window"] * 2
+    assert told[4].why == f"back to normal: {last}"
+
+
 def test_a_moving_baseline_stands_still_while_an_alarm_is_open(
     tmp_path: Path,
 ) -> None:

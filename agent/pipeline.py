@@ -176,7 +176,7 @@ class Agent:
             self._resource,
             self._fold,
             self.telemetry,
-            may_leave=lambda: volume is None or volume.durable,
+            may_leave=lambda: volume is None or volume.made_durable(),
         )
         tracer = self_tracer(self._spans, enabled=config.traces.self_spans)
         self._own_spans = OwnSpans(tracer, config.kafka.group_id)

@@ -1,7 +1,9 @@
 """Tells of verdicts: log lines, log events and actions, from what the fold thread keeps untold.
 
 Invariants
-1. Nothing is told that rests on an entry that is not durable (`may_leave`, asked on the fold thread).
+1. Nothing is told that rests on an entry that is not durable: `may_leave`, asked on the fold thread when there is
+   something to tell, makes it so, or says that it cannot. (Ticks come all the time, and wait for the next sync: to
+   tell only when nothing waits by chance would be to tell at some time or never.)
 2. A transition is settled when its event and its actions have their outcomes; the fold then forgets it.
    What a crash or a stop left unsettled is told again by a process that keeps state, under the same id.
 3. Judging and consumption wait for nothing here: this asks the fold, the fold never asks this.
@@ -121,12 +123,15 @@ class Telling:
 
     def _fetch(self, fold: Fold, after: int, settled: int) -> tuple[list[Verdict], list[Untold]]:
         """On the fold thread: alarms that fired before this process, once, and what is untold."""
-        if not isinstance(fold, JudgingFold) or not self._may_leave():
+        if not isinstance(fold, JudgingFold):
             return [], []
         standing = fold.standing
+        standing.settle(settled)
+        is_asked = standing.has_untold(after) or not self._is_restored
+        if not is_asked or not self._may_leave():
+            return [], []
         firing = [] if self._is_restored else standing.firing()
         self._is_restored = True
-        standing.settle(settled)
         return firing, standing.untold(after, BATCH)
 
     def _give_out(self, untold: Untold) -> None:

@@ -145,7 +145,7 @@ class Aggregator:
             self._resource,
             self._fold.thread,
             self.telemetry,
-            may_leave=lambda: self._fold.volume.durable and self._guard.may_speak,
+            may_leave=lambda: self._guard.may_speak and self._fold.volume.made_durable(),
         )
         self.web = WebServer(
             config.web,

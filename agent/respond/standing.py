@@ -186,6 +186,10 @@ class Standing:
 
     # ------------------------------------------------------------ telling
 
+    def has_untold(self, after: int) -> bool:
+        """Whether `untold` has any."""
+        return bool(self._untold) and self._untold[-1].number > after
+
     def untold(self, after: int, n: int) -> list[Untold]:
         """The oldest `n` transitions above number `after`, which the caller tells now."""
         found = [each for each in self._untold if each.number > after][:n]

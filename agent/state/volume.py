@@ -212,6 +212,14 @@ class Volume:
         """Nothing waits to be synced."""
         return not self._pending
 
+    def made_durable(self) -> bool:
+        """Whether all that was taken so far may leave: `sync`, for who can wait where the disk cannot be written."""
+        try:
+            self.sync()
+        except StateError:
+            return False
+        return True
+
     def _leave_file(self) -> None:
         if self._writer is not None:
             with contextlib.suppress(OSError):

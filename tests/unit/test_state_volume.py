@@ -355,6 +355,23 @@ def test_a_full_disk_is_said_and_what_waited_is_written_when_there_is_room(
     assert opened().fold.seen == seen
 
 
+def test_what_waits_is_made_durable_for_who_wants_to_leave_and_a_full_disk_is_a_no(
+    opened: Any,
+) -> None:
+    files = Full()
+    volume = opened(files=files)
+    volume.take(Tick(1))
+    assert not volume.durable
+    assert volume.made_durable() and volume.durable
+    volume.take(Tick(2))
+    files.room = False
+    assert not volume.made_durable() and not volume.durable
+    files.room = True
+    assert volume.made_durable() and volume.made_durable()
+    ticks = [entry[1] for entry in opened().fold.seen if entry[0] == "tick"]
+    assert ticks == [1, 2]
+
+
 def test_a_chunk_that_never_reached_a_full_disk_is_forgotten_with_its_refusal(opened: Any) -> None:
     files = Full()
     volume = opened(files=files)

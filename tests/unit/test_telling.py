@@ -55,14 +55,19 @@ class Road:
     def __init__(self, *, events: bool = True) -> None:
         self.ways = Ways()
         self.may_leave = True
+        self.n_asked = 0
         folds = Folds(Config(), Telemetry(), ScriptedJudge)
         self.thread: OwnerThread[Fold] = OwnerThread("fold", folds.make(1))
         self.telling = Telling(
             self.thread,
             cast(Responder, self.ways),
             cast(EventExporter, self.ways) if events else None,
-            may_leave=lambda: self.may_leave,
+            may_leave=self._asked,
         )
+
+    def _asked(self) -> bool:
+        self.n_asked += 1
+        return self.may_leave
 
     async def note(self, *verdicts: Verdict) -> None:
         await self.thread.call(
@@ -113,6 +118,21 @@ async def test_nothing_leaves_that_is_not_durable(road: Road) -> None:
     road.may_leave = True
     await road.telling.tell()
     assert len(road.ways.offered) == 1
+
+
+async def test_the_volume_is_asked_to_be_durable_only_when_there_is_something_to_tell(
+    road: Road,
+) -> None:
+    await road.telling.tell()
+    asked = road.n_asked
+    for _ in range(3):
+        await road.telling.tell()
+    assert road.n_asked == asked
+    await road.note(verdict())
+    await road.telling.tell()
+    assert road.n_asked == asked + 1
+    await road.telling.tell()
+    assert road.n_asked == asked + 1, "it is told, if not settled"
 
 
 async def test_alarms_that_fire_already_are_restored_once_and_first(road: Road) -> None:

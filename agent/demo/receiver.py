@@ -23,6 +23,7 @@ import orjson
 from agent.respond.signing import PREFIX, read_keys, signature
 
 _MAX_BODY: Final = 1 << 20
+_MOST_PASSED_OVER, _PIECE = 4 << 20, 1 << 16
 _MAX_AGE_S: Final = 300  # of a signature, as Standard Webhooks advise
 
 
@@ -90,6 +91,10 @@ class Receiver:
                 length = self.headers.get("content-length", "")
                 if not length.isdecimal() or int(length) > _MAX_BODY:
                     self.close_connection = True
+                    # Who writes all before it reads would see a broken pipe, and no answer.
+                    left = min(int(length), _MOST_PASSED_OVER) if length.isdecimal() else 0
+                    while left and (piece := self.rfile.read(min(left, _PIECE))):
+                        left -= len(piece)
                     return self._answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
                 body = self.rfile.read(int(length))
                 return self._answer(receiver.take(self.path, self.headers, body))

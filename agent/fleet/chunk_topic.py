@@ -208,7 +208,7 @@ async def _settings(admin: Any, name: str, *, is_new: bool) -> dict[str, str] | 
     asked_until = time.monotonic() + (_HEARD_WITHIN_S if is_new else 0.0)
     try:
         (response,) = await _described(admin, name)
-        while response.resources[0][0] == _UNKNOWN_TOPIC and time.monotonic() < asked_until:
+        while _is_unheard_of(response) and time.monotonic() < asked_until:
             await asyncio.sleep(_ASK_AGAIN_S)
             (response,) = await _described(admin, name)
     except kafka_errors.IncompatibleBrokerVersion:
@@ -230,6 +230,10 @@ async def _settings(admin: Any, name: str, *, is_new: bool) -> dict[str, str] | 
 
 async def _described(admin: Any, name: str) -> Any:
     return await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+
+
+def _is_unheard_of(response: Any) -> bool:
+    return any(code == _UNKNOWN_TOPIC for code, *_ in response.resources)
 
 
 def _as_text(settings: Mapping[str, str]) -> str:
